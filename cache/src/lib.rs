@@ -1,0 +1,1 @@
+//! Canonical keys, manifests, content-addressed blobs and the SQLite index. Knows no cluster and no TOML.

@@ -1,0 +1,8 @@
+//! One file a command: typed arguments become a request, the engine answers, and only this room prints or knows a terminal.
+
+use std::process::ExitCode;
+
+/// Parses the command line, runs the command and maps the outcome to an exit code.
+pub fn main() -> ExitCode {
+    ExitCode::SUCCESS
+}

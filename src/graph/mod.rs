@@ -1,0 +1,1 @@
+//! Nodes, edges, cycles, closures and order. petgraph stays in here.

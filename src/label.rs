@@ -1,0 +1,279 @@
+//! Labels name what there is to build: `//phase2:p2-efa-4k-c1` is a pattern, `//phase2:L2-EFA`
+//! a layer. Target patterns select labels. A label that parses has a non-empty package and name
+//! made of safe characters only, so it can be a file name, a URL part or a shell word unquoted.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::error::{Error, Kind};
+
+/// The name of one pattern or layer in one package.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Label {
+    package: Arc<str>,
+    name: Arc<str>,
+}
+
+impl Label {
+    /// Makes a label from its parts; both are checked.
+    pub fn new(package: &str, name: &str) -> Result<Self, Error> {
+        check_package(package, package)?;
+        check_name(name, name)?;
+        Ok(Self {
+            package: package.into(),
+            name: name.into(),
+        })
+    }
+
+    /// The package: `phase2`, or `a/b` for a nested plan.
+    pub fn package(&self) -> &str {
+        &self.package
+    }
+
+    /// The name inside the package.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "//{}:{}", self.package, self.name)
+    }
+}
+
+impl FromStr for Label {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match Target::from_str(text)? {
+            Target::Name(label) => Ok(label),
+            _ => Err(bad(text, "a label names one thing, `//package:name`")),
+        }
+    }
+}
+
+impl serde::Serialize for Label {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One word of a target list, before it is held against a graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// `//phase2:L2-EFA`, `//phase2:L2`, `//phase2:p2-efa-4k-c1`: a pattern, a layer or its alias.
+    Name(Label),
+    /// `//phase2:all`: everything in the package but ad-hoc patterns. `//phase2` is short for it.
+    All(Arc<str>),
+    /// `//phase2/...` or `//...` (empty prefix): everything at and below, ad-hoc included.
+    Below(Arc<str>),
+    /// `#tag`: everything that carries the tag.
+    Tag(Arc<str>),
+    /// `@failed`: what failed, was invalid or was blocked when it last ran.
+    Failed,
+    /// `@stale`: what would run again.
+    Stale,
+}
+
+/// A target with its sign: `-//phase2:L3-TCP` takes away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selector {
+    /// Whether the target is taken away from what stands before it.
+    pub subtract: bool,
+    /// What is selected.
+    pub target: Target,
+}
+
+impl FromStr for Selector {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (subtract, rest) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        Ok(Self {
+            subtract,
+            target: rest.parse()?,
+        })
+    }
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if let Some(tag) = text.strip_prefix('#') {
+            check_name(tag, text)?;
+            return Ok(Target::Tag(tag.into()));
+        }
+        match text {
+            "@failed" => return Ok(Target::Failed),
+            "@stale" => return Ok(Target::Stale),
+            "//..." => return Ok(Target::Below("".into())),
+            _ if text.starts_with('@') => {
+                return Err(bad(text, "expected `@failed` or `@stale`"));
+            }
+            _ => {}
+        }
+        let Some(rest) = text.strip_prefix("//") else {
+            return Err(
+                bad(text, "a target starts with `//`, `#` or `@`").hint(format!(
+                    "did you mean `//{}`?",
+                    text.trim_start_matches('/')
+                )),
+            );
+        };
+        if let Some(prefix) = rest.strip_suffix("/...") {
+            check_package(prefix, text)?;
+            return Ok(Target::Below(prefix.into()));
+        }
+        match rest.split_once(':') {
+            None => {
+                check_package(rest, text)?;
+                Ok(Target::All(rest.into()))
+            }
+            Some((package, "all")) => {
+                check_package(package, text)?;
+                Ok(Target::All(package.into()))
+            }
+            Some((package, "...")) => {
+                check_package(package, text)?;
+                Ok(Target::Below(package.into()))
+            }
+            Some((package, name)) => {
+                check_package(package, text)?;
+                check_name(name, text)?;
+                Ok(Target::Name(Label {
+                    package: package.into(),
+                    name: name.into(),
+                }))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Name(label) => label.fmt(f),
+            Target::All(package) => write!(f, "//{package}:all"),
+            Target::Below(prefix) if prefix.is_empty() => f.write_str("//..."),
+            Target::Below(prefix) => write!(f, "//{prefix}/..."),
+            Target::Tag(tag) => write!(f, "#{tag}"),
+            Target::Failed => f.write_str("@failed"),
+            Target::Stale => f.write_str("@stale"),
+        }
+    }
+}
+
+/// Whether a text can be the name in a label: letters, digits and `._+=,-`, starting with a
+/// letter or digit, at most 200 bytes.
+pub fn is_valid_name(name: &str) -> bool {
+    name.len() <= 200
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._+=,-".contains(&b))
+        && !name.contains("...")
+}
+
+/// Whether a text can be a package: valid names joined by `/`.
+pub fn is_valid_package(package: &str) -> bool {
+    package.split('/').all(is_valid_name)
+}
+
+fn check_name(name: &str, whole: &str) -> Result<(), Error> {
+    if is_valid_name(name) {
+        return Ok(());
+    }
+    Err(bad(
+        whole,
+        "a name is letters, digits and `._+=,-`, and starts with a letter or digit",
+    ))
+}
+
+fn check_package(package: &str, whole: &str) -> Result<(), Error> {
+    if is_valid_package(package) {
+        return Ok(());
+    }
+    Err(bad(whole, "a package is one or more names joined by `/`"))
+}
+
+fn bad(text: &str, why: &str) -> Error {
+    Error::new(
+        Kind::Usage,
+        "bad-label",
+        format!("`{text}` is not a target: {why}"),
+    )
+    .hint("targets look like `//plan:pattern`, `//plan:layer`, `//plan:all`, `//plan/...`, `//...`, `#tag`, `@failed`, `@stale`; a leading `-` takes away")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_form_parses_and_prints_itself() {
+        for text in [
+            "//phase2:L2-EFA",
+            "//phase2:p2-efa-4k-c1",
+            "//phase2:all",
+            "//phase2/...",
+            "//...",
+            "//a/b:c",
+            "#smoke",
+            "@failed",
+            "@stale",
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+        }
+        assert_eq!(
+            "//phase2".parse::<Target>().unwrap().to_string(),
+            "//phase2:all"
+        );
+        let minus: Selector = "-//phase2:L3-TCP".parse().unwrap();
+        assert!(minus.subtract);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_a_hint() {
+        for text in [
+            "",
+            "phase2:L2",
+            "//",
+            "//:x",
+            "//a:",
+            "//a b:c",
+            "//a:b:c",
+            "@fialed",
+            "#",
+            "//../x:y",
+            "/",
+            "-",
+        ] {
+            let error = text.parse::<Target>().unwrap_err();
+            assert_eq!(error.kind, Kind::Usage, "{text}");
+            assert!(!error.hints.is_empty());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics_and_round_trips(text in "\\PC{0,40}") {
+            if let Ok(target) = text.parse::<Target>() {
+                prop_assert_eq!(target.to_string().parse::<Target>().unwrap(), target);
+            }
+        }
+
+        #[test]
+        fn labels_round_trip(package in "[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,2}", name in "[A-Za-z0-9][A-Za-z0-9_.=,+-]{0,20}") {
+            prop_assume!(!name.contains("...") && name != "all");
+            let label = Label::new(&package, &name).unwrap();
+            prop_assert_eq!(label.to_string().parse::<Label>().unwrap(), label);
+        }
+    }
+}

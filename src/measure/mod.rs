@@ -1,0 +1,1 @@
+//! Instruments: streaming load generator, prefill/decode proxy, tool-output parsers, and the simulated tools.

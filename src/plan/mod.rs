@@ -1,0 +1,1 @@
+//! What a user writes: schema, loading, matrix expansion, import, each value with the place it came from.

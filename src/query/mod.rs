@@ -1,0 +1,1 @@
+//! The graph query language.

@@ -1,0 +1,1 @@
+//! Events (schema v1) and their readers.

@@ -1,0 +1,1 @@
+//! Rule files: typed parameters, strict templates, rendering to actions.
