@@ -1,1 +1,3 @@
 //! What a user writes: schema, loading, matrix expansion, import, each value with the place it came from.
+
+pub mod model;

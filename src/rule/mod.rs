@@ -1,1 +1,4 @@
 //! Rule files: typed parameters, strict templates, rendering to actions.
+
+pub mod action;
+pub mod model;

@@ -1,0 +1,224 @@
+//! A workspace after loading: plans expanded into patterns, every setting with its value, its
+//! source and its place. A `Workspace` that exists has passed every check that needs no store and
+//! no cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use doe_cache::Value;
+
+use crate::error::{Diagnostic, Site};
+use crate::label::Label;
+use crate::rule::model::{Rule, RuleId};
+
+/// Everything that was read.
+#[derive(Debug)]
+pub struct Workspace {
+    /// Folder with `doe.toml`.
+    pub root: PathBuf,
+    /// Folder of the store: `.doe` unless the file says otherwise.
+    pub state_dir: PathBuf,
+    /// Rules by id.
+    pub rules: BTreeMap<RuleId, Arc<Rule>>,
+    /// Plans by package.
+    pub plans: BTreeMap<String, Plan>,
+    /// Platforms by name; `sim` always exists.
+    pub platforms: BTreeMap<String, Platform>,
+    /// The platform used when nobody names one.
+    pub default_platform: String,
+    /// Findings that refuse nothing.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// One campaign.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// `phase2`, or `a/b`.
+    pub package: String,
+    /// For people.
+    pub title: String,
+    /// Layers in file order.
+    pub layers: Vec<Layer>,
+    /// Patterns in expansion order: file order, matrix keys in file order, the last fastest.
+    pub patterns: Vec<Pattern>,
+    /// Conditions that bring ad-hoc patterns into a run.
+    pub followups: Vec<Followup>,
+    /// Pairs of layers that are compared.
+    pub compares: Vec<Compare>,
+}
+
+/// An ordered group of patterns.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// `//phase2:L2-EFA`.
+    pub label: Label,
+    /// `L2`, when no other layer of the plan has the same.
+    pub alias: Option<String>,
+    /// For people.
+    pub title: String,
+    /// Whether its patterns are left out of `:all`.
+    pub adhoc: bool,
+    /// Where it is defined.
+    pub site: Site,
+}
+
+/// Who set a value; later ones win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The rule's default.
+    Default,
+    /// `[settings]` of the plan.
+    Plan,
+    /// `settings` of the layer.
+    Layer,
+    /// `[[layer.override]]` whose condition held.
+    Override,
+    /// The pattern's own settings or its matrix cell.
+    Pattern,
+    /// `--set` on the command line.
+    CommandLine,
+}
+
+/// A value with its history.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// The value, checked against the parameter's type.
+    pub value: Value,
+    /// Who set it.
+    pub source: Source,
+    /// Where; `None` for the command line.
+    pub site: Option<Site>,
+}
+
+/// One point to measure.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    /// `//phase2:p2-efa-4k-c1`.
+    pub label: Label,
+    /// Index into the plan's layers.
+    pub layer: usize,
+    /// For people.
+    pub title: Option<String>,
+    /// How it is measured.
+    pub rule: Arc<Rule>,
+    /// Exactly the rule's parameters.
+    pub settings: BTreeMap<String, Setting>,
+    /// Names of settings that its matrix varies, in file order.
+    pub factors: Vec<String>,
+    /// Data edges: patterns whose outputs this one reads, sorted, without duplicates.
+    pub needs: Vec<Label>,
+    /// Patterns that must have succeeded and met their expectations first, sorted.
+    pub gate: Vec<Label>,
+    /// What the numbers should be.
+    pub expect: Vec<Expectation>,
+    /// For `#tag`.
+    pub tags: BTreeSet<String>,
+    /// Left out of `:all`.
+    pub adhoc: bool,
+    /// Seconds it is expected to take, when the plan says so.
+    pub estimate_s: Option<f64>,
+    /// Where it is defined (its own entry or its layer's matrix).
+    pub site: Site,
+}
+
+/// What a metric is held against.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expectation {
+    /// Name of a metric of the rule (or of a text field that the rule offers as a metric).
+    pub metric: String,
+    /// The condition.
+    pub condition: Condition,
+    /// As written: `30..40`, `>= 1`, `PHB or NODE`.
+    pub text: String,
+    /// Where.
+    pub site: Site,
+}
+
+/// A parsed expectation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Condition {
+    /// `30..40`, both ends included.
+    Range {
+        /// Least.
+        low: f64,
+        /// Greatest.
+        high: f64,
+    },
+    /// `< x`.
+    Less(f64),
+    /// `<= x`.
+    AtMost(f64),
+    /// `> x`.
+    Greater(f64),
+    /// `>= x`.
+    AtLeast(f64),
+    /// A number: equal.
+    Equal(f64),
+    /// `PHB or NODE`, or one text.
+    OneOf(Vec<String>),
+}
+
+/// `[[followup]]`.
+#[derive(Debug, Clone)]
+pub struct Followup {
+    /// Labels of the patterns it can bring in.
+    pub patterns: Vec<Label>,
+    /// Expression over the metrics and settings of each finished pattern.
+    pub when: String,
+    /// Seconds it may spend.
+    pub budget_s: Option<f64>,
+    /// Where.
+    pub site: Site,
+}
+
+/// `[[compare]]`: cells of two layers that are paired by some settings.
+#[derive(Debug, Clone)]
+pub struct Compare {
+    /// `CMP-03`.
+    pub id: String,
+    /// For people.
+    pub title: String,
+    /// Labels of the layers.
+    pub between: Vec<Label>,
+    /// Settings whose equality pairs two patterns.
+    pub by: Vec<String>,
+    /// Settings in which a pair may differ, beside `by`.
+    pub only_on: Vec<String>,
+    /// Where.
+    pub site: Site,
+}
+
+/// Where nodes run.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// Name in `doe.toml`.
+    pub name: String,
+    /// `local` (others come with their executors).
+    pub executor: String,
+    /// Whether its tools are simulated; every record made there says so.
+    pub simulated: bool,
+    /// Hosts by name.
+    pub hosts: BTreeMap<String, Host>,
+    /// Role name to host name; `"*"` is the fallback.
+    pub roles: BTreeMap<String, String>,
+    /// Facts that enter the keys: instance type, GPU, driver, versions.
+    pub facts: BTreeMap<String, Value>,
+    /// Whether service ports are handed out (loopback) rather than taken as the rule names them.
+    pub dynamic_ports: bool,
+    /// Options of the simulation, when it is one: overrides of the simulator's own defaults.
+    pub sim: BTreeMap<String, Value>,
+    /// Environment given to every script.
+    pub env: BTreeMap<String, String>,
+}
+
+/// One machine.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Name.
+    pub name: String,
+    /// Address that other hosts reach it at.
+    pub address: String,
+    /// Number of GPUs.
+    pub gpus: u32,
+}
