@@ -2,3 +2,6 @@
 
 mod value;
 pub use value::Value;
+
+mod digest;
+pub use digest::Digest;

@@ -1,1 +1,181 @@
-//! Where processes run: one trait, one wrapper, one executor per kind of cluster. Knows no TOML, no plan and no key.
+//! Where processes run: one trait, one wrapper, one executor per kind of cluster. Knows no TOML,
+//! no plan and no key. A handle is plain data: it survives the `doe` that made it, and names a
+//! process by host, pid and start time, never by a command's name.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// One machine of a platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSpec {
+    /// Name.
+    pub name: String,
+    /// Address that other hosts reach it at.
+    pub address: String,
+    /// Number of GPUs.
+    pub gpus: u32,
+}
+
+/// A script to run: one file under `sh -eu`, in its own session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Script {
+    /// Short name for files and messages: `service-decode`, `step-measure`.
+    pub name: String,
+    /// The text.
+    pub text: String,
+    /// Its whole environment beside what the executor itself gives (`PATH`, `HOME`, `LANG`).
+    pub env: BTreeMap<String, String>,
+    /// Folder on the host that is its working directory; made if missing.
+    pub work: PathBuf,
+    /// Limit enforced on the host, whoever is still watching.
+    pub timeout: Option<Duration>,
+    /// Each of stdout and stderr is cut to this many bytes (head and tail kept).
+    pub log_cap_bytes: u64,
+}
+
+/// Names one submission; made and stored before anything is submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Token(pub String);
+
+/// A process that was started, as plain data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handle {
+    /// Executor that made it.
+    pub executor: String,
+    /// Host it runs on.
+    pub host: String,
+    /// The submission's token; also in the environment of every process of the tree (`DOE_TOKEN`).
+    pub token: Token,
+    /// Folder on the host with `script`, `stdout`, `stderr`, `pid`, `exit`.
+    pub dir: PathBuf,
+    /// Session leader.
+    pub pid: u32,
+    /// Its start time in clock ticks since boot, so that a recycled pid is never mistaken.
+    pub start_ticks: u64,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code, when it exited.
+    pub code: Option<i32>,
+    /// Signal, when one ended it.
+    pub signal: Option<i32>,
+    /// Whether the limit ended it.
+    pub timed_out: bool,
+    /// When it started, Unix ms.
+    pub started_unix_ms: u64,
+    /// When it ended, Unix ms.
+    pub ended_unix_ms: u64,
+}
+
+impl Exit {
+    /// Whether it ended by itself with code 0.
+    pub fn success(&self) -> bool {
+        self.code == Some(0) && self.signal.is_none() && !self.timed_out
+    }
+}
+
+/// What is known of a process.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Status {
+    /// It lives.
+    Running,
+    /// It ended and left its exit record.
+    Exited(Exit),
+    /// It is gone without an exit record (killed with its wrapper, host rebooted).
+    Lost {
+        /// What was seen.
+        why: String,
+    },
+}
+
+/// Which log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A sign of readiness, looked for from where `doe` runs or on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sign {
+    /// GET of the URL answers 200 within a few seconds.
+    Http(String),
+    /// A connection to `host:port` is accepted.
+    Tcp(String),
+    /// A file exists on the host.
+    File(PathBuf),
+}
+
+/// Facts read from a host: `kernel`, `cpu_count`, `memory_mib`, ...
+pub type Facts = BTreeMap<String, String>;
+
+/// Runs scripts on hosts.
+pub trait Executor: Send + Sync {
+    /// `local`, `ssh`, ...
+    fn name(&self) -> &'static str;
+
+    /// Reads the host's facts.
+    fn probe<'a>(&'a self, host: &'a HostSpec) -> BoxFuture<'a, Result<Facts>>;
+
+    /// Copies files to the host, under their digests; present ones are verified, not sent again.
+    /// Returns the path of each on the host.
+    fn stage<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        files: &'a [(doe_cache::Digest, PathBuf)],
+    ) -> BoxFuture<'a, Result<Vec<PathBuf>>>;
+
+    /// Starts a script and returns when its identity is on disk. Starting twice with one token
+    /// starts once: the second call returns the first handle.
+    fn start<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        script: &'a Script,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Handle>>;
+
+    /// What is known now.
+    fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>>;
+
+    /// Waits for the end.
+    fn wait<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>>;
+
+    /// Ends the whole tree: politely, after `grace` hard. Returns when nothing of it is left.
+    /// Cancelling what has ended is fine.
+    fn cancel<'a>(&'a self, handle: &'a Handle, grace: Duration) -> BoxFuture<'a, Result<()>>;
+
+    /// Log bytes from an offset on.
+    fn log<'a>(
+        &'a self,
+        handle: &'a Handle,
+        stream: Stream,
+        offset: u64,
+    ) -> BoxFuture<'a, Result<Vec<u8>>>;
+
+    /// Looks for a sign once.
+    fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>>;
+
+    /// Fetches files from a folder on the host into a local folder. Missing ones are left out of
+    /// the answer.
+    fn collect<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        from: &'a Path,
+        names: &'a [String],
+        into: &'a Path,
+    ) -> BoxFuture<'a, Result<Vec<PathBuf>>>;
+
+    /// Hands out a port that nobody on the host's address listens on. Never the same twice in
+    /// one executor's life.
+    fn free_port<'a>(&'a self, host: &'a HostSpec) -> BoxFuture<'a, Result<u16>>;
+}
