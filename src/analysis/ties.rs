@@ -37,7 +37,8 @@ pub fn decimal_tick(x: &[f64], coarsest: f64) -> Option<f64> {
 /// A clock that ticks makes ties, every tie is a jump, and jumps inflate the dip. Undoing the
 /// rounding at random (with a seed) leaves a sample whose dip follows the uniform law again.
 pub fn jitter(x: &[f64], tick: f64, seed: u64) -> Vec<f64> {
-    let mut rng = rng(seed, 0);
+    // A stream that no replicate of a simulation with the same seed will reach.
+    let mut rng = rng(seed, u64::MAX);
     x.iter()
         .map(|v| v + tick * (uniform(&mut rng) - 0.5))
         .collect()
