@@ -112,6 +112,9 @@ pub enum Sign {
     Http(String),
     /// A connection to `host:port` is accepted.
     Tcp(String),
+    /// Something listens on this TCP port of the host, seen without connecting (from the kernel's
+    /// socket table): connecting would be taken for the client by servers that serve one.
+    Listen(u16),
     /// A file exists on the host.
     File(PathBuf),
 }

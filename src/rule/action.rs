@@ -11,6 +11,8 @@ pub enum Probe {
     Http(String),
     /// A connection to `host:port` is accepted.
     Tcp(String),
+    /// Something listens on this port of the process's host, seen without connecting.
+    Listen(String),
     /// This file exists on the host.
     File(String),
     /// A line of the log matches this regular expression.

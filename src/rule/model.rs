@@ -171,6 +171,9 @@ pub enum ProbeDef {
     Http(Text),
     /// A connection is accepted: `host:port` template.
     Tcp(Text),
+    /// Something listens on this port of the process's host, seen without connecting: a port
+    /// template. For servers that take whoever connects for their client.
+    Listen(Text),
     /// A file exists: path template.
     File(Text),
     /// A line of the log matches: regular expression.
