@@ -1,7 +1,12 @@
 //! Canonical keys, manifests, content-addressed blobs and the SQLite index. Knows no cluster and no TOML.
 
-mod value;
-pub use value::Value;
-
+pub mod canon;
 mod digest;
-pub use digest::Digest;
+mod error;
+mod manifest;
+mod value;
+
+pub use digest::{Digest, DigestHasher, DigestState};
+pub use error::{Error, Result};
+pub use manifest::{Change, Class, Entry, Manifest};
+pub use value::Value;
