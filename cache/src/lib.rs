@@ -1,7 +1,47 @@
 //! Canonical keys, manifests, content-addressed blobs and the SQLite index. Knows no cluster and no TOML.
 
-mod value;
-pub use value::Value;
-
+pub mod canon;
+mod cas;
 mod digest;
-pub use digest::Digest;
+mod durable;
+mod error;
+mod index;
+mod json;
+mod layout;
+mod lock;
+mod manifest;
+mod read;
+mod rebuild;
+mod record;
+mod runs;
+mod schema;
+mod store;
+mod summary;
+#[cfg(test)]
+mod testing;
+mod value;
+mod verdict;
+mod write;
+
+pub use canon::KeyEncoder;
+pub use cas::{Blob, Cas};
+pub use digest::{Digest, DigestHasher, DigestState};
+pub use error::{Error, Result};
+pub use json::canonical_json;
+pub use layout::Layout;
+pub use lock::{WriterLock, host};
+pub use manifest::{Change, Class, Entry, Manifest};
+pub use read::{Filter, Stats};
+pub use rebuild::RebuildReport;
+pub use record::{
+    Better, Log, Metric, Output, Provenance, RECORD_SCHEMA, Record, RecordKind, ServiceUse,
+    Timings, outputs_digest,
+};
+pub use runs::{NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};
+pub use store::{Batch, Link, Store};
+pub use summary::{Snapshot, Summary};
+pub use value::Value;
+pub use verdict::{
+    Check, Criterion, CriterionStatus, Execution, ExecutionStatus, Validity, ValidityStatus,
+    Verdicts,
+};

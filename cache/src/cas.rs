@@ -1,0 +1,312 @@
+//! Blobs by digest. A blob, once visible, is complete, durable, read-only and never changes; what
+//! does not match its digest is never handed out but moved to quarantine. Blobs may be *staged*
+//! first: readable by this process at once, durable together with the next flush.
+
+use crate::digest::Digest;
+use crate::durable::{self, Temp};
+use crate::error::{Error, Result};
+use crate::layout::Layout;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A blob as it was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blob {
+    /// Digest of the content.
+    pub digest: Digest,
+    /// Length of the content.
+    pub size_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Staged {
+    temp: Temp,
+    size_bytes: u64,
+}
+
+/// The content-addressed store of one root.
+#[derive(Debug)]
+pub struct Cas {
+    layout: Layout,
+    read_only: bool,
+    staged: Mutex<BTreeMap<Digest, Staged>>,
+    /// Held while staged blobs are on their way from `tmp/` to their place, when they are neither
+    /// here nor there.
+    moving: Mutex<()>,
+    verified: Mutex<HashSet<Digest>>,
+}
+
+/// The maps are valid after every statement, so a panic elsewhere does not spoil them.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cas {
+    pub(crate) fn new(layout: Layout, read_only: bool) -> Self {
+        Self {
+            layout,
+            read_only,
+            staged: Mutex::default(),
+            moving: Mutex::default(),
+            verified: Mutex::default(),
+        }
+    }
+
+    /// Stores bytes; durable on return.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`].
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Blob> {
+        let blob = self.stage_bytes(bytes)?;
+        self.flush_one(&blob.digest)?;
+        Ok(blob)
+    }
+
+    /// Stores a copy of a file, hashed while it is copied; durable on return. The digest is that
+    /// of the bytes that were copied, even if the file changes meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`].
+    pub fn put_file(&self, path: impl AsRef<Path>) -> Result<Blob> {
+        let blob = self.stage_file(path)?;
+        self.flush_one(&blob.digest)?;
+        Ok(blob)
+    }
+
+    /// Like [`Self::put_bytes`], but durable only after [`Self::flush`] (which every commit of a
+    /// record does first). Blobs that are staged when the process dies are gone.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`].
+    pub fn stage_bytes(&self, bytes: &[u8]) -> Result<Blob> {
+        self.writable()?;
+        let blob = Blob {
+            digest: Digest::of(bytes),
+            size_bytes: bytes.len() as u64,
+        };
+        if !self.present(&blob)? {
+            self.stage(blob, Temp::with(&self.layout.tmp(), bytes)?);
+        }
+        Ok(blob)
+    }
+
+    /// Like [`Self::put_file`], but durable only after [`Self::flush`].
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`].
+    pub fn stage_file(&self, path: impl AsRef<Path>) -> Result<Blob> {
+        self.writable()?;
+        let path = path.as_ref();
+        let mut source = File::open(path).map_err(|e| Error::io("open", path, &e))?;
+        let (temp, mut file) = Temp::create(&self.layout.tmp())?;
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 1 << 17];
+        let mut size_bytes = 0;
+        loop {
+            let count = match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(Error::io("read", path, &e)),
+            };
+            hasher.update(&buffer[..count]);
+            size_bytes += count as u64;
+            file.write_all(&buffer[..count])
+                .map_err(|e| Error::io("write", temp.path(), &e))?;
+        }
+        temp.finish(&file)?;
+        let blob = Blob {
+            digest: hasher.finalize().into(),
+            size_bytes,
+        };
+        if !self.present(&blob)? {
+            self.stage(blob, temp);
+        }
+        Ok(blob)
+    }
+
+    /// Makes all staged blobs durable.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what was staged is then to be put again.
+    pub fn flush(&self) -> Result<()> {
+        self.flush_before(Vec::new())
+    }
+
+    /// Makes all staged blobs durable and then `after`, in one pass: no file of `after` is ever
+    /// seen without the blobs.
+    pub(crate) fn flush_before(&self, after: Vec<(Temp, PathBuf)>) -> Result<()> {
+        let _moving = lock(&self.moving);
+        let staged = std::mem::take(&mut *lock(&self.staged));
+        if staged.is_empty() && after.is_empty() {
+            return Ok(());
+        }
+        let blobs = staged
+            .into_iter()
+            .map(|(digest, staged)| (staged.temp, self.layout.blob(&digest)))
+            .collect();
+        durable::publish(self.layout.root(), vec![blobs, after])
+    }
+
+    /// Whether the blob is stored or staged.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.locate(digest).is_some()
+    }
+
+    /// Length of the blob, when it is stored or staged.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        self.locate(digest).map(|(_, size)| size)
+    }
+
+    /// Where the blob's file lies, to hand it to another program. A staged blob moves with the
+    /// next flush. The content is not verified; [`Self::open`] does that.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn path(&self, digest: &Digest) -> Result<PathBuf> {
+        self.locate(digest)
+            .map(|(path, _)| path)
+            .ok_or_else(|| missing(digest))
+    }
+
+    fn locate(&self, digest: &Digest) -> Option<(PathBuf, u64)> {
+        let look = || {
+            if let Some(staged) = lock(&self.staged).get(digest) {
+                return Some((staged.temp.path().to_owned(), staged.size_bytes));
+            }
+            let path = self.layout.blob(digest);
+            let meta = fs::metadata(&path).ok()?;
+            meta.is_file().then_some((path, meta.len()))
+        };
+        look().or_else(|| {
+            let _moving = lock(&self.moving);
+            look()
+        })
+    }
+
+    fn open_file(&self, digest: &Digest) -> Result<(File, PathBuf)> {
+        let mut moved = false;
+        loop {
+            let path = self.path(digest)?;
+            match File::open(&path) {
+                Ok(file) => return Ok((file, path)),
+                // A flush took it from `tmp/` to its place, which happens once.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !moved => moved = true,
+                Err(e) => return Err(Error::io("open", &path, &e)),
+            }
+        }
+    }
+
+    /// The whole blob.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Corrupt`] when the content does not match the digest, in
+    /// which case the file was moved to quarantine.
+    pub fn get(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let (mut file, path) = self.open_file(digest)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .map_err(|e| Error::io("read", &path, &e))?;
+        if !lock(&self.verified).contains(digest) {
+            let found = Digest::of(&bytes);
+            self.check(digest, found, &path)?;
+        }
+        Ok(bytes)
+    }
+
+    /// The blob as a verified open file, for those too large to hold in memory.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn open(&self, digest: &Digest) -> Result<File> {
+        let (mut file, path) = self.open_file(digest)?;
+        if !lock(&self.verified).contains(digest) {
+            let mut hasher = blake3::Hasher::new();
+            hasher
+                .update_reader(&mut file)
+                .and_then(|_| file.rewind())
+                .map_err(|e| Error::io("read", &path, &e))?;
+            self.check(digest, hasher.finalize().into(), &path)?;
+        }
+        Ok(file)
+    }
+
+    fn check(&self, digest: &Digest, found: Digest, path: &Path) -> Result<()> {
+        if found == *digest {
+            lock(&self.verified).insert(*digest);
+            return Ok(());
+        }
+        let quarantined = self.discard(digest, path)?;
+        Err(Error::Corrupt {
+            what: format!("blob `{}`", digest.short()),
+            detail: format!("its content has the digest `{}`", found.short()),
+            quarantined,
+        })
+    }
+
+    fn discard(&self, digest: &Digest, path: &Path) -> Result<Option<PathBuf>> {
+        lock(&self.verified).remove(digest);
+        if self.read_only {
+            return Ok(None);
+        }
+        let moved = durable::quarantine(path, &self.layout.quarantine(), &digest.hex())?;
+        // A staged file is gone from its place: it must not be published.
+        lock(&self.staged).remove(digest);
+        Ok(Some(moved))
+    }
+
+    /// Whether the blob is there in its full length. A file of another length cannot be it: it is
+    /// moved to quarantine, so that the good copy at hand can take its place.
+    fn present(&self, blob: &Blob) -> Result<bool> {
+        match self.size(&blob.digest) {
+            None => Ok(false),
+            Some(size) if size == blob.size_bytes => Ok(true),
+            Some(_) => {
+                self.discard(&blob.digest, &self.layout.blob(&blob.digest))?;
+                Ok(false)
+            }
+        }
+    }
+
+    fn stage(&self, blob: Blob, temp: Temp) {
+        // Another thread may have staged the same: then this copy is dropped.
+        lock(&self.staged).entry(blob.digest).or_insert(Staged {
+            temp,
+            size_bytes: blob.size_bytes,
+        });
+    }
+
+    fn flush_one(&self, digest: &Digest) -> Result<()> {
+        let _moving = lock(&self.moving);
+        let staged = lock(&self.staged).remove(digest);
+        match staged {
+            Some(staged) => {
+                let file = (staged.temp, self.layout.blob(digest));
+                durable::publish(self.layout.root(), vec![vec![file]])
+            }
+            // It was there before, or another thread's flush took it along.
+            None if self.layout.blob(digest).is_file() => Ok(()),
+            None => Err(missing(digest)),
+        }
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.read_only {
+            return Err(Error::ReadOnly {
+                root: self.layout.root().to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn missing(digest: &Digest) -> Error {
+    Error::not_found(format!("blob `{digest}`"))
+}
+
+#[cfg(test)]
+#[path = "cas_tests.rs"]
+mod tests;

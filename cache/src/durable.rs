@@ -1,0 +1,286 @@
+//! Files appear whole and durable, or not at all: written under `tmp/`, synced, renamed into
+//! place, and the folder synced. Many files share one pass, because a sync costs milliseconds
+//! however little there is to write.
+
+use crate::error::{Error, Result};
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// From this many files on, one sync of the whole file system is cheaper than one a file.
+const SYNC_ALL_FROM: usize = 8;
+
+/// Permission bits of what is published: immutable, so nobody may write.
+const READ_ONLY: u32 = 0o444;
+
+/// A file under `tmp/`, removed when dropped unless it was published.
+#[derive(Debug)]
+pub(crate) struct Temp {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Temp {
+    /// Makes an empty file with a name that nobody else has, and opens it for writing.
+    pub(crate) fn create(tmp: &Path) -> Result<(Self, File)> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let open = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
+        loop {
+            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let path = tmp.join(format!("{}-{count}", std::process::id()));
+            let opened = match open(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    create_dir(tmp)?;
+                    open(&path)
+                }
+                other => other,
+            };
+            match opened {
+                Ok(file) => return Ok((Self { path, keep: false }, file)),
+                // Left behind by a process with our number that died.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::io("create", &path, &e)),
+            }
+        }
+    }
+
+    /// Makes a file with this content. It is read-only from now on, and not yet durable.
+    pub(crate) fn with(tmp: &Path, bytes: &[u8]) -> Result<Self> {
+        let (temp, mut file) = Self::create(tmp)?;
+        file.write_all(bytes)
+            .map_err(|e| Error::io("write", &temp.path, &e))?;
+        temp.finish(&file)?;
+        Ok(temp)
+    }
+
+    /// Takes away the right to write, once the content is complete.
+    pub(crate) fn finish(&self, file: &File) -> Result<()> {
+        file.set_permissions(Permissions::from_mode(READ_ONLY))
+            .map_err(|e| Error::io("set the permissions of", &self.path, &e))
+    }
+
+    /// Where it is now.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.keep {
+            // Nothing refers to it: a failure costs disk space only.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Publishes complete temporary files under their final names. Groups become visible in order:
+/// when a file of one group survives a crash, so do all files of the groups before it. On return
+/// everything is durable. Existing files are replaced, so content must follow from the name.
+pub(crate) fn publish(root: &Path, groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<()> {
+    let files: Vec<&Path> = groups.iter().flatten().map(|(t, _)| t.path()).collect();
+    sync(root, &files)?;
+    for group in groups {
+        let mut parents = BTreeSet::new();
+        for (mut temp, path) in group {
+            let parent = path.parent().unwrap_or(root).to_owned();
+            if parents.insert(parent.clone()) {
+                create_dir(&parent)?;
+            }
+            fs::rename(&temp.path, &path).map_err(|e| Error::io("rename to", &path, &e))?;
+            temp.keep = true;
+        }
+        let parents: Vec<&Path> = parents.iter().map(PathBuf::as_path).collect();
+        sync(root, &parents)?;
+    }
+    Ok(())
+}
+
+/// Makes a folder and those above it, durably.
+pub(crate) fn create_dir(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+        create_dir(parent)?;
+    }
+    match fs::create_dir(dir) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        Err(e) => return Err(Error::io("create the folder", dir, &e)),
+    }
+    match dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+        Some(parent) => sync_one(parent),
+        None => Ok(()),
+    }
+}
+
+/// Moves a damaged file out of the way, under `name` or, when that is taken, a numbered one.
+/// Returns where it went.
+pub(crate) fn quarantine(file: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
+    create_dir(dir)?;
+    for count in 0_u32.. {
+        let target = match count {
+            0 => dir.join(name),
+            n => dir.join(format!("{name}.{n}")),
+        };
+        // A link fails when the name is taken, where a rename would replace.
+        match fs::hard_link(file, &target) {
+            Ok(()) => {
+                fs::remove_file(file).map_err(|e| Error::io("remove", file, &e))?;
+                return Ok(target);
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(Error::io("quarantine", file, &e)),
+        }
+    }
+    unreachable!("a folder holds fewer than 2^32 files of one name")
+}
+
+/// Calls `visit` for every file two levels down (`ab/cdef…`), in no particular order. A folder
+/// that is not there has no files; a file that vanishes meanwhile is passed over.
+pub(crate) fn files_below(dir: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) -> Result<()> {
+    fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+        let list = || -> io::Result<Vec<PathBuf>> {
+            fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
+        };
+        match list() {
+            Ok(entries) => Ok(entries),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(Vec::new())
+            }
+            Err(e) => Err(Error::io("list", dir, &e)),
+        }
+    }
+    for folder in entries(dir)? {
+        for path in entries(&folder)? {
+            match fs::symlink_metadata(&path) {
+                Ok(meta) if meta.is_file() => visit(&path, &meta),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io("look at", &path, &e)),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sync(root: &Path, paths: &[&Path]) -> Result<()> {
+    #[cfg(target_os = "linux")]
+    if paths.len() >= SYNC_ALL_FROM {
+        let dir = File::open(root).map_err(|e| Error::io("open", root, &e))?;
+        return rustix::fs::syncfs(&dir).map_err(|e| Error::io("sync", root, &e.into()));
+    }
+    paths.iter().try_for_each(|path| sync_one(path))
+}
+
+/// Makes what is in a file, or the names in a folder, durable.
+pub(crate) fn sync_one(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(|e| Error::io("sync", path, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> BTreeSet<String> {
+        fs::read_dir(dir).map_or_else(
+            |_| BTreeSet::new(),
+            |dir| {
+                dir.map(|e| e.unwrap().file_name().into_string().unwrap())
+                    .collect()
+            },
+        )
+    }
+
+    #[test]
+    fn published_files_are_whole_and_read_only() {
+        // Few and many: one sync a file, and one for all.
+        for count in [1, SYNC_ALL_FROM - 1, SYNC_ALL_FROM, 3 * SYNC_ALL_FROM] {
+            let root = tempfile::tempdir().unwrap();
+            let tmp = root.path().join("tmp");
+            let file = |i: usize| {
+                let to = root
+                    .path()
+                    .join(format!("to/{}", i % 3))
+                    .join(i.to_string());
+                (Temp::with(&tmp, i.to_string().as_bytes()).unwrap(), to)
+            };
+            let (first, second) = ((0..count / 2), (count / 2..count));
+            publish(
+                root.path(),
+                vec![first.map(file).collect(), second.map(file).collect()],
+            )
+            .unwrap();
+            for i in 0..count {
+                let path = root.path().join(format!("to/{}/{i}", i % 3));
+                assert_eq!(fs::read_to_string(&path).unwrap(), i.to_string());
+                let mode = fs::metadata(&path).unwrap().permissions().mode();
+                assert_eq!(mode & 0o777, 0o444);
+            }
+            assert_eq!(names(&tmp), BTreeSet::new(), "{count}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_published_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let tmp = root.path().join("tmp");
+        drop(Temp::with(&tmp, b"x").unwrap());
+        assert_eq!(names(&tmp), BTreeSet::new());
+        // A failure in the middle: the second target's folder cannot be made.
+        fs::write(root.path().join("blocked"), b"").unwrap();
+        let group = |to: &str| vec![(Temp::with(&tmp, b"x").unwrap(), root.path().join(to))];
+        let error = publish(root.path(), vec![group("a/x"), group("blocked/x")]).unwrap_err();
+        assert!(error.to_string().contains("create the folder"), "{error}");
+        assert!(root.path().join("a/x").exists());
+        assert_eq!(names(&tmp), BTreeSet::new());
+    }
+
+    #[test]
+    fn names_left_by_the_dead_are_stepped_over() {
+        let root = tempfile::tempdir().unwrap();
+        let (first, _) = Temp::create(root.path()).unwrap();
+        let number = |t: &Temp| {
+            let name = t.path().file_name().unwrap().to_str().unwrap();
+            name.split_once('-').unwrap().1.parse::<u64>().unwrap()
+        };
+        let taken: Vec<u64> = (1..50).map(|i| number(&first) + i).collect();
+        for i in &taken {
+            fs::write(
+                root.path().join(format!("{}-{i}", std::process::id())),
+                b"old",
+            )
+            .unwrap();
+        }
+        let (second, _) = Temp::create(root.path()).unwrap();
+        assert!(!taken.contains(&number(&second)));
+    }
+
+    #[test]
+    fn quarantine_never_overwrites() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("quarantine");
+        let place = |text: &str| {
+            let path = root.path().join("damaged");
+            fs::write(&path, text).unwrap();
+            let to = quarantine(&path, &dir, "abcd").unwrap();
+            assert!(!path.exists());
+            let name = to.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read_to_string(to).unwrap())
+        };
+        assert_eq!(place("1"), ("abcd".to_owned(), "1".to_owned()));
+        assert_eq!(place("2"), ("abcd.1".to_owned(), "2".to_owned()));
+        assert_eq!(fs::read_to_string(dir.join("abcd")).unwrap(), "1");
+    }
+}

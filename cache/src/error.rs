@@ -1,0 +1,272 @@
+//! One error type for the crate. A variant says what kind of thing went wrong (callers map it to
+//! an exit code), its text says what was expected, and `hint()` says what to do. Causes are kept
+//! as text so that an error can be cloned and sent between threads.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The result type of the crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the store could not do, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a file operation.
+    Io {
+        /// What was being done, as in "could not {what}".
+        what: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own words.
+        cause: String,
+    },
+    /// Something stored is not what its digest or its format says (integrity).
+    Corrupt {
+        /// What is damaged, for example ``blob `af13…` ``.
+        what: String,
+        /// How it was noticed.
+        detail: String,
+        /// Where the damaged file lies now, when it was moved out of the way.
+        quarantined: Option<PathBuf>,
+    },
+    /// Another process holds the workspace or kept the index busy.
+    Locked {
+        /// Who, in words: process id, host, start time, command.
+        holder: String,
+    },
+    /// The index or a record was written by a newer version.
+    SchemaTooNew {
+        /// What is too new, for example `index`.
+        what: &'static str,
+        /// The version found.
+        found: u32,
+        /// The newest version this program reads.
+        supported: u32,
+    },
+    /// A record, blob or run that was asked for by name is not in the store.
+    NotFound {
+        /// What, for example ``record `af13…` ``.
+        what: String,
+    },
+    /// A text is not a digest.
+    BadDigest {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A value, manifest or record breaks a rule of the format.
+    Invalid {
+        /// What, with what was expected.
+        what: String,
+    },
+    /// A write was asked of a store that was opened for reading.
+    ReadOnly {
+        /// Root of the store.
+        root: PathBuf,
+    },
+    /// SQLite refused, for a reason that is none of the above.
+    Database {
+        /// SQLite's own words.
+        cause: String,
+    },
+}
+
+impl Error {
+    /// An input or output failure on a path.
+    pub fn io(what: &'static str, path: impl AsRef<Path>, cause: &std::io::Error) -> Self {
+        Self::Io {
+            what,
+            path: path.as_ref().to_owned(),
+            cause: cause.to_string(),
+        }
+    }
+
+    /// A breach of the format.
+    pub fn invalid(what: impl Into<String>) -> Self {
+        Self::Invalid { what: what.into() }
+    }
+
+    /// Something that is not there.
+    pub fn not_found(what: impl Into<String>) -> Self {
+        Self::NotFound { what: what.into() }
+    }
+
+    /// A stable kebab-case code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "store-io",
+            Self::Corrupt { .. } => "store-corrupt",
+            Self::Locked { .. } => "store-locked",
+            Self::SchemaTooNew { .. } => "store-too-new",
+            Self::NotFound { .. } => "store-not-found",
+            Self::BadDigest { .. } => "bad-digest",
+            Self::Invalid { .. } => "store-invalid",
+            Self::ReadOnly { .. } => "store-read-only",
+            Self::Database { .. } => "store-database",
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Io { .. } => {
+                "check that the disk has room and that the folder is writable".to_owned()
+            }
+            Self::Corrupt {
+                quarantined: Some(path),
+                ..
+            } => format!(
+                "the damaged file was kept at `{}`; `doe build` makes the result again, \
+                 `doe cache verify` looks for more",
+                path.display()
+            ),
+            Self::Corrupt { .. } => {
+                "`doe cache verify` lists all damage, `doe cache rebuild` makes the index again \
+                 from the records"
+                    .to_owned()
+            }
+            Self::Locked { .. } => {
+                "wait for it to finish or stop it; reading commands (status, results, explain) \
+                 need no lock"
+                    .to_owned()
+            }
+            Self::SchemaTooNew { .. } => {
+                "use the newer `doe`, or point this one at another cache folder".to_owned()
+            }
+            Self::NotFound { .. } => {
+                "`doe cache ls` lists what is stored; it may have been collected or belong to \
+                 another cache"
+                    .to_owned()
+            }
+            Self::BadDigest { .. } => {
+                "a digest is 64 lowercase hexadecimal digits, as `doe results --json` prints it"
+                    .to_owned()
+            }
+            Self::ReadOnly { .. } => "open the store for writing".to_owned(),
+            Self::Invalid { .. } | Self::Database { .. } => return None,
+        })
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { what, path, cause } => {
+                write!(f, "could not {what} `{}`: {cause}", path.display())
+            }
+            Self::Corrupt { what, detail, .. } => write!(f, "{what} is damaged: {detail}"),
+            Self::Locked { holder } => write!(f, "the store is in use by {holder}"),
+            Self::SchemaTooNew {
+                what,
+                found,
+                supported,
+            } => write!(
+                f,
+                "the {what} has schema version {found}, but this program knows versions up to \
+                 {supported}"
+            ),
+            Self::NotFound { what } => write!(f, "{what} is not in the store"),
+            Self::BadDigest { text, why } => write!(f, "`{text}` is not a digest: {why}"),
+            Self::Invalid { what } => f.write_str(what),
+            Self::ReadOnly { root } => {
+                write!(
+                    f,
+                    "the store `{}` was opened for reading only",
+                    root.display()
+                )
+            }
+            Self::Database { cause } => write!(f, "the index refused: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode;
+        let cause = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked {
+                holder: format!("another process that kept the index busy ({cause})"),
+            },
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt {
+                what: "the index".to_owned(),
+                detail: cause,
+                quarantined: None,
+            },
+            _ => Self::Database { cause },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_say_what_and_what_to_do() {
+        let cases = [
+            (
+                Error::io(
+                    "read",
+                    "/x/y",
+                    &std::io::Error::from(std::io::ErrorKind::NotFound),
+                ),
+                "could not read `/x/y`: entity not found",
+                true,
+            ),
+            (
+                Error::Locked {
+                    holder: "process 7 on `a`".into(),
+                },
+                "the store is in use by process 7 on `a`",
+                true,
+            ),
+            (
+                Error::SchemaTooNew {
+                    what: "index",
+                    found: 9,
+                    supported: 1,
+                },
+                "the index has schema version 9, but this program knows versions up to 1",
+                true,
+            ),
+            (
+                Error::not_found("record `ab`"),
+                "record `ab` is not in the store",
+                true,
+            ),
+            (
+                Error::invalid("a list was expected"),
+                "a list was expected",
+                false,
+            ),
+        ];
+        for (error, text, hinted) in cases {
+            assert_eq!(error.to_string(), text);
+            assert_eq!(error.hint().is_some(), hinted, "{text}");
+        }
+    }
+
+    #[test]
+    fn sqlite_errors_keep_their_kind() {
+        let sqlite = |code| {
+            rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some("words".into()))
+        };
+        assert!(matches!(
+            Error::from(sqlite(rusqlite::ffi::SQLITE_BUSY)),
+            Error::Locked { .. }
+        ));
+        assert!(matches!(
+            Error::from(sqlite(rusqlite::ffi::SQLITE_NOTADB)),
+            Error::Corrupt { .. }
+        ));
+        assert!(matches!(
+            Error::from(sqlite(rusqlite::ffi::SQLITE_CONSTRAINT)),
+            Error::Database { .. }
+        ));
+    }
+}

@@ -1,0 +1,212 @@
+//! The one place that opens the SQLite index, so that every connection has the same settings:
+//! durability is a property of the connection in SQLite, not of the file. The index holds nothing
+//! that cannot be made again from the records.
+
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::layout::Layout;
+use crate::schema;
+use rusqlite::{Connection, OpenFlags};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long to wait for another process's transaction. Ours are short; a rebuild is not.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Reading and writing; makes and migrates the file as needed.
+    Write,
+    /// Reading only; an absent index is an empty one.
+    Read,
+}
+
+/// Opens the index.
+pub(crate) fn open(layout: &Layout, access: Access) -> Result<Connection> {
+    let path = layout.index();
+    match access {
+        Access::Write => {
+            durable::create_dir(layout.root())?;
+            let new = !path.exists();
+            let mut connection = connect(&path, OpenFlags::default())?;
+            let journal = if wal_works(layout.root()) {
+                "WAL"
+            } else {
+                "TRUNCATE"
+            };
+            connection.pragma_update(None, "journal_mode", journal)?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            schema::migrate(&mut connection)?;
+            if new {
+                durable::sync_one(layout.root())?;
+            }
+            Ok(connection)
+        }
+        Access::Read if !path.exists() => {
+            let mut connection = Connection::open_in_memory()?;
+            schema::migrate(&mut connection)?;
+            Ok(connection)
+        }
+        Access::Read => open_for_reading(layout, &path),
+    }
+}
+
+fn open_for_reading(layout: &Layout, path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let attempt = connect(path, flags).and_then(|c| Ok((schema::version(&c)?, c)));
+    let (version, connection) = match attempt {
+        Ok(found) => found,
+        // In WAL mode even a reader needs the files beside the index, or the right to make them.
+        // Where they cannot be made, nobody else writes either.
+        Err(Error::Database { .. }) if !writable(layout.root()) => {
+            let immutable = PathBuf::from(format!("file:{}?immutable=1", uri_path(path)));
+            let connection = connect(&immutable, flags)?;
+            (schema::version(&connection)?, connection)
+        }
+        Err(error) => return Err(error),
+    };
+    if version == schema::VERSION {
+        return Ok(connection);
+    }
+    // Older: views are part of the schema, so even a reader needs it moved forward.
+    drop(connection);
+    drop(open(layout, Access::Write)?);
+    connect(path, flags)
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Whether an error says that the file itself is beyond use.
+pub(crate) fn is_damage(error: &Error) -> bool {
+    matches!(error, Error::Corrupt { .. })
+}
+
+/// Moves a damaged index and the files beside it out of the way.
+pub(crate) fn set_aside(layout: &Layout) -> Result<Vec<PathBuf>> {
+    let mut moved = Vec::new();
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let name = format!("index.sqlite{suffix}");
+        let path = layout.index().with_file_name(&name);
+        if path.exists() {
+            moved.push(durable::quarantine(&path, &layout.quarantine(), &name)?);
+        }
+    }
+    Ok(moved)
+}
+
+/// Escapes a path for a `file:` URI of SQLite.
+fn uri_path(path: &Path) -> String {
+    path.to_string_lossy()
+        .replace('%', "%25")
+        .replace('?', "%3f")
+        .replace('#', "%23")
+}
+
+fn writable(dir: &Path) -> bool {
+    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// Whether write-ahead logging is safe here: it shares memory between processes, which file
+/// systems that span machines cannot offer. There the classic journal does, a little slower.
+#[cfg(target_os = "linux")]
+fn wal_works(dir: &Path) -> bool {
+    /// From `linux/magic.h` and the file systems' own headers: NFS, SMB, CIFS, SMB2, Lustre,
+    /// GPFS, BeeGFS, Ceph, FUSE, 9P, AFS, GFS2, OCFS2, PanFS.
+    const SHARED: [u32; 14] = [
+        0x6969,
+        0x517b,
+        0xff53_4d42,
+        0xfe53_4d42,
+        0x0bd0_0bd0,
+        0x4750_4653,
+        0x1983_0326,
+        0x00c3_6400,
+        0x6573_5546,
+        0x0102_1997,
+        0x5346_414f,
+        0x0116_1970,
+        0x7461_636f,
+        0xaad7_aaea,
+    ];
+    // A file system that does not say what it is gets the benefit of the doubt.
+    rustix::fs::statfs(dir).map_or(true, |s| !SHARED.contains(&(s.f_type as u32)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn wal_works(_dir: &Path) -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pragma(connection: &Connection, name: &str) -> String {
+        let value = connection
+            .pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0));
+        match value.unwrap() {
+            rusqlite::types::Value::Integer(int) => int.to_string(),
+            rusqlite::types::Value::Text(text) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_connection_has_the_same_settings() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        for _ in 0..2 {
+            let connection = open(&layout, Access::Write).unwrap();
+            let wal = if wal_works(root.path()) {
+                "wal"
+            } else {
+                "truncate"
+            };
+            assert_eq!(pragma(&connection, "journal_mode"), wal);
+            assert_eq!(pragma(&connection, "synchronous"), "2", "FULL");
+            assert_eq!(pragma(&connection, "foreign_keys"), "1");
+            assert_eq!(pragma(&connection, "busy_timeout"), "20000");
+        }
+        let reader = open(&layout, Access::Read).unwrap();
+        assert_eq!(pragma(&reader, "busy_timeout"), "20000");
+        assert!(reader.execute("DELETE FROM record", []).is_err());
+    }
+
+    #[test]
+    fn an_absent_index_reads_as_empty_and_is_not_made() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path().join("never"));
+        let reader = open(&layout, Access::Read).unwrap();
+        let count: i64 = reader
+            .query_row("SELECT count(*) FROM results", [], |r| r.get(0))
+            .unwrap();
+        assert_eq!(count, 0);
+        assert!(!layout.root().exists());
+    }
+
+    #[test]
+    fn rubbish_is_damage_and_can_be_set_aside() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        std::fs::write(layout.index(), "no database at all ".repeat(100)).unwrap();
+        for access in [Access::Read, Access::Write] {
+            let error = open(&layout, access).unwrap_err();
+            assert!(is_damage(&error), "{error:?}");
+        }
+        let moved = set_aside(&layout).unwrap();
+        assert_eq!(moved, [layout.quarantine().join("index.sqlite")]);
+        open(&layout, Access::Write).unwrap();
+    }
+
+    #[test]
+    fn odd_paths_are_escaped() {
+        assert_eq!(uri_path(Path::new("/a b/50%?#x")), "/a b/50%25%3f%23x");
+    }
+}

@@ -1,0 +1,79 @@
+//! Where everything lies below the root of a store. Nothing else in the crate builds a path.
+//!
+//! ```text
+//! lock                     held by the one writing process
+//! index.sqlite             the index, rebuildable
+//! cas/ab/cdef…             blobs by digest
+//! records/ab/abcdef….json  records by digest
+//! runs/                    what the engine keeps of each run
+//! tmp/                     half-written files; never referred to
+//! quarantine/              damaged files, kept for inspection
+//! ```
+
+use crate::digest::Digest;
+use std::path::{Path, PathBuf};
+
+/// The paths of one store.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The layout below `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The lock file.
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// The SQLite index.
+    pub fn index(&self) -> PathBuf {
+        self.root.join("index.sqlite")
+    }
+
+    /// Folder of the blobs.
+    pub fn cas(&self) -> PathBuf {
+        self.root.join("cas")
+    }
+
+    /// Folder of the records.
+    pub fn records(&self) -> PathBuf {
+        self.root.join("records")
+    }
+
+    /// Folder that the engine keeps its runs in.
+    pub fn runs(&self) -> PathBuf {
+        self.root.join("runs")
+    }
+
+    /// Folder of half-written files.
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Folder of damaged files.
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    /// Where a blob lies, once it is durable.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.cas().join(&hex[..2]).join(&hex[2..])
+    }
+
+    /// Where a record lies, once it is durable.
+    pub fn record(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.records().join(&hex[..2]).join(format!("{hex}.json"))
+    }
+}

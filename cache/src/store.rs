@@ -1,0 +1,465 @@
+//! The one door to a store. A commit returns when blobs, record and index rows are durable, in
+//! that order: whatever survives a crash is complete, and what the index forgot a rebuild finds.
+
+use crate::cas::{Blob, Cas};
+use crate::digest::Digest;
+use crate::durable::{self, Temp};
+use crate::error::{Error, Result};
+use crate::index::{self, Access};
+use crate::layout::Layout;
+use crate::read::{self, Filter, Stats};
+use crate::record::Record;
+use crate::runs::{self, NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};
+use crate::summary::{Snapshot, Summary};
+use crate::write;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Records, blobs and their index below one root. Shared freely between threads. Several
+/// processes may read while one writes; who writes should hold the [`crate::WriterLock`].
+#[derive(Debug)]
+pub struct Store {
+    layout: Layout,
+    cas: Cas,
+    index: Mutex<Connection>,
+    read_only: bool,
+    last_stamp: AtomicU64,
+}
+
+/// Lets a spec key and a label lead to a stored record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The key that missed, or whose label stood for another record.
+    pub spec_key: Digest,
+    /// The record that stands for it.
+    pub record: Digest,
+    /// The label that it stands for.
+    pub label: String,
+}
+
+/// Writes that become durable together.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Batch<'a> {
+    /// New records.
+    pub records: &'a [Record],
+    /// Reuses of stored records (those of this batch included).
+    pub links: &'a [Link],
+    /// States of nodes in runs.
+    pub nodes: &'a [NodeUpdate],
+}
+
+impl Store {
+    /// Opens the store at `root` for reading and writing, and makes it when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::SchemaTooNew`]; [`Error::Corrupt`] when the index is damaged (then
+    /// [`Store::rebuild`] makes it again).
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        Self::with(root.as_ref(), Access::Write)
+    }
+
+    /// Opens the store at `root` for reading. Where there is nothing yet it is empty, and nothing
+    /// is made.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_read_only(root: impl AsRef<Path>) -> Result<Self> {
+        Self::with(root.as_ref(), Access::Read)
+    }
+
+    fn with(root: &Path, access: Access) -> Result<Self> {
+        let layout = Layout::new(root);
+        let connection = index::open(&layout, access)?;
+        Ok(Self {
+            cas: Cas::new(layout.clone(), access == Access::Read),
+            last_stamp: AtomicU64::new(write::last_stamp(&connection)?),
+            layout,
+            index: Mutex::new(connection),
+            read_only: access == Access::Read,
+        })
+    }
+
+    /// Where everything lies.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The blobs.
+    pub fn cas(&self) -> &Cas {
+        &self.cas
+    }
+
+    /// The current time for [`Record::recorded_unix_ms`]: never before, and never the same as,
+    /// one that was handed out or stored earlier, even when the clock was set back.
+    pub fn stamp_unix_ms(&self) -> u64 {
+        let now = now_unix_ms();
+        let next = |last: u64| now.max(last.saturating_add(1));
+        let last = self
+            .last_stamp
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(next(last)));
+        next(last.unwrap_or_else(|last| last))
+    }
+
+    /// Stores a record. Its outputs and logs must have been put or staged before.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the record breaks a rule of the format, [`Error::NotFound`] when
+    /// one of its blobs is missing, [`Error::Io`], [`Error::Locked`], [`Error::ReadOnly`].
+    pub fn commit(&self, record: &Record) -> Result<Digest> {
+        let mut digests = self.commit_batch(std::slice::from_ref(record))?;
+        digests
+            .pop()
+            .ok_or_else(|| Error::invalid("a batch of one record gave no digest"))
+    }
+
+    /// Stores records in one go; the cost of being durable is shared.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; then none of them is in the index.
+    pub fn commit_batch(&self, records: &[Record]) -> Result<Vec<Digest>> {
+        self.write(&Batch {
+            records,
+            ..Batch::default()
+        })
+    }
+
+    /// Lets a spec key and a label lead to a stored record: after a hit by action key, and after
+    /// a hit by spec key when the label stood for another record.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the record may not be reused, [`Error::NotFound`].
+    pub fn link_spec(&self, spec_key: Digest, record: Digest, label: &str) -> Result<()> {
+        let link = Link {
+            spec_key,
+            record,
+            label: label.to_owned(),
+        };
+        self.write(&Batch {
+            links: &[link],
+            ..Batch::default()
+        })?;
+        Ok(())
+    }
+
+    /// Writes a batch: all staged blobs, then the records, then everything else in one
+    /// transaction. Returns the digests of the records, in order.
+    ///
+    /// # Errors
+    /// As [`Store::commit`] and [`Store::link_spec`]; then none of it is in the index.
+    pub fn write(&self, batch: &Batch<'_>) -> Result<Vec<Digest>> {
+        self.writable()?;
+        let mut digests = Vec::with_capacity(batch.records.len());
+        let mut sizes = Vec::with_capacity(batch.records.len());
+        let mut files: Vec<(Temp, PathBuf)> = Vec::new();
+        for record in batch.records {
+            self.check_blobs(record)?;
+            let bytes = record.to_bytes()?;
+            let digest = Digest::of(&bytes);
+            let path = self.layout.record(&digest);
+            // What is there in full length is there: the name follows from the content.
+            if !fs::metadata(&path).is_ok_and(|m| m.len() == bytes.len() as u64) {
+                files.push((Temp::with(&self.layout.tmp(), &bytes)?, path));
+            }
+            digests.push(digest);
+            sizes.push(bytes.len() as u64);
+        }
+        self.cas.flush_before(files)?;
+        self.transaction(|db| {
+            for ((record, digest), size) in batch.records.iter().zip(&digests).zip(&sizes) {
+                write::insert_record(db, digest, *size, record, true)?;
+            }
+            for link in batch.links {
+                self.link(db, link)?;
+            }
+            let now = now_unix_ms();
+            batch
+                .nodes
+                .iter()
+                .try_for_each(|update| runs::set_node(db, update, now))
+        })?;
+        if let Some(latest) = batch.records.iter().map(|r| r.recorded_unix_ms).max() {
+            self.last_stamp.fetch_max(latest, Ordering::AcqRel);
+        }
+        Ok(digests)
+    }
+
+    fn link(&self, db: &Connection, link: &Link) -> Result<()> {
+        let Link {
+            spec_key,
+            record,
+            label,
+        } = link;
+        if write::link(db, spec_key, record, label, self.stamp_unix_ms())? {
+            return Ok(());
+        }
+        if self.layout.record(record).exists() {
+            return Err(Error::invalid(format!(
+                "record `{}` may not stand for `{label}`: only executed, valid and reusable \
+                 records may",
+                record.short()
+            )));
+        }
+        Err(missing(record))
+    }
+
+    fn check_blobs(&self, record: &Record) -> Result<()> {
+        let outputs = record.outputs.iter();
+        let outputs = outputs.map(|(name, o)| ("output", name, &o.digest, o.size_bytes));
+        let logs = record.logs.iter();
+        let logs = logs.map(|l| ("log", &l.name, &l.digest, l.size_bytes));
+        for (what, name, digest, size) in outputs.chain(logs) {
+            match self.cas.size(digest) {
+                Some(found) if found == size => {}
+                Some(found) => {
+                    return Err(Error::invalid(format!(
+                        "{what} `{name}` of `{}` has {size} bytes according to the record, but \
+                         its blob has {found}",
+                        record.label
+                    )));
+                }
+                None => {
+                    return Err(Error::not_found(format!(
+                        "blob `{digest}`, {what} `{name}` of `{}`,",
+                        record.label
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The usable record that a spec key leads to.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn by_spec(&self, key: &Digest) -> Result<Option<Summary>> {
+        read::by_spec(&self.index(), key)
+    }
+
+    /// The latest usable record with an action key.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn by_action(&self, key: &Digest) -> Result<Option<Summary>> {
+        read::by_action(&self.index(), key)
+    }
+
+    /// All that decisions look at, as of one moment.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn bulk(&self) -> Result<Snapshot> {
+        read::bulk(&self.index())
+    }
+
+    /// Records that pass a filter, the latest first.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn list(&self, filter: &Filter) -> Result<Vec<Summary>> {
+        read::list(&self.index(), filter)
+    }
+
+    /// The one record whose digest begins with these digits (at least four).
+    ///
+    /// # Errors
+    /// [`Error::BadDigest`] when several do, [`Error::NotFound`] when none does.
+    pub fn resolve(&self, prefix: &str) -> Result<Digest> {
+        read::resolve(&self.index(), prefix)
+    }
+
+    /// A record by digest, verified.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Corrupt`] when the file does not match its digest: then it
+    /// was moved to quarantine and is no longer in the index.
+    pub fn record(&self, digest: &Digest) -> Result<Record> {
+        let path = self.layout.record(digest);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(missing(digest)),
+            Err(e) => return Err(Error::io("read", &path, &e)),
+        };
+        let found = Digest::of(&bytes);
+        if found == *digest {
+            return Record::from_bytes(&bytes);
+        }
+        let mut quarantined = None;
+        if !self.read_only {
+            let name = format!("{digest}.json");
+            let moved = durable::quarantine(&path, &self.layout.quarantine(), &name)?;
+            quarantined = Some(moved);
+            self.transaction(|db| write::forget(db, digest))?;
+        }
+        Err(Error::Corrupt {
+            what: format!("record `{}`", digest.short()),
+            detail: format!("its content has the digest `{}`", found.short()),
+            quarantined,
+        })
+    }
+
+    /// The whole content of a blob, verified.
+    ///
+    /// # Errors
+    /// As [`Cas::get`].
+    pub fn blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        self.cas.get(digest)
+    }
+
+    /// Stores a blob: see [`Cas::put_bytes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Blob> {
+        self.cas.put_bytes(bytes)
+    }
+
+    /// Stores a file as a blob: see [`Cas::put_file`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put_file(&self, path: impl AsRef<Path>) -> Result<Blob> {
+        self.cas.put_file(path)
+    }
+
+    /// What is stored, counted. Walks the folder of the blobs.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Database`].
+    pub fn stats(&self) -> Result<Stats> {
+        let mut stats = read::stats(&self.index())?;
+        durable::files_below(&self.layout.cas(), &mut |_, meta| {
+            stats.blobs += 1;
+            stats.blob_bytes += meta.len();
+        })?;
+        Ok(stats)
+    }
+
+    /// Notes the begin of a run.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is a run of that name.
+    pub fn begin_run(&self, info: &RunInfo) -> Result<()> {
+        self.transaction(|db| runs::begin(db, info))
+    }
+
+    /// Notes how a node stands in a run. [`Store::set_nodes`] and [`Store::write`] do so for many
+    /// at the price of one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the run never began.
+    pub fn set_node(
+        &self,
+        run_id: &str,
+        label: &str,
+        state: NodeState,
+        reason: Option<&str>,
+        record: Option<Digest>,
+    ) -> Result<()> {
+        self.set_nodes(&[NodeUpdate {
+            run_id: run_id.to_owned(),
+            label: label.to_owned(),
+            state,
+            reason: reason.map(str::to_owned),
+            record,
+        }])
+    }
+
+    /// Notes how nodes stand in a run, together.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when a run never began; then nothing is noted.
+    pub fn set_nodes(&self, nodes: &[NodeUpdate]) -> Result<()> {
+        let now = now_unix_ms();
+        self.transaction(|db| nodes.iter().try_for_each(|n| runs::set_node(db, n, now)))
+    }
+
+    /// Notes the end of a run.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it never began.
+    pub fn end_run(&self, run_id: &str, status: RunStatus) -> Result<()> {
+        self.transaction(|db| runs::end(db, run_id, status, now_unix_ms()))
+    }
+
+    /// The latest runs first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn runs(&self, limit: usize) -> Result<Vec<Run>> {
+        runs::recent(&self.index(), limit)
+    }
+
+    /// The run that began last.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn last_run(&self) -> Result<Option<Run>> {
+        Ok(self.runs(1)?.pop())
+    }
+
+    /// The nodes of a run, by label.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the run never began.
+    pub fn run_nodes(&self, run_id: &str) -> Result<Vec<RunNode>> {
+        runs::nodes(&self.index(), run_id)
+    }
+
+    /// The state of each label in the last run that it took part in (for `@failed`:
+    /// [`NodeState::is_failure`]).
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn latest_states(&self) -> Result<BTreeMap<String, NodeState>> {
+        runs::latest_states(&self.index())
+    }
+
+    fn index(&self) -> MutexGuard<'_, Connection> {
+        // A panic inside a transaction has rolled it back: the connection is fine.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does all of it or nothing. Takes the right to write first: a reader that turns writer
+    /// half-way would fail at once when another process writes.
+    pub(crate) fn transaction<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.writable()?;
+        let mut index = self.index();
+        let transaction = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = work(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.read_only {
+            return Err(Error::ReadOnly {
+                root: self.layout.root().to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn missing(digest: &Digest) -> Error {
+    Error::not_found(format!("record `{digest}`"))
+}
+
+/// Milliseconds since the Unix epoch, by this machine's clock.
+pub(crate) fn now_unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
