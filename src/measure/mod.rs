@@ -1,1 +1,4 @@
 //! Instruments: streaming load generator, prefill/decode proxy, tool-output parsers, and the simulated tools.
+
+pub mod parse;
+pub mod sim;
