@@ -7,6 +7,7 @@ use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value as Jinja, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
 
@@ -138,6 +139,11 @@ fn build(mode: Mode) -> Environment<'static> {
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.set_fuel(Some(FUEL));
     env.set_debug(true); // places of errors
+    let mut syntax = SyntaxConfig::builder();
+    syntax.keep_trailing_newline(true);
+    if let Ok(syntax) = syntax.build() {
+        env.set_syntax(syntax);
+    }
     // Texts marked as safe are those of `| raw` and of captured blocks, whose values are quoted
     // already. Without an escaping mode captures would not carry the mark.
     env.set_auto_escape_callback(|_| AutoEscape::Custom("doe".into()));
@@ -291,19 +297,29 @@ pub(super) fn finding(text: &Text, what: &str, error: &Error) -> Diagnostic {
         ("bad-expression", _) => format!("this {what} cannot be read: {detail}"),
         ("undefined-variable", _) => detail.to_owned(),
         (_, ErrorKind::OutOfFuel) => format!("this {what} takes too long to work out"),
-        (_, kind @ (ErrorKind::InvalidOperation | ErrorKind::BadSerialization)) => {
-            let _ = kind;
+        (_, ErrorKind::InvalidOperation | ErrorKind::BadSerialization) => {
             format!("this {what} failed: {detail}")
         }
         (_, kind) => format!("this {what} failed: {kind}: {detail}"),
     };
-    let site = match error.range() {
-        Some(range) if range.end <= text.text.len() && !range.is_empty() => text.locate(range),
-        _ => text.site.clone(),
+    let part = (error.range())
+        .and_then(|range| Some((text.text.get(range.clone())?, range)))
+        .filter(|(part, _)| !part.is_empty());
+    let site = match part {
+        // `.counts.faild`: the attribute that is not there is the last.
+        Some((part, range)) if error.kind() == ErrorKind::UndefinedError => {
+            let last = part.rfind('.').map_or(0, |dot| dot + 1);
+            text.locate(range.start + last..range.end)
+        }
+        Some((_, range)) => text.locate(range),
+        None => text.site.clone(),
     };
     let mut diagnostic = Diagnostic::error(code, message).at(site, "");
     if let Some(hint) = hint {
         diagnostic = diagnostic.hint(hint);
+    }
+    if what == "expression" && text.text.trim_start().starts_with("{{") {
+        diagnostic = diagnostic.hint("an expression stands without `{{` and `}}`");
     }
     diagnostic
 }
