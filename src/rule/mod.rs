@@ -5,6 +5,7 @@ pub mod expr;
 mod jinja;
 mod lex;
 pub mod model;
+pub mod params;
 pub mod scope;
 pub mod shell;
 pub mod template;
