@@ -10,6 +10,7 @@ use minijinja::value::ValueKind;
 
 use super::jinja::{self, Compiled, FUNCTIONS, Mode};
 use super::lex::{self, Mentions, TokenKind};
+use super::names::Names;
 use super::scope::{Scope, from_jinja};
 use crate::error::Diagnostic;
 use crate::source::Text;
@@ -83,6 +84,11 @@ impl Expr {
         (self.code.vars.iter().filter(unknown))
             .map(|name| jinja::undefined(&self.text, &self.code.mentions, name, known.clone()))
             .collect()
+    }
+
+    /// As [`Expr::check_vars`], attributes included.
+    pub fn check_names(&self, names: &Names) -> Vec<Diagnostic> {
+        names.check(&self.text, &self.code.vars, &self.code.mentions)
     }
 
     /// The value.

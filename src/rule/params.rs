@@ -2,10 +2,13 @@
 //! [`check`] is canonical: the same setting written in two ways (`15m` and `900`, `2` and `2.0`)
 //! is one value from here on.
 
+use std::sync::Arc;
+
 use doe_cache::Value;
 use regex::Regex;
 
 use super::expr::describe;
+use super::jinja::Compiled;
 use super::model::{Affects, Param, ParamType};
 use crate::error::{Diagnostic, Site, nearest};
 use crate::source::{Doc, Entry, ItemValue, Table, format_duration, parse_duration};
@@ -179,10 +182,13 @@ fn empty_bounds(table: &Table<'_>) -> Diagnostic {
     Diagnostic::error("out-of-bounds", "`min` is greater than `max`").at(table.site().clone(), "")
 }
 
-/// A regular expression for whole texts.
-fn whole_match(pattern: &str) -> Result<Regex, Diagnostic> {
-    regex(pattern)?;
-    regex(&format!("^(?:{pattern})$"))
+/// A regular expression for whole texts, compiled once.
+fn whole_match(pattern: &str) -> Result<Arc<Regex>, Diagnostic> {
+    static KNOWN: Compiled<String, Regex> = Compiled::new();
+    KNOWN.get(pattern.to_owned(), || {
+        regex(pattern)?;
+        regex(&format!("^(?:{pattern})$"))
+    })
 }
 
 /// Compiles a regular expression; the finding has no place yet.

@@ -47,6 +47,12 @@ impl Scope {
         self.root.0.keys().map(|name| &**name)
     }
 
+    /// A name's value for a message.
+    pub(super) fn show(&self, name: &str) -> Option<String> {
+        let value = from_jinja(self.root.0.get(name)?).ok()?;
+        serde_json::to_string(&value).ok()
+    }
+
     pub(super) fn context(&self) -> Jinja {
         Jinja::from_dyn_object(self.root.clone())
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 pub use super::jinja::Mode;
 use super::jinja::{self, Compiled, FUNCTIONS};
 use super::lex::{self, Mentions, Part};
+use super::names::Names;
 use super::scope::Scope;
 use crate::error::Diagnostic;
 use crate::source::Text;
@@ -58,6 +59,11 @@ impl Template {
         (self.code.vars.iter().filter(unknown))
             .map(|name| jinja::undefined(&self.text, &self.code.mentions, name, known.clone()))
             .collect()
+    }
+
+    /// As [`Template::check_vars`], attributes included.
+    pub fn check_names(&self, names: &Names) -> Vec<Diagnostic> {
+        names.check(&self.text, &self.code.vars, &self.code.mentions)
     }
 
     /// The text with the scope's values in it.
