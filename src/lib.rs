@@ -2,7 +2,8 @@
 //! `cli` (typed arguments to requests; the only place that prints), `report` (events and their
 //! readers), `engine` (decide, schedule, services, resources), `exec` (where processes run),
 //! `measure` (instruments and the simulated tools), `analysis` (statistics), `query`, `graph`,
-//! `plan` (what a user writes), `rule` (how a kind of pattern is measured), `label`, `error`;
+//! `plan` (what a user writes), `rule` (how a kind of pattern is measured), `source` (TOML with
+//! places), `label`, `error`;
 //! below all of them stands the crate `doe_cache` (keys, manifests, store).
 pub mod analysis;
 pub mod cli;
@@ -16,3 +17,4 @@ pub mod plan;
 pub mod query;
 pub mod report;
 pub mod rule;
+pub mod source;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use doe_cache::Value;
 
 use crate::error::Site;
+pub use crate::source::Text;
 
 /// `serving.unified`: the file's stem and the table's name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,15 +16,6 @@ impl std::fmt::Display for RuleId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// Text with the place it came from.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Text {
-    /// The text as parsed (escapes resolved).
-    pub text: String,
-    /// Where its value stands in the file.
-    pub site: Site,
 }
 
 /// What a rule's nodes do to the cluster.

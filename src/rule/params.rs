@@ -1,0 +1,466 @@
+//! Parameters: reading their definitions and holding values against them. A value that passed
+//! [`check`] is canonical: the same setting written in two ways (`15m` and `900`, `2` and `2.0`)
+//! is one value from here on.
+
+use std::sync::Arc;
+
+use doe_cache::Value;
+use regex::Regex;
+
+use super::expr::describe;
+use super::jinja::Compiled;
+use super::model::{Affects, Param, ParamType};
+use crate::error::{Diagnostic, Site, nearest};
+use crate::source::{Doc, Entry, ItemValue, Table, format_duration, parse_duration};
+
+/// Names of the types, as `type = "…"` takes them.
+const TYPES: &[&str] = &[
+    "int", "float", "bool", "str", "enum", "duration", "list", "table",
+];
+
+/// Reads one `param.NAME = { type = …, … }`. The default is held against the type.
+pub(super) fn read(entry: &Entry, diags: &mut Vec<Diagnostic>) -> Option<Param> {
+    let name = entry.key.text.as_str();
+    let mut table = (entry.item)
+        .as_table(&format!("parameter `{name}`"), diags)?
+        .named(format!("parameter `{name}`"));
+    let before = diags.len();
+    let ty = param_type(&mut table, diags);
+    let affects = match table.opt_str("affects", diags) {
+        None => Affects::Result,
+        Some(text) => match text.text.as_str() {
+            "result" => Affects::Result,
+            "scheduling" => Affects::Scheduling,
+            "cosmetic" => Affects::Cosmetic,
+            other => {
+                diags.push(not_one_of(
+                    "`affects`",
+                    other,
+                    &["result", "scheduling", "cosmetic"],
+                    &text.site,
+                ));
+                Affects::Result
+            }
+        },
+    };
+    let unit = table.opt_str("unit", diags).map(|text| text.text);
+    let doc = table
+        .opt_str("doc", diags)
+        .map_or_else(String::new, |t| t.text);
+    let default = table.item("default");
+    table.remaining(
+        diags,
+        &format!("of a parameter of type {}", type_word(&table)),
+    );
+    let mut param = Param {
+        ty: ty?,
+        default: None,
+        unit,
+        doc,
+        affects,
+        site: entry.key.site.clone(),
+    };
+    if let Some(item) = default {
+        let value = item.to_value("a default", diags)?;
+        match check(name, &param, &value, Some(&item.site)) {
+            Ok(value) => param.default = Some(value),
+            Err(mut diagnostic) => {
+                // The definition is the place itself.
+                diagnostic.sites.truncate(1);
+                diagnostic.message = format!("the default of {}", diagnostic.message);
+                diags.push(diagnostic);
+            }
+        }
+    }
+    (diags.len() == before).then_some(param)
+}
+
+fn type_word(table: &Table<'_>) -> String {
+    let ty = (table.entries().iter()).find(|entry| entry.key.text == "type");
+    match ty.map(|entry| &entry.item.value) {
+        Some(ItemValue::Str(text)) => text.clone(),
+        _ => "that kind".to_owned(),
+    }
+}
+
+fn param_type(table: &mut Table<'_>, diags: &mut Vec<Diagnostic>) -> Option<ParamType> {
+    let ty = table.req_str("type", diags)?;
+    if ty.text == "list" {
+        let of = table.req_str("of", diags)?;
+        if matches!(of.text.as_str(), "list" | "enum" | "table") {
+            diags.push(
+                Diagnostic::error(
+                    "wrong-type",
+                    format!("a list cannot be of `{}`", of.text),
+                )
+                .at(of.site, "")
+                .hint("lists are of int, float, bool, str or duration; structured options are a `table`"),
+            );
+            return None;
+        }
+        let item = scalar_type(&of.text, &of.site, table, diags)?;
+        return Some(ParamType::List(Box::new(item)));
+    }
+    scalar_type(&ty.text, &ty.site, table, diags)
+}
+
+fn scalar_type(
+    ty: &str,
+    site: &Site,
+    table: &mut Table<'_>,
+    diags: &mut Vec<Diagnostic>,
+) -> Option<ParamType> {
+    let ty = match ty {
+        "int" => {
+            let min = table.opt_int("min", diags).map(|s| s.value);
+            let max = table.opt_int("max", diags).map(|s| s.value);
+            if min.zip(max).is_some_and(|(min, max)| min > max) {
+                diags.push(empty_bounds(table));
+                return None;
+            }
+            ParamType::Int { min, max }
+        }
+        "float" => {
+            let min = table.opt_float("min", diags).map(|s| s.value);
+            let max = table.opt_float("max", diags).map(|s| s.value);
+            if min.zip(max).is_some_and(|(min, max)| min > max) {
+                diags.push(empty_bounds(table));
+                return None;
+            }
+            ParamType::Float { min, max }
+        }
+        "bool" => ParamType::Bool,
+        "str" => {
+            let pattern = table.opt_str("pattern", diags);
+            if let Some(pattern) = &pattern
+                && let Err(diagnostic) = whole_match(&pattern.text)
+            {
+                diags.push(diagnostic.at(pattern.site.clone(), ""));
+                return None;
+            }
+            ParamType::Str {
+                pattern: pattern.map(|text| text.text),
+            }
+        }
+        "enum" => {
+            let item = table.req("of", diags)?;
+            let values = item.as_texts("`of`", diags);
+            for (at, value) in values.iter().enumerate() {
+                if let Some(first) = values[..at].iter().find(|v| v.text == value.text) {
+                    diags.push(
+                        Diagnostic::error(
+                            "duplicate-name",
+                            format!("`{}` is in `of` twice", value.text),
+                        )
+                        .at(value.site.clone(), "")
+                        .at(first.site.clone(), "first here"),
+                    );
+                }
+            }
+            if values.is_empty() {
+                diags.push(
+                    Diagnostic::error("wrong-type", "`of` must name at least one value")
+                        .at(item.site.clone(), ""),
+                );
+                return None;
+            }
+            ParamType::Enum {
+                of: values.into_iter().map(|text| text.text).collect(),
+            }
+        }
+        "duration" => ParamType::Duration,
+        "table" => ParamType::Table,
+        other => {
+            diags.push(not_one_of("`type`", other, TYPES, site));
+            return None;
+        }
+    };
+    Some(ty)
+}
+
+fn empty_bounds(table: &Table<'_>) -> Diagnostic {
+    Diagnostic::error("out-of-bounds", "`min` is greater than `max`").at(table.site().clone(), "")
+}
+
+/// A regular expression for whole texts, compiled once.
+fn whole_match(pattern: &str) -> Result<Arc<Regex>, Diagnostic> {
+    static KNOWN: Compiled<String, Regex> = Compiled::new();
+    KNOWN.get(pattern.to_owned(), || {
+        regex(pattern)?;
+        regex(&format!("^(?:{pattern})$"))
+    })
+}
+
+/// Compiles a regular expression; the finding has no place yet.
+pub(super) fn regex(pattern: &str) -> Result<Regex, Diagnostic> {
+    Regex::new(pattern).map_err(|error| {
+        let text = error.to_string();
+        // The crate draws its own caret over several lines; the last one says what is wrong.
+        let why = text.lines().last().unwrap_or_default().trim();
+        let why = why.strip_prefix("error: ").unwrap_or(why);
+        Diagnostic::error("bad-regex", format!("not a regular expression: {why}"))
+            .hint("the syntax is that of Rust's regex crate: no look-around, no back-references")
+    })
+}
+
+/// `not-one-of`: names what is allowed and the nearest of it.
+pub(super) fn not_one_of(what: &str, found: &str, allowed: &[&str], site: &Site) -> Diagnostic {
+    near_hint(
+        Diagnostic::error(
+            "not-one-of",
+            format!(
+                "{what} must be one of {}; found `{found}`",
+                allowed.join(", ")
+            ),
+        )
+        .at(site.clone(), ""),
+        found,
+        allowed.iter().copied(),
+    )
+}
+
+fn near_hint<'a>(
+    diagnostic: Diagnostic,
+    found: &str,
+    allowed: impl Iterator<Item = &'a str> + Clone,
+) -> Diagnostic {
+    let same = (allowed.clone()).find(|name| name.eq_ignore_ascii_case(found));
+    match same.or_else(|| nearest(found, allowed)) {
+        Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
+        None => diagnostic,
+    }
+}
+
+/// Holds a value against a parameter and makes it canonical: durations become seconds, numbers
+/// take the parameter's kind. `site` is where the value was written, if it was in a file.
+///
+/// # Errors
+/// `wrong-type`, `out-of-bounds`, `not-one-of`, `bad-duration` or `pattern-mismatch`; each names
+/// the parameter, what was expected and what was found.
+pub fn check(
+    name: &str,
+    param: &Param,
+    value: &Value,
+    site: Option<&Site>,
+) -> Result<Value, Diagnostic> {
+    check_type(name, &param.ty, param.unit.as_deref(), value).map_err(|mut diagnostic| {
+        if let Some(site) = site {
+            diagnostic.sites.insert(0, (site.clone(), String::new()));
+            diagnostic = diagnostic.at(param.site.clone(), "the parameter is defined here");
+        }
+        if !param.doc.is_empty() {
+            diagnostic = diagnostic.hint(format!("`{name}`: {}", param.doc));
+        }
+        diagnostic
+    })
+}
+
+/// A value as the command line gives it: read as the parameter's type wants it, then checked.
+///
+/// # Errors
+/// As for [`check`].
+pub fn from_text(name: &str, param: &Param, text: &str) -> Result<Value, Diagnostic> {
+    let value = match &param.ty {
+        ParamType::Str { .. } | ParamType::Enum { .. } => Value::Str(text.to_owned()),
+        _ => toml_value(text).unwrap_or_else(|| Value::Str(text.to_owned())),
+    };
+    check(name, param, &value, None)
+}
+
+/// `[1, 2]`, `{ a = 1 }`, `3`, `true` as TOML writes them.
+fn toml_value(text: &str) -> Option<Value> {
+    let (doc, diags) = Doc::parse("", &format!("v = {text}"));
+    let [entry] = doc.table().entries() else {
+        return None;
+    };
+    let mut wrong = Vec::new();
+    let value = entry.item.to_value("", &mut wrong)?;
+    (diags.is_empty() && wrong.is_empty() && entry.key.text == "v").then_some(value)
+}
+
+fn check_type(
+    name: &str,
+    ty: &ParamType,
+    unit: Option<&str>,
+    value: &Value,
+) -> Result<Value, Diagnostic> {
+    let wrong = |expected: &str| {
+        let mut diagnostic = Diagnostic::error(
+            "wrong-type",
+            format!("`{name}` must be {expected}; found {}", describe(value)),
+        );
+        if let Value::Str(text) = value
+            && (text.parse::<f64>().is_ok() || matches!(text.as_str(), "true" | "false"))
+        {
+            diagnostic = diagnostic.hint(format!("write {text} without quotes"));
+        }
+        diagnostic
+    };
+    match ty {
+        ParamType::Int { min, max } => {
+            let whole = match value {
+                Value::Int(whole) => *whole,
+                // Exact below 2^53.
+                Value::Float(real) if real.fract() == 0.0 && real.abs() <= 9.0e15 => *real as i64,
+                _ => return Err(wrong("an integer")),
+            };
+            let low = min.is_some_and(|min| whole < min);
+            if low || max.is_some_and(|max| whole > max) {
+                return Err(outside(name, min.as_ref(), max.as_ref(), unit, &whole));
+            }
+            Ok(Value::Int(whole))
+        }
+        ParamType::Float { min, max } => {
+            let real = match value {
+                Value::Int(whole) => *whole as f64,
+                Value::Float(real) if real.is_finite() => *real,
+                _ => return Err(wrong("a number")),
+            };
+            let low = min.is_some_and(|min| real < min);
+            if low || max.is_some_and(|max| real > max) {
+                return Err(outside(name, min.as_ref(), max.as_ref(), unit, &real));
+            }
+            // -0.0 and 0.0 are equal, so they are one value.
+            Ok(Value::Float(if real == 0.0 { 0.0 } else { real }))
+        }
+        ParamType::Bool => match value {
+            Value::Bool(_) => Ok(value.clone()),
+            _ => Err(wrong("true or false")),
+        },
+        ParamType::Str { pattern } => {
+            let Value::Str(text) = value else {
+                return Err(match value {
+                    Value::Int(_) | Value::Float(_) | Value::Bool(_) => {
+                        wrong("a string").hint("put it in quotes")
+                    }
+                    _ => wrong("a string"),
+                });
+            };
+            no_nul(name, text)?;
+            if let Some(pattern) = pattern
+                && !whole_match(pattern)?.is_match(text)
+            {
+                return Err(Diagnostic::error(
+                    "pattern-mismatch",
+                    format!("`{name}` must match `{pattern}`; found {text:?}"),
+                ));
+            }
+            Ok(value.clone())
+        }
+        ParamType::Enum { of } => match value {
+            Value::Str(text) if of.contains(text) => Ok(value.clone()),
+            _ => {
+                let found = match value {
+                    Value::Str(text) => format!("`{text}`"),
+                    other => describe(other),
+                };
+                let diagnostic = Diagnostic::error(
+                    "not-one-of",
+                    format!("`{name}` must be one of {}; found {found}", of.join(", ")),
+                );
+                let word = found.trim_matches('`');
+                Err(near_hint(diagnostic, word, of.iter().map(String::as_str)))
+            }
+        },
+        ParamType::Duration => {
+            let hint =
+                "write a duration such as \"90s\", \"15m\" or \"1h30m\", or a number of seconds";
+            let seconds = match value {
+                Value::Int(whole) => *whole as f64,
+                Value::Float(real) => *real,
+                Value::Str(text) => parse_duration(text).ok_or_else(|| {
+                    Diagnostic::error(
+                        "bad-duration",
+                        format!("`{name}` must be a duration; found `{text}`"),
+                    )
+                    .hint(hint)
+                })?,
+                _ => return Err(wrong("a duration").hint(hint)),
+            };
+            if !seconds.is_finite() || seconds < 0.0 {
+                return Err(Diagnostic::error(
+                    "out-of-bounds",
+                    format!("`{name}` must be a duration of 0 or more; found {seconds} seconds"),
+                ));
+            }
+            Ok(Value::Float(seconds))
+        }
+        ParamType::List(of) => match value {
+            Value::List(items) => items
+                .iter()
+                .enumerate()
+                .map(|(at, item)| check_type(&format!("{name}[{at}]"), of, unit, item))
+                .collect::<Result<_, _>>()
+                .map(Value::List),
+            _ => Err(wrong("a list")),
+        },
+        ParamType::Table => match value {
+            Value::Map(_) => Ok(value.clone()),
+            _ => Err(wrong("a table")),
+        },
+    }
+}
+
+fn no_nul(name: &str, text: &str) -> Result<(), Diagnostic> {
+    if text.contains('\0') {
+        let message = format!("`{name}` holds a NUL character, which no program can be given");
+        return Err(Diagnostic::error("wrong-type", message));
+    }
+    Ok(())
+}
+
+fn outside<T: std::fmt::Display>(
+    name: &str,
+    min: Option<&T>,
+    max: Option<&T>,
+    unit: Option<&str>,
+    found: &T,
+) -> Diagnostic {
+    let bounds = match (min, max) {
+        (Some(min), Some(max)) => format!("from {min} to {max}"),
+        (Some(min), None) => format!("at least {min}"),
+        (None, Some(max)) => format!("at most {max}"),
+        (None, None) => "finite".to_owned(),
+    };
+    let unit = unit.map_or_else(String::new, |unit| format!(" {unit}"));
+    Diagnostic::error(
+        "out-of-bounds",
+        format!("`{name}` must be {bounds}{unit}; found {found}"),
+    )
+}
+
+/// A type for people: `int from 1`, `one of efa, tcp`, `list of int`.
+pub fn type_text(ty: &ParamType) -> String {
+    fn bounds<T: std::fmt::Display>(min: Option<&T>, max: Option<&T>) -> String {
+        let min = min.map_or_else(String::new, |min| format!(" from {min}"));
+        let max = max.map_or_else(String::new, |max| format!(" to {max}"));
+        min + &max
+    }
+    match ty {
+        ParamType::Int { min, max } => format!("int{}", bounds(min.as_ref(), max.as_ref())),
+        ParamType::Float { min, max } => format!("float{}", bounds(min.as_ref(), max.as_ref())),
+        ParamType::Bool => "bool".to_owned(),
+        ParamType::Str { pattern: None } => "str".to_owned(),
+        ParamType::Str {
+            pattern: Some(pattern),
+        } => format!("str matching `{pattern}`"),
+        ParamType::Enum { of } => format!("one of {}", of.join(", ")),
+        ParamType::Duration => "duration".to_owned(),
+        ParamType::List(of) => format!("list of {}", type_text(of)),
+        ParamType::Table => "table".to_owned(),
+    }
+}
+
+/// A canonical value for people: durations with their units, texts as they are.
+pub fn value_text(ty: &ParamType, value: &Value) -> String {
+    match (ty, value) {
+        (ParamType::Duration, Value::Float(seconds)) => format_duration(*seconds),
+        (_, Value::Str(text)) => text.clone(),
+        (_, Value::Float(real)) => format!("{real}"),
+        (ParamType::List(of), Value::List(items)) => {
+            let items: Vec<_> = items.iter().map(|item| value_text(of, item)).collect();
+            format!("[{}]", items.join(", "))
+        }
+        (_, value) => serde_json::to_string(value).unwrap_or_default(),
+    }
+}

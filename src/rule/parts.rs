@@ -1,0 +1,558 @@
+//! Readers of a rule's parts, one function a section of the file. Each takes what can be
+//! understood and adds a finding for what cannot; whether the parts fit together is `check`'s
+//! question.
+
+use std::collections::BTreeMap;
+
+use super::draft::{Draft, Ref, Target};
+use super::model::{
+    FailureDef, MetricDef, OutputDef, ProbeDef, ReadyDef, Require, Role, SampleDef, ServiceDef,
+    StepDef,
+};
+use super::params::{not_one_of, regex};
+use crate::error::Diagnostic;
+use crate::source::{Item, ItemValue, Table, Text, parse_duration};
+
+/// Seconds a process may take to become ready when the file does not say.
+const READY_WITHIN_S: f64 = 60.0;
+/// Seconds between the polite and the hard end of a service when the file does not say.
+const STOP_GRACE_S: f64 = 10.0;
+
+/// Refuses names that templates could not mention.
+pub(super) fn check_identifier(name: &Text, what: &str, diags: &mut Vec<Diagnostic>) -> bool {
+    let text = name.text.as_str();
+    let first = |c: char| c.is_ascii_alphabetic() || c == '_';
+    let fits = text.starts_with(first)
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && text.len() <= 100;
+    if !fits {
+        diags.push(
+            Diagnostic::error("bad-name", format!("`{text}` cannot be the name of {what}"))
+                .at(name.site.clone(), "")
+                .hint("names are letters, digits and `_`, and start with a letter"),
+        );
+    }
+    fits
+}
+
+/// A table of texts: `let` or `env`.
+pub(super) fn texts(
+    table: Table<'_>,
+    what: &str,
+    diags: &mut Vec<Diagnostic>,
+) -> BTreeMap<String, Text> {
+    let mut texts = BTreeMap::new();
+    for entry in table.entries() {
+        let name = &entry.key;
+        if !check_identifier(name, what, diags) {
+            continue;
+        }
+        let text = match &entry.item.value {
+            // `let.n = 3`, `env.DEBUG = 1`: what is meant is plain.
+            ItemValue::Int(value) => Some(Text {
+                text: value.to_string(),
+                site: entry.item.site.clone(),
+            }),
+            ItemValue::Bool(value) if what == "a variable" => Some(Text {
+                text: value.to_string(),
+                site: entry.item.site.clone(),
+            }),
+            _ => entry.item.as_text(&format!("`{}`", name.text), diags),
+        };
+        if let Some(text) = text {
+            texts.insert(name.text.clone(), text);
+        }
+    }
+    texts
+}
+
+/// `require = [{ that = …, why = … }]`.
+pub(super) fn require(table: &mut Table<'_>, diags: &mut Vec<Diagnostic>) -> Vec<Require> {
+    let mut all = Vec::new();
+    for entry in table.tables("require", diags) {
+        let mut entry = entry.named("a requirement");
+        let that = entry.req_str("that", diags);
+        let why = entry.req_str("why", diags);
+        entry.remaining(diags, "in a requirement");
+        if let (Some(that), Some(why)) = (that, why) {
+            all.push(Require {
+                that,
+                why: why.text,
+            });
+        }
+    }
+    all
+}
+
+/// `roles = { NAME = { gpus = …, exclusive = … } }`.
+pub(super) fn roles(table: Table<'_>, diags: &mut Vec<Diagnostic>) -> BTreeMap<String, Role> {
+    let mut roles = BTreeMap::new();
+    for entry in table.entries() {
+        if !check_identifier(&entry.key, "a role", diags) {
+            continue;
+        }
+        let what = format!("role `{}`", entry.key.text);
+        let Some(role) = entry.item.as_table(&what, diags) else {
+            continue;
+        };
+        let mut role = role.named(what);
+        let gpus = role
+            .item("gpus")
+            .and_then(|item| number_or_expr(item, "`gpus`", diags));
+        let exclusive = role.opt_bool("exclusive", diags).is_none_or(|s| s.value);
+        role.remaining(diags, "of a role");
+        roles.insert(
+            entry.key.text.clone(),
+            Role {
+                gpus,
+                exclusive,
+                site: entry.key.site.clone(),
+            },
+        );
+    }
+    roles
+}
+
+/// A whole number or an expression, as the text of an expression.
+fn number_or_expr(item: &Item, what: &str, diags: &mut Vec<Diagnostic>) -> Option<Text> {
+    match item.value {
+        ItemValue::Int(value) if value >= 0 => Some(Text {
+            text: value.to_string(),
+            site: item.site.clone(),
+        }),
+        ItemValue::Str(_) => item.as_text(what, diags),
+        _ => {
+            diags.push(item.wrong_type(what, "a whole number from 0 or an expression"));
+            None
+        }
+    }
+}
+
+/// A duration, or an expression in seconds, as the text of an expression.
+fn seconds_or_expr(item: &Item, what: &str, diags: &mut Vec<Diagnostic>) -> Option<Text> {
+    match &item.value {
+        ItemValue::Str(text) if parse_duration(text).is_none() => item.as_text(what, diags),
+        _ => item.as_duration(what, diags).map(|seconds| Text {
+            text: seconds.value.to_string(),
+            site: seconds.site,
+        }),
+    }
+}
+
+/// Preferred port numbers by name.
+fn ports(table: &mut Table<'_>, diags: &mut Vec<Diagnostic>) -> BTreeMap<String, u16> {
+    let mut ports = BTreeMap::new();
+    let Some(table) = table.opt_table("ports", diags) else {
+        return ports;
+    };
+    for entry in table.entries() {
+        if !check_identifier(&entry.key, "a port", diags) {
+            continue;
+        }
+        let what = format!("port `{}`", entry.key.text);
+        let Some(number) = entry.item.as_int(&what, diags) else {
+            continue;
+        };
+        match u16::try_from(number.value) {
+            Ok(port) if port > 0 => {
+                ports.insert(entry.key.text.clone(), port);
+            }
+            _ => diags.push(
+                Diagnostic::error(
+                    "out-of-bounds",
+                    format!("{what} must be from 1 to 65535; found {}", number.value),
+                )
+                .at(number.site, ""),
+            ),
+        }
+    }
+    ports
+}
+
+fn regexes(texts: Vec<Text>, diags: &mut Vec<Diagnostic>) -> Vec<Text> {
+    for text in &texts {
+        check_regex(text, diags);
+    }
+    texts
+}
+
+fn check_regex(text: &Text, diags: &mut Vec<Diagnostic>) {
+    if let Err(diagnostic) = regex(&text.text) {
+        diags.push(diagnostic.at(text.site.clone(), ""));
+    }
+}
+
+/// `ready = { http = …, within = …, fail_on_log = […] }`.
+fn ready(table: Table<'_>, diags: &mut Vec<Diagnostic>) -> Option<ReadyDef> {
+    const SIGNS: &[&str] = &["http", "tcp", "file", "log", "alive"];
+    let mut table = table.named("`ready`");
+    let site = table.site().clone();
+    let mut probes = Vec::new();
+    probes.extend(table.opt_str("http", diags).map(ProbeDef::Http));
+    probes.extend(table.opt_str("tcp", diags).map(ProbeDef::Tcp));
+    probes.extend(table.opt_str("file", diags).map(ProbeDef::File));
+    if let Some(log) = table.opt_str("log", diags) {
+        check_regex(&log, diags);
+        probes.push(ProbeDef::Log(log));
+    }
+    if let Some(alive) = table.opt_bool("alive", diags) {
+        if alive.value {
+            probes.push(ProbeDef::Alive);
+        } else {
+            let message = "`alive` is a sign of readiness and can only be true";
+            diags.push(Diagnostic::error("wrong-type", message).at(alive.site, ""));
+            return None;
+        }
+    }
+    let within_s = table
+        .opt_duration("within", diags)
+        .map_or(READY_WITHIN_S, |s| s.value);
+    let fail_on_log = regexes(table.str_list("fail_on_log", diags), diags);
+    table.remaining(diags, "in `ready`");
+    if probes.len() == 1 {
+        return probes.pop().map(|probe| ReadyDef {
+            probe,
+            within_s,
+            fail_on_log,
+        });
+    }
+    // A sign of the wrong type has its finding already.
+    let written = SIGNS.iter().filter(|sign| table.has(sign)).count();
+    if written != 1 {
+        diags.push(
+            Diagnostic::error(
+                "missing-key",
+                format!(
+                    "`ready` needs exactly one of {}; found {written}",
+                    SIGNS.join(", ")
+                ),
+            )
+            .at(site, ""),
+        );
+    }
+    None
+}
+
+/// `[[RULE.service]]`.
+pub(super) fn service(
+    table: Table<'_>,
+    draft: &mut Draft,
+    diags: &mut Vec<Diagnostic>,
+) -> Option<ServiceDef> {
+    let mut table = table.named("a service");
+    let name = table.req_str("name", diags);
+    if let Some(name) = &name {
+        check_identifier(name, "a service", diags);
+        table = table.named(format!("service `{}`", name.text));
+    }
+    let role = table.req_str("role", diags);
+    let run = table.req_str("run", diags);
+    let env = (table.opt_table("env", diags)).map_or_else(BTreeMap::new, |env| {
+        texts(env, "an environment variable", diags)
+    });
+    let ports = ports(&mut table, diags);
+    let after = table.str_list("after", diags);
+    let ready = match table.req("ready", diags) {
+        Some(item) => item
+            .as_table("`ready`", diags)
+            .and_then(|t| ready(t, diags)),
+        None => None,
+    };
+    let stop_grace_s = table
+        .opt_duration("stop_grace", diags)
+        .map_or(STOP_GRACE_S, |s| s.value);
+    table.remaining(diags, "in a service");
+    draft
+        .refs
+        .extend(role.clone().map(|role| Ref::new(Target::Role, role)));
+    draft.refs.extend(
+        after
+            .iter()
+            .map(|after| Ref::new(Target::Service, after.clone())),
+    );
+    let name = name?;
+    draft.name_site(&name);
+    Some(ServiceDef {
+        name: name.text,
+        role: role?.text,
+        run: run?,
+        env,
+        ports,
+        after: after.into_iter().map(|text| text.text).collect(),
+        ready: ready?,
+        stop_grace_s,
+        site: table.site().clone(),
+    })
+}
+
+/// `[[RULE.step]]`.
+pub(super) fn step(
+    table: Table<'_>,
+    draft: &mut Draft,
+    diags: &mut Vec<Diagnostic>,
+) -> Option<StepDef> {
+    let mut table = table.named("a step");
+    let name = table.req_str("name", diags);
+    if let Some(name) = &name {
+        check_identifier(name, "a step", diags);
+        table = table.named(format!("step `{}`", name.text));
+    }
+    let role = table.opt_str("role", diags);
+    let run = table.req_str("run", diags);
+    let env = (table.opt_table("env", diags)).map_or_else(BTreeMap::new, |env| {
+        texts(env, "an environment variable", diags)
+    });
+    let timeout =
+        (table.req("timeout", diags)).and_then(|item| seconds_or_expr(item, "`timeout`", diags));
+    let gang = table.opt_str("gang", diags);
+    let after = table.str_list("after", diags);
+    let ready = (table.opt_table("ready", diags)).and_then(|table| ready(table, diags));
+    let ports = ports(&mut table, diags);
+    table.remaining(diags, "in a step");
+    draft
+        .refs
+        .extend(role.clone().map(|role| Ref::new(Target::Role, role)));
+    for text in &after {
+        let target = Target::Member(gang.as_ref().map(|gang| gang.text.clone()));
+        draft.refs.push(Ref::new(target, text.clone()));
+    }
+    let name = name?;
+    draft.name_site(&name);
+    Some(StepDef {
+        name: name.text,
+        role: role.map(|text| text.text),
+        run: run?,
+        env,
+        timeout: timeout?,
+        gang: gang.map(|text| text.text),
+        after: after.into_iter().map(|text| text.text).collect(),
+        ready,
+        ports,
+        site: table.site().clone(),
+    })
+}
+
+/// `[RULE.output]`.
+pub(super) fn outputs(
+    table: Table<'_>,
+    draft: &mut Draft,
+    diags: &mut Vec<Diagnostic>,
+) -> BTreeMap<String, OutputDef> {
+    let mut outputs = BTreeMap::new();
+    for entry in table.entries() {
+        let what = format!("output `{}`", entry.key.text);
+        let Some(table) = entry.item.as_table(&what, diags) else {
+            continue;
+        };
+        let mut table = table.named(what);
+        let path = table.req_str("path", diags);
+        let role = table.opt_str("role", diags);
+        let schema = table.opt_str("schema", diags);
+        table.remaining(diags, "of an output");
+        draft
+            .refs
+            .extend(role.clone().map(|role| Ref::new(Target::Role, role)));
+        if !check_identifier(&entry.key, "an output", diags) {
+            continue;
+        }
+        let Some(path) = path else { continue };
+        let safe = |part: &str| crate::label::is_valid_name(part) && part != "..";
+        if !path.text.split('/').all(safe) {
+            diags.push(
+                Diagnostic::error(
+                    "bad-path",
+                    format!("`{}` cannot be the path of an output", path.text),
+                )
+                .at(path.site, "")
+                .hint("it is a path inside the node's own folder: names joined by `/`, as in `result.json`"),
+            );
+            continue;
+        }
+        outputs.insert(
+            entry.key.text.clone(),
+            OutputDef {
+                path: path.text,
+                role: role.map(|text| text.text),
+                schema: schema.map(|text| text.text),
+                site: entry.key.site.clone(),
+            },
+        );
+    }
+    outputs
+}
+
+/// Whether a text is a JSON pointer (RFC 6901) in which `*` may run over arrays.
+fn check_pointer(at: &Text, stars: bool, diags: &mut Vec<Diagnostic>) -> bool {
+    let text = at.text.as_str();
+    let mut escapes = text.match_indices('~').map(|(i, _)| &text[i + 1..]);
+    let has_star = text.split('/').any(|part| part == "*");
+    let (wrong, hint) = if !text.starts_with('/') {
+        ("it must start with `/`", "write it as in `/ttft_ms/p50`")
+    } else if !escapes.all(|rest| rest.starts_with(['0', '1'])) {
+        (
+            "`~` must be followed by 0 or 1",
+            "write `~0` for `~` and `~1` for `/`",
+        )
+    } else if has_star && !stars {
+        (
+            "a metric is one number, and `*` runs over many",
+            "series belong into `sample`",
+        )
+    } else if stars && !has_star {
+        (
+            "a sample is a series, and no `*` runs over an array",
+            "single numbers belong into `metric`",
+        )
+    } else {
+        return true;
+    };
+    diags.push(
+        Diagnostic::error("bad-pointer", format!("`{text}` does not fit: {wrong}"))
+            .at(at.site.clone(), "")
+            .hint(hint),
+    );
+    false
+}
+
+/// `[RULE.metric]`.
+pub(super) fn metrics(
+    table: Table<'_>,
+    draft: &mut Draft,
+    diags: &mut Vec<Diagnostic>,
+) -> BTreeMap<String, MetricDef> {
+    let mut metrics = BTreeMap::new();
+    for entry in table.entries() {
+        let what = format!("metric `{}`", entry.key.text);
+        let Some(table) = entry.item.as_table(&what, diags) else {
+            continue;
+        };
+        let mut table = table.named(what);
+        let from = table.req_str("from", diags);
+        let at = table.req_str("at", diags);
+        let unit = table
+            .opt_str("unit", diags)
+            .map_or_else(String::new, |text| text.text);
+        let better = table.opt_str("better", diags);
+        let optional = table.opt_bool("optional", diags).is_some_and(|s| s.value);
+        table.remaining(diags, "of a metric");
+        draft
+            .refs
+            .extend(from.clone().map(|from| Ref::new(Target::Document, from)));
+        let lower_is_better = better.and_then(|text| match text.text.as_str() {
+            "lower" => Some(true),
+            "higher" => Some(false),
+            other => {
+                diags.push(not_one_of(
+                    "`better`",
+                    other,
+                    &["lower", "higher"],
+                    &text.site,
+                ));
+                None
+            }
+        });
+        let (Some(from), Some(at)) = (from, at) else {
+            continue;
+        };
+        if check_identifier(&entry.key, "a metric", diags) && check_pointer(&at, false, diags) {
+            metrics.insert(
+                entry.key.text.clone(),
+                MetricDef {
+                    from: from.text,
+                    at: at.text,
+                    unit,
+                    lower_is_better,
+                    optional,
+                    site: entry.key.site.clone(),
+                },
+            );
+        }
+    }
+    metrics
+}
+
+/// `[RULE.sample]`.
+pub(super) fn samples(
+    table: Table<'_>,
+    draft: &mut Draft,
+    diags: &mut Vec<Diagnostic>,
+) -> BTreeMap<String, SampleDef> {
+    let mut samples = BTreeMap::new();
+    for entry in table.entries() {
+        let what = format!("sample `{}`", entry.key.text);
+        let Some(table) = entry.item.as_table(&what, diags) else {
+            continue;
+        };
+        let mut table = table.named(what);
+        let from = table.req_str("from", diags);
+        let at = table.req_str("at", diags);
+        let unit = table
+            .opt_str("unit", diags)
+            .map_or_else(String::new, |text| text.text);
+        table.remaining(diags, "of a sample");
+        draft
+            .refs
+            .extend(from.clone().map(|from| Ref::new(Target::Document, from)));
+        let (Some(from), Some(at)) = (from, at) else {
+            continue;
+        };
+        if check_identifier(&entry.key, "a sample", diags) && check_pointer(&at, true, diags) {
+            samples.insert(
+                entry.key.text.clone(),
+                SampleDef {
+                    from: from.text,
+                    at: at.text,
+                    unit,
+                    site: entry.key.site.clone(),
+                },
+            );
+        }
+    }
+    samples
+}
+
+/// `failure = [{ class = …, log = …, exit_code = … }]`.
+pub(super) fn failures(table: &mut Table<'_>, diags: &mut Vec<Diagnostic>) -> Vec<FailureDef> {
+    let mut failures = Vec::new();
+    for entry in table.tables("failure", diags) {
+        let mut entry = entry.named("a failure class");
+        let class = entry.req_str("class", diags);
+        let log = entry.opt_str("log", diags);
+        let exit_code = entry.opt_int("exit_code", diags);
+        entry.remaining(diags, "of a failure class");
+        if let Some(log) = &log {
+            check_regex(log, diags);
+        }
+        if !entry.has("log") && !entry.has("exit_code") {
+            diags.push(
+                Diagnostic::error(
+                    "missing-key",
+                    "a failure class needs `log` or `exit_code` to be told by",
+                )
+                .at(entry.site().clone(), ""),
+            );
+        }
+        let exit_code = exit_code.and_then(|code| match u8::try_from(code.value) {
+            Ok(small) => Some(i32::from(small)),
+            Err(_) => {
+                diags.push(
+                    Diagnostic::error(
+                        "out-of-bounds",
+                        format!("`exit_code` must be from 0 to 255; found {}", code.value),
+                    )
+                    .at(code.site, ""),
+                );
+                None
+            }
+        });
+        let Some(class) = class else { continue };
+        if check_identifier(&class, "a failure class", diags) {
+            failures.push(FailureDef {
+                class: class.text,
+                log,
+                exit_code,
+            });
+        }
+    }
+    failures
+}

@@ -1,0 +1,120 @@
+//! Reading of TOML files with a place for everything. A [`Doc`] holds a whole file as a tree in
+//! which every key and every value knows the bytes it came from and keys stand in file order; any
+//! text at all makes a `Doc` and a list of findings, never a panic.
+
+mod duration;
+mod table;
+mod text;
+mod tree;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Diagnostic, Error, Result, Site, SourceFile};
+
+pub use duration::{format_duration, parse_duration};
+pub use table::Table;
+pub use text::{Spanned, Text};
+pub use tree::{Entry, Item, ItemValue};
+
+/// Largest file that is read: plans and rules are written by people.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// A TOML file as a tree with places.
+#[derive(Debug, Clone)]
+pub struct Doc {
+    file: Arc<SourceFile>,
+    root: Vec<Entry>,
+}
+
+impl Doc {
+    /// Reads and parses a file; `name` is how messages call it. The findings are syntax errors;
+    /// with any of them the tree is only what could be made out.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(path: &Path, name: &str) -> Result<(Self, Vec<Diagnostic>)> {
+        let read = |cause| {
+            Error::io("read", path, &cause).hint("check that the file exists and may be read")
+        };
+        let size = std::fs::metadata(path).map_err(read)?.len();
+        if size > MAX_FILE_BYTES {
+            let diagnostic = Diagnostic::error(
+                "file-too-large",
+                format!("`{name}` has {size} bytes; at most {MAX_FILE_BYTES} are read"),
+            );
+            return Ok((Self::empty(name, String::new()), vec![diagnostic]));
+        }
+        let bytes = std::fs::read(path).map_err(read)?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Self::parse(name, &text)),
+            Err(error) => {
+                let valid = error.utf8_error().valid_up_to();
+                let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+                let doc = Self::empty(name, text);
+                // The lossy text is the same up to the first wrong byte.
+                let site = doc.site(valid..valid);
+                let diagnostic = Diagnostic::error("not-utf8", format!("`{name}` is not UTF-8"))
+                    .at(site, "the first byte that is not")
+                    .hint("save the file as UTF-8");
+                Ok((doc, vec![diagnostic]))
+            }
+        }
+    }
+
+    /// Parses a text; `name` is how messages call the file. A byte order mark is dropped.
+    pub fn parse(name: &str, text: &str) -> (Self, Vec<Diagnostic>) {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut doc = Self::empty(name, text.to_owned());
+        let (table, errors) = toml::de::DeTable::parse_recoverable(&doc.file.text);
+        let mut diagnostics = Vec::new();
+        for error in &errors {
+            let message = error.message().trim_end();
+            let mut diagnostic = Diagnostic::error("syntax", format!("not valid TOML: {message}"));
+            if let Some(range) = error.span() {
+                diagnostic = diagnostic.at(doc.site(range), "");
+            }
+            if message.contains("duplicate key") {
+                diagnostic = diagnostic
+                    .hint("a key or table can be written once; give one of them another name");
+            }
+            if !diagnostics.contains(&diagnostic) {
+                diagnostics.push(diagnostic);
+            }
+        }
+        let root = tree::entries(&doc.file, table.get_ref(), &mut diagnostics);
+        doc.root = root;
+        (doc, diagnostics)
+    }
+
+    fn empty(name: &str, text: String) -> Self {
+        let file = Arc::new(SourceFile {
+            name: name.to_owned(),
+            text,
+        });
+        Self {
+            file,
+            root: Vec::new(),
+        }
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Arc<SourceFile> {
+        &self.file
+    }
+
+    /// A cursor over the top level. Its place is the start of the file.
+    pub fn table(&self) -> Table<'_> {
+        Table::new("the file", &self.root, self.site(0..0))
+    }
+
+    fn site(&self, range: std::ops::Range<usize>) -> Site {
+        Site {
+            file: self.file.clone(),
+            range,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
