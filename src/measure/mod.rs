@@ -2,5 +2,7 @@
 
 pub(crate) mod http;
 pub mod load;
+pub mod proxy;
+pub mod server;
 pub mod sim;
 pub(crate) mod words;
