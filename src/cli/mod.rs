@@ -1,6 +1,8 @@
 //! One file a command: typed arguments become a request, the engine answers, and only this room prints or knows a terminal.
 
+pub mod measure;
 pub mod parse;
+pub mod proxy;
 
 use std::process::ExitCode;
 

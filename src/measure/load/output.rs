@@ -1,0 +1,220 @@
+//! The result file, schema `load-v1`. Every statistic is over successful measured requests only;
+//! every attempted request stands in the file with its error if it had one, and a file is either
+//! complete or absent.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::decode::Sample;
+use super::drive::Phase;
+use super::prompt::Counting;
+use super::stats::Summary;
+use super::{Settings, VERSION};
+use crate::error::{Error, Kind, Result};
+
+/// How far from the wanted prompt length a request may be before it is counted as off.
+pub const PROMPT_TOLERANCE: f64 = 0.02;
+
+/// The whole result.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    schema: &'static str,
+    instrument: Instrument,
+    settings: Settings,
+    calibration: Calibration,
+    counts: Counts,
+    prompt_tokens_off: usize,
+    prompt_tokens_unknown: usize,
+    ttft_ms: Summary,
+    tpot_ms: Summary,
+    itl_ms: Summary,
+    e2e_ms: Summary,
+    connect_ms: Summary,
+    throughput: Throughput,
+    tokens: Tokens,
+    errors: BTreeMap<String, usize>,
+    warmup_errors: BTreeMap<String, usize>,
+    requests: Vec<Sample>,
+    warmup: Vec<Sample>,
+}
+
+#[derive(Debug, Serialize)]
+struct Instrument {
+    name: &'static str,
+    version: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Calibration {
+    method: Counting,
+}
+
+#[derive(Debug, Serialize)]
+struct Counts {
+    attempted: usize,
+    ok: usize,
+    failed: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Throughput {
+    output_tokens_per_s: Option<f64>,
+    requests_per_s: Option<f64>,
+    window_s: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Tokens {
+    prompt_total: u64,
+    output_total: u64,
+}
+
+impl Report {
+    pub(super) fn new(
+        settings: &Settings,
+        method: Counting,
+        warmup: Phase,
+        measured: Phase,
+    ) -> Self {
+        let requests = measured.samples;
+        let good: Vec<&Sample> = requests.iter().filter(|s| s.ok()).collect();
+        let times = |of: fn(&Sample) -> Option<f64>| {
+            Summary::of(good.iter().filter_map(|s| of(s)).collect())
+        };
+        let gaps = good.iter().filter_map(|s| s.itl_ms.as_ref()).flatten();
+        let want = f64::from(settings.prompt_tokens);
+        let is_off = |n: u64| (n as f64 - want).abs() > PROMPT_TOLERANCE * want;
+        let lengths = good.iter().map(|s| s.prompt_tokens);
+        let output_total: u64 = good.iter().filter_map(|s| s.output_tokens).sum();
+        let window_s = measured.end.saturating_sub(measured.start) as f64 / 1e9;
+        let per_s = |n: f64| (window_s > 0.0).then(|| n / window_s);
+        Self {
+            schema: "load-v1",
+            instrument: Instrument {
+                name: "doe-openai",
+                version: VERSION,
+            },
+            settings: settings.clone(),
+            calibration: Calibration { method },
+            counts: Counts {
+                attempted: requests.len(),
+                ok: good.len(),
+                failed: requests.len() - good.len(),
+            },
+            prompt_tokens_off: lengths.clone().flatten().filter(|n| is_off(*n)).count(),
+            prompt_tokens_unknown: lengths.filter(Option::is_none).count(),
+            ttft_ms: times(|s| s.ttft_ms),
+            tpot_ms: times(|s| s.tpot_ms),
+            itl_ms: Summary::of(gaps.copied().collect()),
+            e2e_ms: times(|s| s.e2e_ms),
+            connect_ms: times(|s| Some(s.connect_ms)),
+            throughput: Throughput {
+                output_tokens_per_s: per_s(output_total as f64),
+                requests_per_s: per_s(good.len() as f64),
+                window_s,
+            },
+            tokens: Tokens {
+                prompt_total: good.iter().filter_map(|s| s.prompt_tokens).sum(),
+                output_total,
+            },
+            errors: errors(&requests),
+            warmup_errors: errors(&warmup.samples),
+            requests,
+            warmup: warmup.samples,
+        }
+    }
+
+    /// Requests that were attempted and that succeeded, warm-up not counted.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.counts.attempted, self.counts.ok)
+    }
+
+    /// One line for people: successes, median times, throughput.
+    pub fn line(&self) -> String {
+        let show = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.2}"));
+        let (ttft, itl, e2e) = (&self.ttft_ms, &self.itl_ms, &self.e2e_ms);
+        format!(
+            "{}/{} ok, TTFT p50 {} ms, ITL p50 {} ms, E2E p50 {} ms, {} output tokens/s",
+            self.counts.ok,
+            self.counts.attempted,
+            show(ttft.p50()),
+            show(itl.p50()),
+            show(e2e.p50()),
+            show(self.throughput.output_tokens_per_s),
+        )
+    }
+
+    /// Whether there is anything to report: one success is enough, none is a failed measurement.
+    ///
+    /// # Errors
+    /// Node failed, with the errors counted and the first one told.
+    pub fn verdict(&self) -> Result<()> {
+        if self.counts.ok > 0 {
+            return Ok(());
+        }
+        let kinds = self.errors.iter().map(|(kind, n)| format!("{kind} x {n}"));
+        let first = self.requests.iter().find_map(|s| s.error.as_ref());
+        Err(Error::new(
+            Kind::NodeFailed,
+            "no-successful-request",
+            format!(
+                "none of {} requests succeeded: {}",
+                self.counts.attempted,
+                kinds.collect::<Vec<_>>().join(", ")
+            ),
+        )
+        .cause(first.map_or("", |f| &f.message))
+        .hint("the result file holds every request with its error"))
+    }
+
+    /// Writes the result to a file, whole or not at all.
+    ///
+    /// # Errors
+    /// Infra, when the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_json(path, self)
+    }
+}
+
+fn errors(samples: &[Sample]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for failure in samples.iter().filter_map(|s| s.error.as_ref()) {
+        *counts.entry(failure.kind.clone()).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// Writes a value as one line of JSON, whole or not at all: a temporary file beside the target,
+/// synced, then renamed.
+///
+/// # Errors
+/// Infra, when the file cannot be written.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let name = path.file_name().ok_or_else(|| {
+        let message = format!("`{}` does not name a file", path.display());
+        Error::new(Kind::Usage, "bad-path", message)
+    })?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(temporary);
+    let fail = |what: &'static str| move |e: std::io::Error| Error::io(what, path, &e);
+    let outcome = (|| {
+        let file = std::fs::File::create(&temporary).map_err(fail("create"))?;
+        let mut out = std::io::BufWriter::new(file);
+        serde_json::to_writer(&mut out, value).map_err(|e| fail("write")(e.into()))?;
+        out.write_all(b"\n").map_err(fail("write"))?;
+        let file = out
+            .into_inner()
+            .map_err(|e| fail("write")(e.into_error()))?;
+        file.sync_all().map_err(fail("sync"))?;
+        std::fs::rename(&temporary, path).map_err(fail("rename a new version onto"))
+    })();
+    if outcome.is_err() {
+        let _ = std::fs::remove_file(&temporary); // it may not even exist
+    }
+    outcome
+}
