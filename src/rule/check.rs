@@ -354,7 +354,10 @@ impl Check<'_> {
 
     fn ready(&mut self, ready: &ReadyDef, names: &Names, service: bool) {
         match &ready.probe {
-            ProbeDef::Http(text) | ProbeDef::Tcp(text) | ProbeDef::File(text) => {
+            ProbeDef::Http(text)
+            | ProbeDef::Tcp(text)
+            | ProbeDef::Listen(text)
+            | ProbeDef::File(text) => {
                 self.template(text, Mode::Plain, names, service);
             }
             ProbeDef::Log(_) | ProbeDef::Alive => {}

@@ -184,12 +184,13 @@ fn check_regex(text: &Text, diags: &mut Vec<Diagnostic>) {
 
 /// `ready = { http = …, within = …, fail_on_log = […] }`.
 fn ready(table: Table<'_>, diags: &mut Vec<Diagnostic>) -> Option<ReadyDef> {
-    const SIGNS: &[&str] = &["http", "tcp", "file", "log", "alive"];
+    const SIGNS: &[&str] = &["http", "tcp", "listen", "file", "log", "alive"];
     let mut table = table.named("`ready`");
     let site = table.site().clone();
     let mut probes = Vec::new();
     probes.extend(table.opt_str("http", diags).map(ProbeDef::Http));
     probes.extend(table.opt_str("tcp", diags).map(ProbeDef::Tcp));
+    probes.extend(table.opt_str("listen", diags).map(ProbeDef::Listen));
     probes.extend(table.opt_str("file", diags).map(ProbeDef::File));
     if let Some(log) = table.opt_str("log", diags) {
         check_regex(&log, diags);
