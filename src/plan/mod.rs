@@ -1,3 +1,5 @@
 //! What a user writes: schema, loading, matrix expansion, import, each value with the place it came from.
 
+pub mod expect;
 pub mod model;
+pub mod values;
