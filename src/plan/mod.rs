@@ -3,4 +3,6 @@
 pub mod expect;
 pub mod import;
 pub mod model;
+mod read;
+mod schema;
 pub mod values;

@@ -1,33 +1,71 @@
-//! The settings of one pattern: a sorted list of names, shared by all patterns of a rule, beside
-//! a list of values, each shared by all patterns it came to from the same place. The two lists
-//! have the same length and the names are in ascending order without duplicates.
+//! The settings of one pattern: a frame that all cells of a matrix share, with the rule's
+//! parameter names in ascending order and the values that do not vary, and beside it only the
+//! values that are the cell's own. Every name has a value.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use doe_cache::Value;
 
 use super::model::Setting;
 
+/// What all patterns of one frame have in common.
+#[derive(Debug)]
+struct Frame {
+    /// Parameters of the rule, sorted, without duplicates.
+    names: Arc<[Arc<str>]>,
+    /// For every name its value, or where a cell has it.
+    places: Box<[Place]>,
+    /// How many values every cell has of its own, at least.
+    own: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// Every cell has the same.
+    Shared(Arc<Setting>),
+    /// Index into the cell's own values.
+    Own(usize),
+}
+
 /// Settings by name: exactly the parameters of the pattern's rule.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    names: Arc<[Arc<str>]>,
-    values: Box<[Arc<Setting>]>,
+    frame: Arc<Frame>,
+    own: Box<[Arc<Setting>]>,
+}
+
+/// The common part of many [`Settings`].
+#[derive(Debug, Clone)]
+pub(super) struct Common(Arc<Frame>);
+
+impl Common {
+    /// `names` must be sorted, without duplicates, and as many as `places`; `None` otherwise.
+    pub(super) fn new(names: Arc<[Arc<str>]>, places: Vec<Place>) -> Option<Self> {
+        let fits = names.len() == places.len() && names.is_sorted_by(|a, b| a < b);
+        fits.then(|| {
+            let own = places.iter().map(|place| match place {
+                Place::Shared(_) => 0,
+                Place::Own(at) => at + 1,
+            });
+            Self(Arc::new(Frame {
+                names,
+                own: own.max().unwrap_or(0),
+                places: places.into_boxed_slice(),
+            }))
+        })
+    }
+
+    /// The settings of one cell; `None` when the frame expects more own values than there are.
+    pub(super) fn with(&self, own: Box<[Arc<Setting>]>) -> Option<Settings> {
+        (self.0.own <= own.len()).then(|| Settings {
+            frame: self.0.clone(),
+            own,
+        })
+    }
 }
 
 impl Settings {
-    /// Puts names and values side by side. The names must be sorted and without duplicates, and
-    /// as many as the values; otherwise they are sorted here and of two equal names the last wins.
-    pub fn new(names: Arc<[Arc<str>]>, values: Vec<Arc<Setting>>) -> Self {
-        if names.len() == values.len() && names.is_sorted_by(|a, b| a < b) {
-            return Self {
-                names,
-                values: values.into_boxed_slice(),
-            };
-        }
-        names.iter().cloned().zip(values).collect()
-    }
-
     /// The setting of this name.
     pub fn get(&self, name: &str) -> Option<&Setting> {
         self.shared(name).map(Arc::as_ref)
@@ -39,13 +77,21 @@ impl Settings {
     }
 
     /// The setting of this name as it is shared between patterns: two patterns that got it from
-    /// the same place hold the same pointer.
+    /// the same place hold the same pointer, so that work per value can be done once.
     pub fn shared(&self, name: &str) -> Option<&Arc<Setting>> {
         let at = self
+            .frame
             .names
             .binary_search_by(|other| other.as_ref().cmp(name))
             .ok()?;
-        self.values.get(at)
+        self.at(at)
+    }
+
+    fn at(&self, index: usize) -> Option<&Arc<Setting>> {
+        match self.frame.places.get(index)? {
+            Place::Shared(setting) => Some(setting),
+            Place::Own(at) => self.own.get(*at),
+        }
     }
 
     /// Whether there is a setting of this name.
@@ -55,49 +101,50 @@ impl Settings {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.values.len()
+        self.frame.names.len()
     }
 
     /// Whether the rule has no parameters.
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.frame.names.is_empty()
     }
 
     /// Names and settings in order of name.
-    pub fn iter(&self) -> Iter<'_> {
-        Iter {
-            names: self.names.iter(),
-            values: self.values.iter(),
-        }
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Setting)> {
+        Iter { of: self, next: 0 }
     }
 
     /// Names in order.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.names.iter().map(AsRef::as_ref)
+        self.frame.names.iter().map(AsRef::as_ref)
     }
 
     /// Settings in order of name.
     pub fn values(&self) -> impl ExactSizeIterator<Item = &Setting> {
-        self.values.iter().map(AsRef::as_ref)
+        self.iter().map(|(_, setting)| setting)
     }
 }
 
 /// Iterates over [`Settings`] in order of name.
 #[derive(Debug, Clone)]
 pub struct Iter<'a> {
-    names: std::slice::Iter<'a, Arc<str>>,
-    values: std::slice::Iter<'a, Arc<Setting>>,
+    of: &'a Settings,
+    next: usize,
 }
 
 impl<'a> Iterator for Iter<'a> {
     type Item = (&'a str, &'a Setting);
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some((self.names.next()?.as_ref(), self.values.next()?.as_ref()))
+        let name = self.of.frame.names.get(self.next)?;
+        let setting = self.of.at(self.next)?;
+        self.next += 1;
+        Some((name, setting))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.values.size_hint()
+        let left = self.of.len() - self.next;
+        (left, Some(left))
     }
 }
 
@@ -108,27 +155,27 @@ impl<'a> IntoIterator for &'a Settings {
     type IntoIter = Iter<'a>;
 
     fn into_iter(self) -> Iter<'a> {
-        self.iter()
-    }
-}
-
-impl<N: Into<Arc<str>>> FromIterator<(N, Arc<Setting>)> for Settings {
-    fn from_iter<I: IntoIterator<Item = (N, Arc<Setting>)>>(items: I) -> Self {
-        let sorted: std::collections::BTreeMap<Arc<str>, Arc<Setting>> =
-            items.into_iter().map(|(n, s)| (n.into(), s)).collect();
-        Self {
-            names: sorted.keys().cloned().collect(),
-            values: sorted.into_values().collect(),
-        }
+        Iter { of: self, next: 0 }
     }
 }
 
 impl<N: Into<Arc<str>>> FromIterator<(N, Setting)> for Settings {
     fn from_iter<I: IntoIterator<Item = (N, Setting)>>(items: I) -> Self {
-        items
+        let sorted: BTreeMap<Arc<str>, Setting> = items
             .into_iter()
-            .map(|(name, setting)| (name, Arc::new(setting)))
-            .collect()
+            .map(|(name, setting)| (name.into(), setting))
+            .collect();
+        Self {
+            frame: Arc::new(Frame {
+                names: sorted.keys().cloned().collect(),
+                places: sorted
+                    .into_values()
+                    .map(|setting| Place::Shared(Arc::new(setting)))
+                    .collect(),
+                own: 0,
+            }),
+            own: Box::default(),
+        }
     }
 }
 
@@ -152,11 +199,28 @@ mod tests {
         fn behaves_as_a_map(items in proptest::collection::vec(("[a-f]{1,2}", any::<i64>()), 0..20), probe in "[a-f]{1,2}") {
             let map: BTreeMap<String, i64> = items.iter().cloned().collect();
             let collected: Settings = items.iter().map(|(n, v)| (n.clone(), setting(*v))).collect();
-            let unsorted = Settings::new(
-                items.iter().map(|(n, _)| Arc::from(n.as_str())).collect(),
-                items.iter().map(|(_, v)| Arc::new(setting(*v))).collect(),
-            );
-            for settings in [collected, unsorted] {
+            // The same map again, with every second value as the cell's own.
+            let mut own = Vec::new();
+            let places = map
+                .values()
+                .enumerate()
+                .map(|(at, value)| {
+                    let setting = Arc::new(setting(*value));
+                    if at % 2 == 0 {
+                        Place::Shared(setting)
+                    } else {
+                        own.push(setting);
+                        Place::Own(own.len() - 1)
+                    }
+                })
+                .collect();
+            let names = map.keys().map(|name| Arc::from(name.as_str())).collect();
+            let framed = Common::new(names, places).unwrap();
+            if let Some(fewer) = own.len().checked_sub(1) {
+                prop_assert!(framed.with(own[..fewer].into()).is_none());
+            }
+            let framed = framed.with(own.into()).unwrap();
+            for settings in [collected, framed] {
                 prop_assert_eq!(settings.len(), map.len());
                 prop_assert_eq!(settings.value(&probe).cloned(), map.get(&probe).map(|v| Value::Int(*v)));
                 let listed: Vec<(String, Value)> = settings.iter().map(|(n, s)| (n.to_owned(), s.value.clone())).collect();
