@@ -1,0 +1,5 @@
+//! x
+
+mod cells;
+mod id;
+mod memo;
