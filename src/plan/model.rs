@@ -66,7 +66,7 @@ pub struct Layer {
 }
 
 /// Who set a value; later ones win.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// The rule's default.
     Default,

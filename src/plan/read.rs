@@ -16,16 +16,7 @@ type Diags = Vec<Diagnostic>;
 /// Reads a whole plan file.
 pub(super) fn read(doc: &Doc, diags: &mut Diags) -> PlanDecl {
     let mut root = doc.table();
-    let mut plan = PlanDecl {
-        title: None,
-        rules: Vec::new(),
-        expect_patterns: None,
-        tags: Vec::new(),
-        settings: Vec::new(),
-        layers: Vec::new(),
-        followups: Vec::new(),
-        compares: Vec::new(),
-    };
+    let mut plan = PlanDecl::default();
     if let Some(mut head) = root.opt_table("plan", diags) {
         plan.title = head.opt_str("title", diags);
         plan.rules = head.str_list("rules", diags);
@@ -315,17 +306,15 @@ fn looks_like_duration(text: &str) -> bool {
 
 fn followup(mut table: Table<'_>, diags: &mut Diags) -> Option<FollowupDecl> {
     let site = table.site().clone();
-    let patterns = match table.req("patterns", diags) {
-        Some(item) => item.as_texts("`patterns`", diags),
-        None => Vec::new(),
-    };
+    let patterns = table.req("patterns", diags);
+    let patterns = patterns.map(|item| item.as_texts("`patterns`", diags));
     let when = table.req_str("when", diags);
     let budget_s = table
         .opt_duration("budget", diags)
         .map(|seconds| seconds.value);
     table.remaining(diags, "of a follow-up");
     Some(FollowupDecl {
-        patterns,
+        patterns: patterns?,
         when: when?,
         budget_s,
         site,
@@ -336,21 +325,17 @@ fn compare(mut table: Table<'_>, diags: &mut Diags) -> Option<CompareDecl> {
     let site = table.site().clone();
     let id = table.req_str("id", diags);
     let title = table.opt_str("title", diags);
-    let between = match table.req("between", diags) {
-        Some(item) => item.as_texts("`between`", diags),
-        None => Vec::new(),
-    };
-    let by = match table.req("by", diags) {
-        Some(item) => item.as_texts("`by`", diags),
-        None => Vec::new(),
-    };
+    let between = table.req("between", diags);
+    let between = between.map(|item| item.as_texts("`between`", diags));
+    let by = table.req("by", diags);
+    let by = by.map(|item| item.as_texts("`by`", diags));
     let only_on = table.str_list("only_on", diags);
     table.remaining(diags, "of a comparison");
     Some(CompareDecl {
         id: id?,
         title,
-        between,
-        by,
+        between: between?,
+        by: by?,
         only_on,
         site,
     })

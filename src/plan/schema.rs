@@ -8,7 +8,7 @@ use crate::error::Site;
 use crate::source::{Spanned, Text};
 
 /// A plan file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct PlanDecl {
     /// `[plan] title`; the package when absent.
     pub title: Option<Text>,

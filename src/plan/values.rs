@@ -16,8 +16,6 @@ struct Frame {
     names: Arc<[Arc<str>]>,
     /// For every name its value, or where a cell has it.
     places: Box<[Place]>,
-    /// How many values every cell has of its own, at least.
-    own: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -40,28 +38,21 @@ pub struct Settings {
 pub(super) struct Common(Arc<Frame>);
 
 impl Common {
-    /// `names` must be sorted, without duplicates, and as many as `places`; `None` otherwise.
-    pub(super) fn new(names: Arc<[Arc<str>]>, places: Vec<Place>) -> Option<Self> {
-        let fits = names.len() == places.len() && names.is_sorted_by(|a, b| a < b);
-        fits.then(|| {
-            let own = places.iter().map(|place| match place {
-                Place::Shared(_) => 0,
-                Place::Own(at) => at + 1,
-            });
-            Self(Arc::new(Frame {
-                names,
-                own: own.max().unwrap_or(0),
-                places: places.into_boxed_slice(),
-            }))
-        })
+    /// `names` are sorted and without duplicates, `places` stand beside them.
+    pub(super) fn new(names: Arc<[Arc<str>]>, places: Vec<Place>) -> Self {
+        debug_assert!(names.len() == places.len() && names.is_sorted_by(|a, b| a < b));
+        Self(Arc::new(Frame {
+            names,
+            places: places.into_boxed_slice(),
+        }))
     }
 
-    /// The settings of one cell; `None` when the frame expects more own values than there are.
-    pub(super) fn with(&self, own: Box<[Arc<Setting>]>) -> Option<Settings> {
-        (self.0.own <= own.len()).then(|| Settings {
+    /// The settings of one cell, with its own values.
+    pub(super) fn with(&self, own: Box<[Arc<Setting>]>) -> Settings {
+        Settings {
             frame: self.0.clone(),
             own,
-        })
+        }
     }
 }
 
@@ -172,7 +163,6 @@ impl<N: Into<Arc<str>>> FromIterator<(N, Setting)> for Settings {
                     .into_values()
                     .map(|setting| Place::Shared(Arc::new(setting)))
                     .collect(),
-                own: 0,
             }),
             own: Box::default(),
         }
@@ -215,11 +205,8 @@ mod tests {
                 })
                 .collect();
             let names = map.keys().map(|name| Arc::from(name.as_str())).collect();
-            let framed = Common::new(names, places).unwrap();
-            if let Some(fewer) = own.len().checked_sub(1) {
-                prop_assert!(framed.with(own[..fewer].into()).is_none());
-            }
-            let framed = framed.with(own.into()).unwrap();
+            let framed = Common::new(names, places);
+            let framed = framed.with(own.into());
             for settings in [collected, framed] {
                 prop_assert_eq!(settings.len(), map.len());
                 prop_assert_eq!(settings.value(&probe).cloned(), map.get(&probe).map(|v| Value::Int(*v)));

@@ -96,12 +96,11 @@ impl Computed {
         })
     }
 
-    /// Whether it holds for a cell. A failure, or a value that is neither true nor false, counts
-    /// as not holding and is told once.
-    pub(super) fn holds(&mut self, row: &Row, diags: &mut Vec<Diagnostic>) -> bool {
+    /// Whether it holds for a cell; `None` when that cannot be worked out, which is told once.
+    pub(super) fn holds(&mut self, row: &Row, diags: &mut Vec<Diagnostic>) -> Option<bool> {
         let site = self.expr.text().site.clone();
         match self.value(row) {
-            Ok(Value::Bool(holds)) => *holds,
+            Ok(Value::Bool(holds)) => Some(*holds),
             Ok(_) => {
                 let found = Diagnostic::error(
                     "not-a-boolean",
@@ -110,11 +109,11 @@ impl Computed {
                 .at(site, "")
                 .hint("compare it with something: `==`, `<`, `in`, ...");
                 tell_once(diags, found);
-                false
+                None
             }
             Err(found) => {
                 tell_once(diags, found.clone());
-                false
+                None
             }
         }
     }
@@ -123,7 +122,7 @@ impl Computed {
 /// Adds a finding that is not the last one already.
 pub(super) fn tell_once(diags: &mut Vec<Diagnostic>, found: Diagnostic) {
     let again = |known: &&Diagnostic| known.code == found.code && known.sites == found.sites;
-    if diags.iter().rev().take(8).find(again).is_none() {
+    if diags.iter().rev().take(64).find(again).is_none() {
         diags.push(found);
     }
 }

@@ -38,7 +38,7 @@ impl Picks {
     /// Compiles a list; entries that make no sense are findings and left out.
     pub(super) fn compile(
         picks: &[Pick],
-        base: &mut Base<'_>,
+        base: &Base<'_>,
         row: &Row,
         diags: &mut Vec<Diagnostic>,
     ) -> Self {
@@ -55,13 +55,7 @@ impl Picks {
         compiled
     }
 
-    fn cell(
-        &mut self,
-        cell: &CellPick,
-        base: &mut Base<'_>,
-        row: &Row,
-        diags: &mut Vec<Diagnostic>,
-    ) {
+    fn cell(&mut self, cell: &CellPick, base: &Base<'_>, row: &Row, diags: &mut Vec<Diagnostic>) {
         let mut wanted = Vec::new();
         for factor in &cell.wanted {
             let Some(slot) = row.slot(&factor.key.text) else {
@@ -110,7 +104,7 @@ impl Picks {
     pub(super) fn matches(&mut self, row: &Row, diags: &mut Vec<Diagnostic>) -> bool {
         let mut any = false;
         for (condition, matched) in &mut self.conditions {
-            if condition.is_ready(row) && condition.holds(row, diags) {
+            if condition.is_ready(row) && condition.holds(row, diags) == Some(true) {
                 *matched = true;
                 any = true;
             }
@@ -163,7 +157,7 @@ impl Picks {
 
 /// Equal values have equal fingerprints and no others: values went through the same parameter's
 /// check, so equal numbers are written alike.
-fn fingerprint(value: &Value) -> String {
+pub(super) fn fingerprint(value: &Value) -> String {
     match value {
         Value::Str(text) => format!("s{text}"),
         Value::Int(number) => number.to_string(),
