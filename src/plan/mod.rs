@@ -1,3 +1,14 @@
 //! What a user writes: schema, loading, matrix expansion, import, each value with the place it came from.
 
+mod alias;
+mod compare;
+mod expand;
+pub mod expect;
+mod followup;
+pub mod import;
 pub mod model;
+pub mod platform;
+mod read;
+mod resolve;
+mod schema;
+pub mod values;

@@ -12,6 +12,8 @@ use crate::error::{Diagnostic, Site};
 use crate::label::Label;
 use crate::rule::model::{Rule, RuleId};
 
+pub use super::values::Settings;
+
 /// Everything that was read.
 #[derive(Debug)]
 pub struct Workspace {
@@ -64,7 +66,7 @@ pub struct Layer {
 }
 
 /// Who set a value; later ones win.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// The rule's default.
     Default,
@@ -91,7 +93,8 @@ pub struct Setting {
     pub site: Option<Site>,
 }
 
-/// One point to measure.
+/// One point to measure. What the cells of a matrix have in common (settings, edges, expectations,
+/// tags) is shared between them, so that a campaign of 100,000 patterns fits in memory.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     /// `//phase2:p2-efa-4k-c1`.
@@ -99,21 +102,22 @@ pub struct Pattern {
     /// Index into the plan's layers.
     pub layer: usize,
     /// For people.
-    pub title: Option<String>,
+    pub title: Option<Arc<str>>,
     /// How it is measured.
     pub rule: Arc<Rule>,
     /// Exactly the rule's parameters.
-    pub settings: BTreeMap<String, Setting>,
+    pub settings: Settings,
     /// Names of settings that its matrix varies, in file order.
-    pub factors: Vec<String>,
+    pub factors: Arc<[Arc<str>]>,
     /// Data edges: patterns whose outputs this one reads, sorted, without duplicates.
-    pub needs: Vec<Label>,
-    /// Patterns that must have succeeded and met their expectations first, sorted.
-    pub gate: Vec<Label>,
+    pub needs: Arc<[Label]>,
+    /// Patterns that must have succeeded and met their expectations first, sorted, without
+    /// duplicates.
+    pub gate: Arc<[Label]>,
     /// What the numbers should be.
-    pub expect: Vec<Expectation>,
-    /// For `#tag`.
-    pub tags: BTreeSet<String>,
+    pub expect: Arc<[Expectation]>,
+    /// For `#tag`: the plan's, the layer's and its own.
+    pub tags: Arc<BTreeSet<String>>,
     /// Left out of `:all`.
     pub adhoc: bool,
     /// Seconds it is expected to take, when the plan says so.
@@ -183,10 +187,22 @@ pub struct Compare {
     pub between: Vec<Label>,
     /// Settings whose equality pairs two patterns.
     pub by: Vec<String>,
-    /// Settings in which a pair may differ, beside `by`.
+    /// Settings in which a pair may differ, beside `by` and the rules' own `compare_only_on`.
     pub only_on: Vec<String>,
+    /// The pairs: one group for every combination of `by` that at least two layers have, in the
+    /// order of the first layer's patterns.
+    pub groups: Vec<CompareGroup>,
     /// Where.
     pub site: Site,
+}
+
+/// Patterns of a comparison that agree in `by`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompareGroup {
+    /// The values of `by`, in its order.
+    pub key: Vec<Value>,
+    /// The members, in the order of `between`; a layer may have none or several.
+    pub members: Vec<Label>,
 }
 
 /// Where nodes run.

@@ -1,0 +1,550 @@
+//! From a plan file to its patterns. Every layer and every pattern is looked at whatever is wrong
+//! with the others, so that one run tells everything; what is told once is not told again by what
+//! depends on it. References between patterns are left as they are written: other plans may not
+//! have been expanded yet.
+
+mod base;
+mod cells;
+mod condition;
+mod id;
+mod memo;
+mod overrides;
+mod picks;
+mod require;
+mod unit;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::alias;
+use super::model::{Layer, Plan};
+use super::schema::{LayerDecl, PlanDecl, SettingDecl};
+use crate::error::{Diagnostic, Severity};
+use crate::label::Label;
+use crate::rule::model::{Rule, RuleId};
+use crate::source::Text;
+
+pub(super) use base::{CommandLine, Pool, name_hints};
+use unit::{Unit, unknown_metric};
+
+/// What all plans are expanded with.
+pub(super) struct Context<'a> {
+    /// Every rule that loaded.
+    pub(super) rules: &'a BTreeMap<RuleId, Arc<Rule>>,
+    /// Rule files that did not load whole: what is missing from them has been told.
+    pub(super) broken_files: &'a BTreeSet<String>,
+    /// `--set`.
+    pub(super) sets: CommandLine,
+    /// Settings made so far.
+    pub(super) pool: Pool,
+    names: HashMap<RuleId, Arc<[Arc<str>]>>,
+    none: Arc<[Label]>,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(
+        rules: &'a BTreeMap<RuleId, Arc<Rule>>,
+        broken_files: &'a BTreeSet<String>,
+        sets: CommandLine,
+    ) -> Self {
+        Self {
+            rules,
+            broken_files,
+            sets,
+            pool: Pool::default(),
+            names: HashMap::new(),
+            none: Arc::new([]),
+        }
+    }
+
+    fn names(&mut self, rule: &Rule) -> Arc<[Arc<str>]> {
+        let names = self.names.entry(rule.id.clone());
+        let make = || {
+            rule.params
+                .keys()
+                .map(|name| name.as_str().into())
+                .collect()
+        };
+        names.or_insert_with(make).clone()
+    }
+}
+
+/// References of one matrix that are the same for all its cells, and the templates of the others.
+#[derive(Debug, Default)]
+pub(super) struct UnitLinks {
+    /// Data edges.
+    pub(super) needs: Vec<Text>,
+    /// Gates.
+    pub(super) gate: Vec<Text>,
+    /// Templates of data edges, in the order of [`Links::needs`].
+    pub(super) templated_needs: Vec<Text>,
+    /// Templates of gates, in the order of [`Links::gate`].
+    pub(super) templated_gate: Vec<Text>,
+    /// Factors that the id template does not mention.
+    unmentioned: Vec<String>,
+}
+
+/// Rendered references of one cell; an empty one means none.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// Data edges.
+    pub(super) needs: Box<[Box<str>]>,
+    /// Gates.
+    pub(super) gate: Box<[Box<str>]>,
+}
+
+/// A plan with its patterns, before references are followed.
+pub(super) struct Expanded {
+    /// As written.
+    pub(super) decl: PlanDecl,
+    /// Patterns without needs and gates, no follow-ups, no comparisons.
+    pub(super) plan: Plan,
+    /// References by matrix.
+    pub(super) units: Vec<UnitLinks>,
+    /// For every pattern its matrix, and its rendered references where there are any.
+    pub(super) links: Vec<(usize, Option<Links>)>,
+    /// Whether patterns are missing because of findings, so that a name that is not found may be
+    /// one of them.
+    pub(super) incomplete: bool,
+}
+
+/// Expands a plan.
+pub(super) fn expand(
+    package: &str,
+    decl: PlanDecl,
+    context: &mut Context<'_>,
+    diags: &mut Vec<Diagnostic>,
+) -> Expanded {
+    let mut out = Expanded {
+        plan: Plan {
+            package: package.to_owned(),
+            title: decl
+                .title
+                .as_ref()
+                .map_or_else(|| package.to_owned(), |title| title.text.clone()),
+            layers: Vec::new(),
+            patterns: Vec::new(),
+            followups: Vec::new(),
+            compares: Vec::new(),
+        },
+        units: Vec::new(),
+        links: Vec::new(),
+        incomplete: false,
+        decl,
+    };
+    // Taken apart for the time of the expansion, since units borrow the declarations.
+    let decl = std::mem::take(&mut out.decl);
+    let mut in_use: Vec<Arc<Rule>> = Vec::new();
+    for layer in &decl.layers {
+        let before = diags.len();
+        let label = match Label::new(package, &layer.id.text) {
+            Ok(label) if layer.id.text != "all" => label,
+            _ => {
+                let found = Diagnostic::error(
+                    "bad-id",
+                    format!("`{}` cannot be the id of a layer", layer.id.text),
+                );
+                diags.push(found.at(layer.id.site.clone(), "").hint(
+                    "ids are letters, digits and `._+=,-`, start with a letter or digit, and are not `all`",
+                ));
+                out.incomplete = true;
+                continue;
+            }
+        };
+        expand_layer(package, &decl, layer, context, &mut out, &mut in_use, diags);
+        for found in &mut diags[before..] {
+            found.label.get_or_insert_with(|| label.to_string());
+        }
+        let title = layer.common.title.as_ref();
+        out.plan.layers.push(Layer {
+            alias: None,
+            title: title.map_or_else(|| layer.id.text.clone(), |title| title.text.clone()),
+            adhoc: layer.common.adhoc.unwrap_or(false),
+            site: layer.id.site.clone(),
+            label,
+        });
+    }
+    alias::assign(&mut out.plan.layers);
+    if !out.incomplete {
+        unused_settings(&decl.settings, &in_use, diags);
+        unused_rules(&decl.rules, &in_use, context, diags);
+    }
+    out.decl = decl;
+    duplicates(&mut out, diags);
+    out
+}
+
+fn expand_layer(
+    package: &str,
+    plan: &PlanDecl,
+    layer: &LayerDecl,
+    context: &mut Context<'_>,
+    out: &mut Expanded,
+    in_use: &mut Vec<Arc<Rule>>,
+    diags: &mut Vec<Diagnostic>,
+) {
+    let (units, whole) = units(package, plan, layer, out.plan.layers.len(), context, diags);
+    out.incomplete |= !whole || layer.broken;
+    let mut held = vec![false; layer.overrides.len()];
+    for unit in &units {
+        let before = diags.len();
+        let mut made = unit.expand(context, &mut held, diags);
+        if let (Some(own), Ok(label)) = (unit.own, Label::new(package, &unit.id.text)) {
+            for found in &mut diags[before..] {
+                // The pattern's own file region is its, the rest is the layer's.
+                let start = own.site.range.start;
+                if (found.sites.first()).is_some_and(|(site, _)| site.range.start >= start) {
+                    found.label.get_or_insert_with(|| label.to_string());
+                }
+            }
+        }
+        out.incomplete |= made.incomplete;
+        out.units.push(made.unit);
+        let number = out.units.len() - 1;
+        let mut links = made.links.drain(..);
+        for pattern in made.patterns {
+            out.plan.patterns.push(pattern);
+            out.links.push((number, links.next()));
+        }
+    }
+    let mut rules: Vec<&Arc<Rule>> = units.iter().map(|unit| &unit.rule).collect();
+    rules.sort_by(|a, b| a.id.cmp(&b.id));
+    rules.dedup_by(|a, b| a.id == b.id);
+    if whole && !rules.is_empty() {
+        check_layer(layer, &rules, &held, !out.incomplete, diags);
+    }
+    for rule in rules {
+        if !in_use.iter().any(|known| known.id == rule.id) {
+            in_use.push(rule.clone());
+        }
+    }
+}
+
+/// The matrices of a layer, and whether all of them could be made.
+fn units<'d>(
+    package: &'d str,
+    plan: &'d PlanDecl,
+    layer: &'d LayerDecl,
+    number: usize,
+    context: &Context<'_>,
+    diags: &mut Vec<Diagnostic>,
+) -> (Vec<Unit<'d>>, bool) {
+    let mut units = Vec::new();
+    let mut whole = true;
+    let common = &layer.common;
+    let unit = |own, id, rule| Unit {
+        plan,
+        package,
+        layer: number,
+        decl: layer,
+        own,
+        rule,
+        id,
+    };
+    match &layer.pattern {
+        Some(id) => match &common.rule {
+            Some(text) => match find_rule(text, plan, context, diags) {
+                Some(rule) => units.push(unit(None, id, rule)),
+                None => whole = false,
+            },
+            None => {
+                whole = false;
+                if !layer.broken {
+                    let found = Diagnostic::error(
+                        "missing-key",
+                        format!("layer `{}` needs `rule`", layer.id.text),
+                    );
+                    let hint = "name the rule that measures it: `rule = \"file.table\"`";
+                    diags.push(found.at(layer.site.clone(), "").hint(hint));
+                }
+            }
+        },
+        None if layer.patterns.is_empty() || !common.matrix.is_empty() => {
+            whole = false;
+            if !layer.broken {
+                diags.push(no_ids(layer));
+            }
+        }
+        None => {}
+    }
+    for own in &layer.patterns {
+        let Some(text) = own.common.rule.as_ref().or(common.rule.as_ref()) else {
+            whole = false;
+            let found = Diagnostic::error(
+                "missing-key",
+                format!("pattern `{}` needs `rule`", own.id.text),
+            );
+            let hint =
+                "name the rule that measures it, here or in its layer: `rule = \"file.table\"`";
+            diags.push(found.at(own.site.clone(), "").hint(hint));
+            continue;
+        };
+        match find_rule(text, plan, context, diags) {
+            Some(rule) => units.push(unit(Some(own), &own.id, rule)),
+            None => whole = false,
+        }
+    }
+    (units, whole)
+}
+
+fn no_ids(layer: &LayerDecl) -> Diagnostic {
+    let found =
+        |message: String| Diagnostic::error("missing-key", message).at(layer.site.clone(), "");
+    if layer.patterns.is_empty() {
+        found(format!("layer `{}` has no patterns", layer.id.text)).hint(
+            "give it `pattern = \"an-id-{{ factor }}\"`, the id template of its matrix, or [[layer.pattern]] entries",
+        )
+    } else {
+        found(format!(
+            "layer `{}` has explicit patterns and a matrix without ids",
+            layer.id.text
+        ))
+        .hint("move the matrix into a [[layer.pattern]] whose `id` is the template")
+    }
+}
+
+/// The rule of this name, unless there is none or the plan does not list its file.
+fn find_rule(
+    text: &Text,
+    plan: &PlanDecl,
+    context: &Context<'_>,
+    diags: &mut Vec<Diagnostic>,
+) -> Option<Arc<Rule>> {
+    let listed = |file: &str| plan.rules.iter().any(|known| known.text == file);
+    let file = text.text.rsplit_once('.').map(|(file, _)| file);
+    let known = context.rules.get(&RuleId(text.text.clone()));
+    if let (Some(rule), Some(file)) = (known, file) {
+        if !listed(file) {
+            let found = Diagnostic::error(
+                "missing-rule",
+                format!("rule file `{file}` is not among the `rules` of this plan"),
+            );
+            let hint = format!("add \"{file}\" to `rules` under `[plan]`");
+            tell(diags, found.at(text.site.clone(), "").hint(hint));
+        }
+        return Some(rule.clone());
+    }
+    // What is missing from a file with errors of its own, or from a file that is not there, has
+    // been told.
+    if file.is_some_and(|file| context.broken_files.contains(file) && listed(file)) {
+        return None;
+    }
+    let found = Diagnostic::error("missing-rule", format!("there is no rule `{}`", text.text));
+    let names = context.rules.keys();
+    let names = names.filter(|id| id.0.rsplit_once('.').is_some_and(|(file, _)| listed(file)));
+    let found = name_hints(
+        found.at(text.site.clone(), ""),
+        &text.text,
+        names.map(|id| id.0.as_str()),
+        "rules that this plan lists",
+    );
+    tell(diags, found);
+    None
+}
+
+/// Adds a finding, but not twice for the same place.
+fn tell(diags: &mut Vec<Diagnostic>, found: Diagnostic) {
+    condition::tell_once(diags, found);
+}
+
+/// What a layer says that none of its patterns can use.
+fn check_layer(
+    layer: &LayerDecl,
+    rules: &[&Arc<Rule>],
+    held: &[bool],
+    complete: bool,
+    diags: &mut Vec<Diagnostic>,
+) {
+    let has = |name: &str| rules.iter().any(|rule| rule.params.contains_key(name));
+    let names = || rules.iter().flat_map(|rule| rule.params.keys());
+    let ids: Vec<_> = rules.iter().map(|rule| format!("`{}`", rule.id)).collect();
+    let of_overrides = layer.overrides.iter().flat_map(|o| &o.settings);
+    for setting in layer.common.settings.iter().chain(of_overrides) {
+        let name = &setting.key.text;
+        if !has(name) {
+            let message = match ids.as_slice() {
+                [id] => format!("`{name}` is not a parameter of rule {id}"),
+                ids => format!("`{name}` is not a parameter of {}", ids.join(" or ")),
+            };
+            let found = Diagnostic::error("unknown-setting", message);
+            let what = format!("parameters of {}", ids.join(" and "));
+            let at = found.at(setting.key.site.clone(), "");
+            diags.push(name_hints(at, name, names().map(String::as_str), &what));
+        }
+    }
+    for (decl, held) in layer.overrides.iter().zip(held) {
+        let wrong = match crate::rule::Expr::compile(&decl.when) {
+            Ok(expr) => expr.check_vars(names().map(String::as_str)),
+            Err(found) => vec![found],
+        };
+        if wrong.is_empty() && !held && complete {
+            diags.push(
+                Diagnostic::warning("matches-nothing", "this override never applies")
+                    .at(decl.when.site.clone(), "")
+                    .hint("its condition holds for no pattern of the layer"),
+            );
+        }
+        wrong.into_iter().for_each(|found| tell(diags, found));
+    }
+    for expectation in &layer.common.expect {
+        if !(rules.iter()).any(|rule| rule.metrics.contains_key(&expectation.metric)) {
+            diags.push(unknown_metric(expectation, rules));
+        }
+    }
+}
+
+fn unused_settings(settings: &[SettingDecl], in_use: &[Arc<Rule>], diags: &mut Vec<Diagnostic>) {
+    for setting in settings {
+        let name = &setting.key.text;
+        if in_use.iter().any(|rule| rule.params.contains_key(name)) {
+            continue;
+        }
+        let found = Diagnostic::error(
+            "unused-setting",
+            format!("`{name}` is not a parameter of any rule in use, so it would have no effect"),
+        )
+        .at(setting.key.site.clone(), "");
+        let names = in_use.iter().flat_map(|rule| rule.params.keys());
+        let found = name_hints(
+            found,
+            name,
+            names.map(String::as_str),
+            "parameters of the rules in use",
+        );
+        diags.push(found.hint("take it away, or use a rule that has it"));
+    }
+}
+
+fn unused_rules(
+    listed: &[Text],
+    in_use: &[Arc<Rule>],
+    context: &Context<'_>,
+    diags: &mut Vec<Diagnostic>,
+) {
+    let used: HashSet<&str> = in_use
+        .iter()
+        .filter_map(|rule| Some(rule.id.0.rsplit_once('.')?.0))
+        .collect();
+    for file in listed {
+        if used.contains(file.text.as_str()) || context.broken_files.contains(&file.text) {
+            continue;
+        }
+        diags.push(
+            Diagnostic::warning(
+                "unused-rules",
+                format!("no pattern uses a rule of `{}`", file.text),
+            )
+            .at(file.site.clone(), ""),
+        );
+    }
+}
+
+/// Ids that occur twice: patterns, layers, aliases.
+fn duplicates(out: &mut Expanded, diags: &mut Vec<Diagnostic>) {
+    let package = &out.plan.package;
+    let mut layers: HashMap<&str, (&Layer, bool)> = HashMap::new();
+    for layer in &out.plan.layers {
+        if let Some((first, _)) = layers.insert(layer.label.name(), (layer, false)) {
+            diags.push(
+                Diagnostic::error(
+                    "duplicate-id",
+                    format!("there are two layers `{}`", layer.label.name()),
+                )
+                .at(layer.site.clone(), "")
+                .at(first.site.clone(), "first defined here")
+                .label(&layer.label),
+            );
+        }
+    }
+    for layer in &out.plan.layers {
+        if let Some(alias) = &layer.alias {
+            layers.entry(alias).or_insert((layer, true));
+        }
+    }
+    let mut seen: HashMap<&str, usize> = HashMap::with_capacity(out.plan.patterns.len());
+    // One finding for every pair of places, however many ids they share.
+    let mut told: HashMap<(usize, usize), usize> = HashMap::new();
+    for (at, pattern) in out.plan.patterns.iter().enumerate() {
+        let name = pattern.label.name();
+        if let Some((layer, is_alias)) = layers.get(name) {
+            let what = if *is_alias {
+                format!(
+                    "`{name}` is the id of a pattern and short for layer `{}`",
+                    layer.label.name()
+                )
+            } else {
+                format!("`{name}` is the id of a pattern and of a layer")
+            };
+            diags.push(
+                Diagnostic::error("duplicate-id", what)
+                    .at(pattern.site.clone(), "the pattern")
+                    .at(layer.site.clone(), "the layer")
+                    .hint("give one of them another id")
+                    .label(format!("//{package}:{name}")),
+            );
+        }
+        let Some(first) = seen.insert(name, at) else {
+            continue;
+        };
+        let (unit, first_unit) = (out.links[at].0, out.links[first].0);
+        let known = told.entry((first_unit, unit)).or_insert(diags.len());
+        if *known < diags.len() {
+            continue;
+        }
+        let mut found =
+            Diagnostic::error("duplicate-id", format!("there are two patterns `{name}`"))
+                .at(pattern.site.clone(), "")
+                .label(&pattern.label);
+        if unit == first_unit {
+            found.message = format!("several cells of one matrix have the id `{name}`");
+            let left_out = &out.units[unit].unmentioned;
+            if !left_out.is_empty() {
+                let names: Vec<_> = left_out.iter().map(|f| format!("{{{{ {f} }}}}")).collect();
+                found = found.hint(format!("add {} to the id template", names.join(" and ")));
+            }
+        } else {
+            let first = out.plan.patterns[first].site.clone();
+            found = found
+                .at(first, "first defined here")
+                .hint("give one of them another id");
+        }
+        diags.push(found);
+    }
+}
+
+/// `expect_patterns` against what there is.
+pub(super) fn count(expanded: &Expanded, sets: &CommandLine, diags: &mut Vec<Diagnostic>) {
+    let Some(expected) = &expanded.decl.expect_patterns else {
+        return;
+    };
+    let found = expanded.plan.patterns.len();
+    let errors = diags.iter().any(|d| d.severity == Severity::Error);
+    if expanded.incomplete && errors || usize::try_from(expected.value) == Ok(found) {
+        return;
+    }
+    // `--set` on a factor leaves one of its levels, which is not what the count is about.
+    if sets.collapses(&expanded.decl) {
+        return;
+    }
+    let mut by_layer = vec![0usize; expanded.plan.layers.len()];
+    for pattern in &expanded.plan.patterns {
+        by_layer[pattern.layer] += 1;
+    }
+    let parts: Vec<_> = (expanded.plan.layers.iter().zip(&by_layer))
+        .map(|(layer, count)| format!("{} {count}", layer.label.name()))
+        .collect();
+    diags.push(
+        Diagnostic::error(
+            "pattern-count",
+            format!(
+                "the plan has {found} patterns where {} are expected",
+                expected.value
+            ),
+        )
+        .at(expected.site.clone(), "")
+        .hint(format!("by layer: {}", parts.join(", ")))
+        .hint(format!(
+            "write `expect_patterns = {found}` if that is what is meant"
+        )),
+    );
+}

@@ -1,0 +1,3 @@
+//! Plans of the predecessor, read for what they really did.
+
+pub mod json;

@@ -1,0 +1,270 @@
+//! The platforms of `doe.toml`. A platform that loads has at least one host, and every role that
+//! it binds is bound to one of its hosts; `sim` always exists, because the file is read over an
+//! embedded one.
+
+use std::collections::BTreeMap;
+
+use doe_cache::Value;
+
+use super::model::{Host, Platform};
+use crate::error::{Diagnostic, Site, nearest};
+use crate::source::{Doc, Table, Text};
+
+/// Name of the platform that always exists.
+pub const SIM: &str = "sim";
+
+/// Most GPUs that one host may declare; a slip of the keyboard is more likely than a larger host.
+const MAX_GPUS: i64 = 4096;
+
+type Diags = Vec<Diagnostic>;
+
+/// The embedded `sim` platform.
+pub(super) fn sim() -> Platform {
+    let (doc, mut found) = Doc::parse("sim.toml", include_str!("sim.toml"));
+    let mut platform = empty(SIM);
+    apply(&mut platform, doc.table(), &mut found);
+    debug_assert!(
+        found.is_empty(),
+        "the embedded platform is valid: {found:?}"
+    );
+    platform
+}
+
+/// Reads `[platform.NAME]` over what is known of it: a new platform, or the embedded one. `key` is
+/// the name's place.
+pub(super) fn read(
+    platforms: &mut BTreeMap<String, Platform>,
+    key: &Text,
+    table: Table<'_>,
+    diags: &mut Diags,
+) {
+    let site = key.site.clone();
+    let platform = platforms
+        .entry(key.text.clone())
+        .or_insert_with(|| empty(&key.text));
+    let role_sites = apply(platform, table, diags);
+    check(platform, &site, &role_sites, diags);
+}
+
+fn empty(name: &str) -> Platform {
+    Platform {
+        name: name.to_owned(),
+        executor: "local".to_owned(),
+        simulated: false,
+        hosts: BTreeMap::new(),
+        roles: BTreeMap::new(),
+        facts: BTreeMap::new(),
+        dynamic_ports: false,
+        sim: BTreeMap::new(),
+        env: BTreeMap::new(),
+    }
+}
+
+/// Overrides key by key; tables are merged, so that one fact or one role can be changed alone.
+fn apply(
+    platform: &mut Platform,
+    mut table: Table<'_>,
+    diags: &mut Diags,
+) -> BTreeMap<String, Site> {
+    if let Some(executor) = table.opt_str("executor", diags) {
+        platform.executor = executor.text;
+    }
+    if let Some(simulated) = table.opt_bool("simulated", diags) {
+        platform.simulated = simulated.value;
+    }
+    if let Some(dynamic) = table.opt_bool("dynamic_ports", diags) {
+        platform.dynamic_ports = dynamic.value;
+    }
+    let mut role_sites = BTreeMap::new();
+    if let Some(roles) = table.opt_table("roles", diags) {
+        for entry in roles.entries() {
+            let what = format!("the host of role `{}`", entry.key.text);
+            if let Some(host) = entry.item.as_text(&what, diags) {
+                role_sites.insert(entry.key.text.clone(), host.site);
+                platform.roles.insert(entry.key.text.clone(), host.text);
+            }
+        }
+    }
+    for (key, values) in [("facts", &mut platform.facts), ("sim", &mut platform.sim)] {
+        if let Some(table) = table.opt_table(key, diags) {
+            for entry in table.entries() {
+                let what = format!("`{}`", entry.key.text);
+                if let Some(value) = entry.item.to_value(&what, diags) {
+                    merge(values, &entry.key.text, value);
+                }
+            }
+        }
+    }
+    if let Some(env) = table.opt_table("env", diags) {
+        for entry in env.entries() {
+            let what = format!("the variable `{}`", entry.key.text);
+            if let Some(value) = entry.item.as_text(&what, diags) {
+                platform.env.insert(entry.key.text.clone(), value.text);
+            }
+        }
+    }
+    if let Some(hosts) = table.opt_table("host", diags) {
+        for entry in hosts.entries() {
+            let what = format!("host `{}`", entry.key.text);
+            if let Some(table) = entry.item.as_table(&what, diags) {
+                host(platform, &entry.key, table, diags);
+            }
+        }
+    }
+    table.remaining(diags, "of a platform");
+    role_sites
+}
+
+/// Sets a value; a table is merged into a table.
+fn merge(values: &mut BTreeMap<String, Value>, key: &str, value: Value) {
+    match (values.get_mut(key), value) {
+        (Some(Value::Map(old)), Value::Map(new)) => {
+            for (key, value) in new {
+                merge(old, &key, value);
+            }
+        }
+        (_, value) => {
+            values.insert(key.to_owned(), value);
+        }
+    }
+}
+
+fn host(platform: &mut Platform, key: &Text, mut table: Table<'_>, diags: &mut Diags) {
+    let known = platform.hosts.get(&key.text);
+    let address = match known {
+        Some(host) => table
+            .opt_str("address", diags)
+            .map_or_else(|| host.address.clone(), |address| address.text),
+        None => match table.req_str("address", diags) {
+            Some(address) => address.text,
+            None => String::new(),
+        },
+    };
+    let mut gpus = known.map_or(0, |host| host.gpus);
+    if let Some(count) = table.opt_int("gpus", diags) {
+        match u32::try_from(count.value) {
+            Ok(value) if count.value <= MAX_GPUS => gpus = value,
+            _ => diags.push(
+                Diagnostic::error(
+                    "out-of-bounds",
+                    format!("`gpus` must be from 0 to {MAX_GPUS}, found {}", count.value),
+                )
+                .at(count.site, ""),
+            ),
+        }
+    }
+    table.remaining(diags, "of a host");
+    platform.hosts.insert(
+        key.text.clone(),
+        Host {
+            name: key.text.clone(),
+            address,
+            gpus,
+        },
+    );
+}
+
+fn check(platform: &Platform, site: &Site, role_sites: &BTreeMap<String, Site>, diags: &mut Diags) {
+    if platform.hosts.is_empty() {
+        diags.push(
+            Diagnostic::error(
+                "missing-key",
+                format!("platform `{}` has no hosts", platform.name),
+            )
+            .at(site.clone(), "")
+            .hint(format!(
+                "add [platform.{}.host.NAME] with `address = \"...\"`",
+                platform.name
+            )),
+        );
+        return;
+    }
+    for (role, host) in &platform.roles {
+        if platform.hosts.contains_key(host) {
+            continue;
+        }
+        let known = || platform.hosts.keys().map(String::as_str);
+        let mut diagnostic = Diagnostic::error(
+            "unknown-host",
+            format!(
+                "role `{role}` is bound to `{host}`, which is not a host of platform `{}`",
+                platform.name
+            ),
+        )
+        .at(role_sites.get(role).unwrap_or(site).clone(), "");
+        if let Some(near) = nearest(host, known()) {
+            diagnostic = diagnostic.hint(format!("did you mean `{near}`?"));
+        }
+        let hosts: Vec<_> = known().collect();
+        diags.push(diagnostic.hint(format!("hosts: {}", hosts.join(", "))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> (BTreeMap<String, Platform>, Vec<Diagnostic>) {
+        let (doc, mut diags) = Doc::parse("doe.toml", text);
+        let mut platforms = BTreeMap::from([(SIM.to_owned(), sim())]);
+        let mut root = doc.table();
+        if let Some(table) = root.opt_table("platform", &mut diags) {
+            for entry in table.entries() {
+                let table = entry.item.as_table("a platform", &mut diags).unwrap();
+                read(&mut platforms, &entry.key, table, &mut diags);
+            }
+        }
+        (platforms, diags)
+    }
+
+    #[test]
+    fn sim_is_embedded_and_overridden_key_by_key() {
+        let (platforms, diags) = load(
+            "[platform.sim]\nfacts = { gpu_count = 8, site = \"lab\" }\nroles = { peer = \"node3\" }\n\
+             sim = { time_scale = 0.5, gpu = { driver = \"1\" } }\n[platform.sim.host.node3]\naddress = \"127.0.0.3\"\n\
+             [platform.sim.host.node1]\ngpus = 8\n",
+        );
+        assert_eq!(diags, []);
+        let sim = &platforms[SIM];
+        assert!(sim.simulated && sim.dynamic_ports);
+        assert_eq!(sim.facts["gpu_count"], Value::Int(8));
+        assert_eq!(sim.facts["driver"], Value::Str("580.126.09".into()));
+        assert_eq!(sim.facts["site"], Value::Str("lab".into()));
+        assert_eq!(sim.roles["peer"], "node3");
+        assert_eq!(sim.roles["decode"], "node2");
+        assert_eq!(sim.roles["*"], "node1");
+        assert_eq!(
+            (sim.hosts["node1"].gpus, sim.hosts["node1"].address.as_str()),
+            (8, "127.0.0.1")
+        );
+        assert_eq!(
+            (sim.hosts["node3"].gpus, sim.hosts["node3"].address.as_str()),
+            (0, "127.0.0.3")
+        );
+        assert_eq!(sim.sim["time_scale"], Value::Float(0.5));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let (platforms, diags) = load(
+            "[platform.lab]\nroles = { prefill = \"gpo1\" }\n[platform.lab.host.gpu1]\naddress = \"10.0.0.1\"\ngpus = -1\ncolour = 1\n\
+             [platform.bare]\nexecutor = \"ssh\"\n[platform.lab.host.x]\ngpus = 1\n",
+        );
+        assert!(!platforms["lab"].simulated && !platforms["lab"].dynamic_ports);
+        let found: Vec<_> = diags
+            .iter()
+            .map(|d| (d.code, d.sites[0].0.short()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("out-of-bounds", "doe.toml:5:8".to_owned()),
+                ("unknown-key", "doe.toml:6:1".to_owned()),
+                ("missing-key", "doe.toml:9:1".to_owned()),
+                ("unknown-host", "doe.toml:2:21".to_owned()),
+                ("missing-key", "doe.toml:7:11".to_owned()),
+            ]
+        );
+        assert_eq!(diags[3].hints[0], "did you mean `gpu1`?");
+    }
+}
