@@ -23,3 +23,6 @@ pub use expr::Expr;
 pub use names::Names;
 pub use scope::Scope;
 pub use template::{Mode, Template};
+
+#[cfg(test)]
+mod tests;
