@@ -206,9 +206,18 @@ impl<'a> Loader<'a> {
             // Parts that were not understood are missing; what may follow from that is not said.
             found.retain(|diagnostic| !check::may_follow(diagnostic));
         }
-        if self.extended.contains(id) {
-            found.retain(|diagnostic| !diagnostic.code.starts_with("unused-"));
-        }
+        found.retain(|diagnostic| {
+            let inherited = || {
+                let site = diagnostic.sites.first().map(|(site, _)| site);
+                base.as_ref().zip(site).is_some_and(|(base, site)| {
+                    base.params.values().any(|param| param.site == *site)
+                        || base.roles.values().any(|role| role.site == *site)
+                        || base.lets.values().any(|text| text.site == *site)
+                })
+            };
+            let unused = diagnostic.code.starts_with("unused-");
+            !(unused && (self.extended.contains(id) || inherited()))
+        });
         for diagnostic in found {
             let said = |d: &Diagnostic| {
                 d.code == diagnostic.code

@@ -1,6 +1,7 @@
 //! Rule files as people write them, from text to action.
 
 mod errors;
+mod quoting;
 mod shipped;
 
 use std::collections::BTreeMap;
@@ -60,7 +61,7 @@ fn lines(diags: &[Diagnostic]) -> String {
 }
 
 /// Settings from pairs.
-fn settings(pairs: &[(&str, Value)]) -> BTreeMap<String, Value> {
+fn pairs(pairs: &[(&str, Value)]) -> BTreeMap<String, Value> {
     pairs
         .iter()
         .map(|(name, value)| ((*name).to_owned(), value.clone()))
