@@ -10,6 +10,7 @@ use super::lex::is_keyword;
 use super::model::{Affects, ProbeDef, ReadyDef, Rule, RuleKind, ServiceDef, StepDef};
 use super::names::Names;
 use super::order;
+use super::params;
 use super::script;
 use super::settings;
 use super::template::{Mode, Template};
@@ -300,7 +301,10 @@ impl Check<'_> {
                     self.diags.push(diagnostic);
                 }
                 if mode == Mode::Shell {
-                    self.diags.extend(script::lint(text));
+                    let plain = |name: &str| {
+                        (self.rule.params.get(name)).is_some_and(|p| params::never_quoted(&p.ty))
+                    };
+                    self.diags.extend(script::lint(text, plain));
                 }
             }
             Err(diagnostic) => self.diags.push(diagnostic),

@@ -122,13 +122,15 @@ impl Expr {
         })
     }
 
-    /// Whether it holds.
+    /// Whether it holds. A list or table holds when something is in it.
     ///
     /// # Errors
     /// As for [`Expr::eval`], and `not-a-boolean` when it is neither true nor false.
     pub fn eval_bool(&self, scope: &Scope) -> Result<bool, Diagnostic> {
         match self.eval(scope)? {
             Value::Bool(holds) => Ok(holds),
+            Value::List(items) => Ok(!items.is_empty()),
+            Value::Map(items) => Ok(!items.is_empty()),
             value => Err(Diagnostic::error(
                 "not-a-boolean",
                 format!(

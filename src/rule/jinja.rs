@@ -207,9 +207,17 @@ fn plain(value: &Jinja) -> Result<String, Error> {
         }
         ValueKind::Seq | ValueKind::Iterable => refuse("a list", "add `| join(',')` or `| json`"),
         ValueKind::Map => refuse("a table", "add `| json`"),
+        ValueKind::Bool => Ok(value.is_true().to_string()),
         ValueKind::None => refuse("none", "test it with `is none` first"),
         ValueKind::Plain | ValueKind::Invalid => refuse("this value", "name one of its parts"),
-        _ => Ok(value.to_string()),
+        _ => {
+            let text = value.to_string();
+            if text.contains('\0') {
+                let message = "a value holds a NUL character, which no program can be given";
+                return Err(Error::new(ErrorKind::InvalidOperation, message));
+            }
+            Ok(text)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! From rule files to rules. A rule that comes out of here is complete and passed every check that
 //! needs no settings; one that has an error does not come out, and neither does any that extends it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -80,6 +80,8 @@ pub fn load_dir(dir: &Path, shown: &str, instruments: &[&str]) -> (Rules, Vec<Di
 struct Loader<'a> {
     instruments: &'a [&'a str],
     drafts: BTreeMap<RuleId, Draft>,
+    /// Rules that others extend: what they do not use themselves is for those.
+    extended: BTreeSet<RuleId>,
     rules: Rules,
     diags: Vec<Diagnostic>,
 }
@@ -89,6 +91,7 @@ impl<'a> Loader<'a> {
         Self {
             instruments,
             drafts: BTreeMap::new(),
+            extended: BTreeSet::new(),
             rules: BTreeMap::new(),
             diags: Vec::new(),
         }
@@ -133,6 +136,7 @@ impl<'a> Loader<'a> {
 
     fn finish(mut self) -> (Rules, Vec<Diagnostic>) {
         let ids: Vec<_> = self.drafts.keys().cloned().collect();
+        self.extended = self.drafts.values().filter_map(parent).collect();
         for id in &ids {
             self.resolve(id, &ids, &mut Vec::new());
         }
@@ -146,13 +150,7 @@ impl<'a> Loader<'a> {
         };
         let before = self.diags.len();
         let mut base = None;
-        if let Some(extends) = draft.extends.clone() {
-            let stem = id.0.split('.').next().unwrap_or_default();
-            let parent = if extends.text.contains('.') {
-                RuleId(extends.text.clone())
-            } else {
-                RuleId(format!("{stem}.{}", extends.text))
-            };
+        if let Some((extends, parent)) = draft.extends.clone().zip(parent(&draft)) {
             chain.push(id.clone());
             if chain.contains(&parent) {
                 let names: Vec<_> = chain.iter().map(|id| id.0.as_str()).collect();
@@ -208,6 +206,18 @@ impl<'a> Loader<'a> {
             // Parts that were not understood are missing; what may follow from that is not said.
             found.retain(|diagnostic| !check::may_follow(diagnostic));
         }
+        found.retain(|diagnostic| {
+            let inherited = || {
+                let site = diagnostic.sites.first().map(|(site, _)| site);
+                base.as_ref().zip(site).is_some_and(|(base, site)| {
+                    base.params.values().any(|param| param.site == *site)
+                        || base.roles.values().any(|role| role.site == *site)
+                        || base.lets.values().any(|text| text.site == *site)
+                })
+            };
+            let unused = diagnostic.code.starts_with("unused-");
+            !(unused && (self.extended.contains(id) || inherited()))
+        });
         for diagnostic in found {
             let said = |d: &Diagnostic| {
                 d.code == diagnostic.code
@@ -227,6 +237,16 @@ impl<'a> Loader<'a> {
             self.rules.insert(id.clone(), Arc::new(rule));
         }
     }
+}
+
+/// The rule that a draft extends: of its own file when the name has no dot.
+fn parent(draft: &Draft) -> Option<RuleId> {
+    let name = draft.extends.as_ref()?.text.as_str();
+    if name.contains('.') {
+        return Some(RuleId(name.to_owned()));
+    }
+    let (stem, _) = draft.id.0.split_once('.')?;
+    Some(RuleId(format!("{stem}.{name}")))
 }
 
 fn label(diags: &mut [Diagnostic], id: &RuleId) {

@@ -2,6 +2,7 @@
 
 pub mod action;
 mod check;
+pub mod digest;
 mod draft;
 pub mod expr;
 mod jinja;
@@ -12,6 +13,8 @@ pub mod names;
 mod order;
 pub mod params;
 mod parts;
+mod places;
+pub mod render;
 pub mod scope;
 mod script;
 pub mod settings;
@@ -23,3 +26,6 @@ pub use expr::Expr;
 pub use names::Names;
 pub use scope::Scope;
 pub use template::{Mode, Template};
+
+#[cfg(test)]
+mod tests;

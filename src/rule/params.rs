@@ -10,6 +10,7 @@ use regex::Regex;
 use super::expr::describe;
 use super::jinja::Compiled;
 use super::model::{Affects, Param, ParamType};
+use super::shell;
 use crate::error::{Diagnostic, Site, nearest};
 use crate::source::{Doc, Entry, ItemValue, Table, format_duration, parse_duration};
 
@@ -398,6 +399,29 @@ fn check_type(
             Value::Map(_) => Ok(value.clone()),
             _ => Err(wrong("a table")),
         },
+    }
+}
+
+/// Whether no value of the type ever needs quotes in a shell script. Of patterns only a repeated
+/// class of plain characters, as in `[A-Za-z0-9._-]+`, is known to be safe.
+pub(super) fn never_quoted(ty: &ParamType) -> bool {
+    match ty {
+        ParamType::Int { .. } | ParamType::Float { .. } => true,
+        ParamType::Bool | ParamType::Duration => true,
+        ParamType::Enum { of } => of.iter().all(|value| shell::is_plain(value)),
+        ParamType::Str { pattern } => {
+            let class = (pattern.as_deref())
+                .and_then(|pattern| pattern.strip_prefix('[')?.strip_suffix("]+"));
+            class.is_some_and(|class| {
+                let rest = ["A-Z", "a-z", "0-9"]
+                    .iter()
+                    .fold(class.to_owned(), |rest, range| rest.replace(range, "a"));
+                // A dash between two characters would make another range.
+                let dash = rest.find('-').is_none_or(|at| at == rest.len() - 1);
+                dash && shell::is_plain(&rest)
+            })
+        }
+        ParamType::List(_) | ParamType::Table => false,
     }
 }
 

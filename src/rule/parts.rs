@@ -35,6 +35,20 @@ pub(super) fn check_identifier(name: &Text, what: &str, diags: &mut Vec<Diagnost
     fits
 }
 
+/// Refuses names of services and steps that could not be file names.
+fn check_name(name: &Text, what: &str, diags: &mut Vec<Diagnostic>) {
+    if !crate::label::is_valid_name(&name.text) {
+        diags.push(
+            Diagnostic::error(
+                "bad-name",
+                format!("`{}` cannot be the name of {what}", name.text),
+            )
+            .at(name.site.clone(), "")
+            .hint("names are letters, digits and `._+=,-`, and start with a letter or digit"),
+        );
+    }
+}
+
 /// A table of texts: `let` or `env`.
 pub(super) fn texts(
     table: Table<'_>,
@@ -113,7 +127,7 @@ pub(super) fn roles(table: Table<'_>, diags: &mut Vec<Diagnostic>) -> BTreeMap<S
     roles
 }
 
-/// A whole number or an expression, as the text of an expression.
+/// A whole number or a text (an expression or template), as text.
 fn number_or_expr(item: &Item, what: &str, diags: &mut Vec<Diagnostic>) -> Option<Text> {
     match item.value {
         ItemValue::Int(value) if value >= 0 => Some(Text {
@@ -190,7 +204,9 @@ fn ready(table: Table<'_>, diags: &mut Vec<Diagnostic>) -> Option<ReadyDef> {
     let mut probes = Vec::new();
     probes.extend(table.opt_str("http", diags).map(ProbeDef::Http));
     probes.extend(table.opt_str("tcp", diags).map(ProbeDef::Tcp));
-    probes.extend(table.opt_str("listen", diags).map(ProbeDef::Listen));
+    if let Some(item) = table.item("listen") {
+        probes.extend(number_or_expr(item, "`listen`", diags).map(ProbeDef::Listen));
+    }
     probes.extend(table.opt_str("file", diags).map(ProbeDef::File));
     if let Some(log) = table.opt_str("log", diags) {
         check_regex(&log, diags);
@@ -243,7 +259,7 @@ pub(super) fn service(
     let mut table = table.named("a service");
     let name = table.req_str("name", diags);
     if let Some(name) = &name {
-        check_identifier(name, "a service", diags);
+        check_name(name, "a service", diags);
         table = table.named(format!("service `{}`", name.text));
     }
     let role = table.req_str("role", diags);
@@ -295,7 +311,7 @@ pub(super) fn step(
     let mut table = table.named("a step");
     let name = table.req_str("name", diags);
     if let Some(name) = &name {
-        check_identifier(name, "a step", diags);
+        check_name(name, "a step", diags);
         table = table.named(format!("step `{}`", name.text));
     }
     let role = table.opt_str("role", diags);

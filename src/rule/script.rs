@@ -9,8 +9,9 @@ use super::shell;
 use crate::error::{Diagnostic, nearest};
 use crate::source::Text;
 
-/// Findings about values in places where they cannot be quoted.
-pub(super) fn lint(text: &Text) -> Vec<Diagnostic> {
+/// Findings about values in places where they cannot be quoted. `plain` says of a name whether its
+/// value never needs quotes; such a one may stand in a here-document.
+pub(super) fn lint(text: &Text, plain: impl Fn(&str) -> bool) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let source = text.text.as_str();
     let mut reader = Reader::new(source);
@@ -19,9 +20,9 @@ pub(super) fn lint(text: &Text) -> Vec<Diagnostic> {
             Part::Literal(range) => reader.read(range),
             Part::Statement(_) => {}
             Part::Output(range) => {
-                if !is_raw(source, range.clone())
-                    && let Some((what, hint)) = reader.obstacle()
-                {
+                let free = is_raw(source, range.clone())
+                    || (reader.in_here_document() && plain(source[range.clone()].trim()));
+                if !free && let Some((what, hint)) = reader.obstacle() {
                     let outer = range.start.saturating_sub(2)..(range.end + 2).min(source.len());
                     found.push(
                         Diagnostic::error("quoted-value", format!("a value stands {what}"))

@@ -89,6 +89,11 @@ impl<'a> Reader<'a> {
         self.stack.last().copied().unwrap_or(Inside::Commands)
     }
 
+    /// Whether it is inside of a here-document.
+    pub(super) fn in_here_document(&self) -> bool {
+        self.here.is_some()
+    }
+
     /// Why a value cannot stand here, and what to do.
     pub(super) fn obstacle(&self) -> Option<(&'static str, &'static str)> {
         if self.here.is_some() {

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 /// Whether a text is one plain word for the shell.
-fn is_plain(text: &str) -> bool {
+pub(super) fn is_plain(text: &str) -> bool {
     !text.is_empty()
         && text
             .bytes()

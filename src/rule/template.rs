@@ -102,9 +102,13 @@ fn code(text: &Text, mode: Mode) -> Result<Code, Diagnostic> {
     if let Some(diagnostic) = jinja::check_words(text, &mentions).into_iter().next() {
         return Err(diagnostic);
     }
-    let vars = (compiled.undeclared_variables(false).into_iter())
+    let mut vars: BTreeSet<_> = (compiled.undeclared_variables(false).into_iter())
         .filter(|name| !FUNCTIONS.contains(&name.as_str()))
         .collect();
+    // The engine has a use of its own for this name and does not report it.
+    if mentions.paths.iter().any(|path| path.names[0] == "self") {
+        vars.insert("self".to_owned());
+    }
     Ok(Code {
         compiled,
         vars,
