@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Kind, Result};
 use crate::measure::parse::{self, Context};
 
-/// Arguments of `doe parse`.
+/// Turn what a measuring tool printed into JSON.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 One FILE gives the tool's object (`TOOL-v1`, see docs/tools.md). Several, or any --input, give
@@ -20,7 +20,7 @@ bandwidth and the lowest latency of the inputs.
 
   doe parse iperf3 --input p1=p1.json --input p4=p4.json --out tcp.json
   doe parse nvidia-smi gpus.csv --out gpus.json")]
-pub struct Args {
+pub struct ParseArgs {
     /// The tool that printed it.
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(parse::NAMES))]
     tool: String,
@@ -41,12 +41,12 @@ pub struct Args {
     columns: Vec<String>,
 }
 
-/// Runs the command.
+/// Runs the command and answers with its exit status.
 ///
 /// # Errors
 /// `NodeFailed`, when an input is not a complete result of the tool; `Usage`, for a name given
 /// twice or an input that is not `NAME=FILE`; `Infra`, when a file cannot be read or written.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &ParseArgs) -> Result<u8> {
     let inputs = inputs(args)?;
     let mut read = Vec::with_capacity(inputs.len());
     for (name, file) in inputs {
@@ -66,16 +66,17 @@ pub fn run(args: &Args) -> Result<()> {
     let mut bytes = format!("{answer:#}").into_bytes();
     bytes.push(b'\n');
     match &args.out {
-        Some(path) => write(path, &bytes),
+        Some(path) => write(path, &bytes)?,
         None => std::io::stdout()
             .lock()
             .write_all(&bytes)
-            .map_err(|e| Error::io("write", Path::new("standard output"), &e)),
+            .map_err(|e| Error::io("write", Path::new("standard output"), &e))?,
     }
+    Ok(0)
 }
 
 /// Names and files in the order given.
-fn inputs(args: &Args) -> Result<Vec<(String, PathBuf)>> {
+fn inputs(args: &ParseArgs) -> Result<Vec<(String, PathBuf)>> {
     let mut inputs: Vec<(String, PathBuf)> = Vec::new();
     let plain = args.files.iter().map(|file| {
         let name = file.file_name().unwrap_or(file.as_os_str());
@@ -199,10 +200,10 @@ mod tests {
     #[derive(Debug, clap::Parser)]
     struct Command {
         #[command(flatten)]
-        args: Args,
+        args: ParseArgs,
     }
 
-    fn args(words: &[&str]) -> Args {
+    fn args(words: &[&str]) -> ParseArgs {
         let words = std::iter::once("parse").chain(words.iter().copied());
         Command::try_parse_from(words).unwrap().args
     }

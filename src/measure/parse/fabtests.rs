@@ -92,7 +92,7 @@ fn max_gbps(rows: &[Row]) -> Option<f64> {
 
 /// MB/s of 10^6 bytes to Gbit/s of 10^9 bits.
 fn gbps(mb_per_s: f64) -> f64 {
-    mb_per_s * 8.0 / 1e3
+    mb_per_s / 125.0
 }
 
 fn row(row: &Row, time_name: &str) -> Value {

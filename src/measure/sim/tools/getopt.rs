@@ -45,17 +45,19 @@ impl Line {
     }
 }
 
-/// Reads `args` of the program `tool`.
+/// Reads `args` of the program `tool`. A program without any long option is one that calls
+/// `getopt`, to which `--name` is a bundle of letters that begins with `-`.
 ///
 /// # Errors
 /// What glibc would write to standard error, without the newline.
 pub(super) fn parse(tool: &str, args: &[String], options: &[Opt]) -> Result<Line, String> {
     let mut line = Line::default();
+    let any_long = options.iter().any(|o| !o.1.is_empty());
     let mut words = args.iter();
     while let Some(word) = words.next() {
         if word == "--" {
             line.operands.extend(words.by_ref().cloned());
-        } else if let Some(long) = word.strip_prefix("--") {
+        } else if let Some(long) = word.strip_prefix("--").filter(|_| any_long) {
             let (name, attached) = match long.split_once('=') {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (long, None),
@@ -203,6 +205,12 @@ mod tests {
         ] {
             assert_eq!(read(&words).unwrap_err(), message);
         }
+    }
+
+    #[test]
+    fn without_long_options_two_dashes_are_a_letter() {
+        let error = parse("tool", &["--frob".to_owned()], &OPTIONS[3..4]).unwrap_err();
+        assert_eq!(error, "tool: invalid option -- '-'");
     }
 
     #[test]

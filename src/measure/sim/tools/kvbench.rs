@@ -9,6 +9,7 @@ use std::io;
 
 use super::Sim;
 use super::nixlbench;
+use super::nixlbench_flags;
 
 /// Options of nixlbench that are passed on.
 const PASSED: &[&str] = &[
@@ -292,7 +293,7 @@ fn command(cache: &Cache, options: &Options) -> Vec<(String, String)> {
         all.push((name.into(), value.to_string()));
     }
     all.sort();
-    all.retain(|(name, value)| !nixlbench::is_default(name, value));
+    all.retain(|(name, value)| !nixlbench_flags::is_default(name, value));
     all
 }
 

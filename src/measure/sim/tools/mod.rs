@@ -16,6 +16,7 @@ mod kvbench;
 mod link;
 mod nccl;
 mod nixlbench;
+mod nixlbench_flags;
 mod nvidia;
 mod nvidia_topo;
 mod ucx;
