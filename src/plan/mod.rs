@@ -12,3 +12,4 @@ mod read;
 mod resolve;
 mod schema;
 pub mod values;
+pub mod workspace;

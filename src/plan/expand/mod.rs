@@ -31,8 +31,9 @@ use unit::{Unit, unknown_metric};
 pub(super) struct Context<'a> {
     /// Every rule that loaded.
     pub(super) rules: &'a BTreeMap<RuleId, Arc<Rule>>,
-    /// Rule files that did not load whole: what is missing from them has been told.
-    pub(super) broken_files: &'a BTreeSet<String>,
+    /// Rule files that did not load whole, or are not there: what is missing from them has been
+    /// told.
+    pub(super) broken_files: BTreeSet<String>,
     /// `--set`.
     pub(super) sets: CommandLine,
     /// Settings made so far.
@@ -44,7 +45,7 @@ pub(super) struct Context<'a> {
 impl<'a> Context<'a> {
     pub(super) fn new(
         rules: &'a BTreeMap<RuleId, Arc<Rule>>,
-        broken_files: &'a BTreeSet<String>,
+        broken_files: BTreeSet<String>,
         sets: CommandLine,
     ) -> Self {
         Self {

@@ -1,0 +1,461 @@
+//! From a folder to a [`Workspace`]: `doe.toml`, every rule file and every plan under it. Whatever
+//! is wrong anywhere is told in one go, in the order of files and lines; a workspace comes out
+//! only when nothing is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use super::expand::{self, CommandLine, Context, Expanded, name_hints};
+use super::model::{Platform, Workspace};
+use super::resolve::{self, Index};
+use super::{compare, followup, platform, read};
+use crate::error::{Diagnostic, Error, Kind, Result, Severity, nearest};
+use crate::label::is_valid_package;
+use crate::rule::load as rule_load;
+use crate::rule::model::{Rule, RuleId};
+use crate::source::{Doc, Table, Text};
+
+/// The file that makes a folder a workspace.
+pub const WORKSPACE_FILE: &str = "doe.toml";
+
+/// Nesting of folders under `plans/` beyond this is not followed.
+const MAX_DEPTH: usize = 16;
+
+/// What a workspace is loaded with.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// `--set k=v`: for every pattern whose rule has `k`.
+    pub sets: Vec<(String, String)>,
+    /// What rule scripts may call of `doe`: `measure openai`, `parse iperf3`, `proxy`.
+    pub known_instruments: Vec<String>,
+    /// Names of executors; when empty, none is refused.
+    pub known_executors: Vec<String>,
+}
+
+/// `doe.toml`, read.
+struct Head {
+    platforms: BTreeMap<String, Platform>,
+    default_platform: String,
+    plans: PathBuf,
+    rules: PathBuf,
+    state: PathBuf,
+}
+
+/// The workspace that a folder belongs to: `given` when named, else the nearest folder at or above
+/// `start` that has a `doe.toml`.
+///
+/// # Errors
+/// `no-workspace`: there is none.
+pub fn find_root(start: &Path, given: Option<&Path>) -> Result<PathBuf> {
+    let none = |message: String| {
+        Error::new(Kind::Usage, "no-workspace", message).hint(
+            "a workspace is a folder with a `doe.toml`, which may be empty; `doe init` makes one",
+        )
+    };
+    if let Some(given) = given {
+        if given.join(WORKSPACE_FILE).is_file() {
+            return Ok(given.to_owned());
+        }
+        return Err(none(format!(
+            "`{}` has no `{WORKSPACE_FILE}`",
+            given.display()
+        )));
+    }
+    let found = start
+        .ancestors()
+        .find(|folder| folder.join(WORKSPACE_FILE).is_file());
+    found.map(Path::to_owned).ok_or_else(|| {
+        none(format!(
+            "there is no `{WORKSPACE_FILE}` in `{}` or any folder above it",
+            start.display()
+        ))
+        .hint("`--workspace DIR` names one elsewhere")
+    })
+}
+
+impl Workspace {
+    /// Reads everything under a folder.
+    ///
+    /// # Errors
+    /// `plan-invalid` with all findings, warnings included, in the order of files and lines; or
+    /// `no-workspace`, or `io` when a folder cannot be read.
+    pub fn load(root: &Path, options: &LoadOptions) -> Result<Self> {
+        let (workspace, diagnostics) = load(root, options)?;
+        match workspace {
+            Some(mut workspace) => {
+                workspace.warnings = diagnostics;
+                Ok(workspace)
+            }
+            None => Err(Error::from_diagnostics(diagnostics)),
+        }
+    }
+}
+
+fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Diagnostic>)> {
+    let mut diags = Vec::new();
+    let (doc, found) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE)?;
+    let unreadable = has_errors(&found);
+    diags.extend(found);
+    let head = head(&doc, unreadable, options, &mut diags);
+    let (rules, stems) = rules(root, &head.rules, options, &mut diags)?;
+    let broken_files = broken_files(&head.rules, &diags);
+    let sources = plan_files(&root.join(&head.plans), &shown(&head.plans), &mut diags)?;
+    let mut broken_plans = BTreeSet::new();
+    let mut plans: Vec<Expanded> = Vec::new();
+    let sets = CommandLine::new(&options.sets);
+    let mut ranks: Vec<String> = vec![WORKSPACE_FILE.to_owned()];
+    ranks.extend(rule_file_names(&diags, &rules));
+    let mut context = Context::new(&rules, broken_files, sets);
+    for source in &sources {
+        ranks.push(source.shown.clone());
+        let (doc, found) = Doc::read(&source.path, &source.shown)?;
+        if has_errors(&found) {
+            diags.extend(found);
+            broken_plans.insert(source.package.clone());
+            continue;
+        }
+        diags.extend(found);
+        let decl = read::read(&doc, &mut diags);
+        missing_rule_files(&decl.rules, &stems, &shown(&head.rules), &mut diags);
+        let listed = decl.rules.iter().map(|text| &text.text);
+        let absent = listed.filter(|stem| !stems.contains(*stem));
+        context.broken_files.extend(absent.cloned());
+        plans.push(expand::expand(
+            &source.package,
+            decl,
+            &mut context,
+            &mut diags,
+        ));
+    }
+    let edges: Vec<_> = {
+        let index = Index::new(&plans, &broken_plans);
+        let follow = |plan: &Expanded| {
+            let edges = resolve::edges(&index, plan, &mut diags);
+            let compares = compare::compares(&index, plan, &mut diags);
+            let followups = followup::followups(&index, plan, &mut diags);
+            (edges, compares, followups)
+        };
+        plans.iter().map(follow).collect()
+    };
+    for (expanded, (edges, compares, followups)) in plans.iter_mut().zip(edges) {
+        expand::count(expanded, &context.sets, &mut diags);
+        let plan = &mut expanded.plan;
+        for (pattern, (needs, gate)) in plan.patterns.iter_mut().zip(edges) {
+            pattern.needs = needs;
+            pattern.gate = gate;
+        }
+        plan.compares = compares;
+        plan.followups = followups;
+    }
+    let complete = broken_plans.is_empty() && plans.iter().all(|plan| !plan.incomplete);
+    unused_sets(&context.sets, complete, &rules, &mut diags);
+    let diags = in_file_order(diags, &ranks);
+    if has_errors(&diags) {
+        return Ok((None, diags));
+    }
+    let plans = plans
+        .into_iter()
+        .map(|expanded| (expanded.plan.package.clone(), expanded.plan))
+        .collect();
+    let workspace = Workspace {
+        root: root.to_owned(),
+        state_dir: root.join(&head.state),
+        rules,
+        plans,
+        platforms: head.platforms,
+        default_platform: head.default_platform,
+        warnings: Vec::new(),
+    };
+    Ok((Some(workspace), diags))
+}
+
+fn has_errors(diags: &[Diagnostic]) -> bool {
+    diags.iter().any(|found| found.severity == Severity::Error)
+}
+
+fn head(doc: &Doc, unreadable: bool, options: &LoadOptions, diags: &mut Vec<Diagnostic>) -> Head {
+    let mut head = Head {
+        platforms: BTreeMap::from([(platform::SIM.to_owned(), platform::sim())]),
+        default_platform: platform::SIM.to_owned(),
+        plans: "plans".into(),
+        rules: "rules".into(),
+        state: ".doe".into(),
+    };
+    if unreadable {
+        return head;
+    }
+    let mut root = doc.table();
+    let mut default = None;
+    if let Some(mut table) = root.opt_table("workspace", diags) {
+        default = table.opt_str("platform", diags);
+        for (key, place, inside) in [
+            ("plans", &mut head.plans, true),
+            ("rules", &mut head.rules, true),
+            ("state", &mut head.state, false),
+        ] {
+            if let Some(text) = table.opt_str(key, diags) {
+                folder(text, place, inside, diags);
+            }
+        }
+        table.remaining(diags, "of `[workspace]`");
+    }
+    platforms(&mut root, &mut head, options, diags);
+    root.remaining(diags, "at the top of `doe.toml`");
+    if let Some(text) = default {
+        if !head.platforms.contains_key(&text.text) {
+            let found = Diagnostic::error(
+                "unknown-platform",
+                format!("there is no platform `{}`", text.text),
+            );
+            let names = head.platforms.keys().map(String::as_str);
+            let found = found.at(text.site.clone(), "");
+            diags.push(name_hints(found, &text.text, names, "platforms"));
+        }
+        head.default_platform = text.text;
+    }
+    head
+}
+
+fn platforms(
+    root: &mut Table<'_>,
+    head: &mut Head,
+    options: &LoadOptions,
+    diags: &mut Vec<Diagnostic>,
+) {
+    let Some(table) = root.opt_table("platform", diags) else {
+        return;
+    };
+    for entry in table.entries() {
+        let name = &entry.key.text;
+        let Some(table) = entry.item.as_table(&format!("platform `{name}`"), diags) else {
+            continue;
+        };
+        platform::read(&mut head.platforms, &entry.key, table, diags);
+        let known = &options.known_executors;
+        let executor = head.platforms.get(name).map(|platform| &platform.executor);
+        if let Some(executor) = executor
+            && !known.is_empty()
+            && !known.contains(executor)
+        {
+            let found = Diagnostic::error(
+                "unknown-executor",
+                format!("platform `{name}`: there is no executor `{executor}`"),
+            );
+            let names = known.iter().map(String::as_str);
+            let found = found.at(entry.key.site.clone(), "");
+            diags.push(name_hints(found, executor, names, "executors"));
+        }
+    }
+}
+
+/// A folder of the workspace. Plans and rules must be inside of it: their names are what messages
+/// and packages are made of.
+fn folder(text: Text, place: &mut PathBuf, inside: bool, diags: &mut Vec<Diagnostic>) {
+    let path = PathBuf::from(&text.text);
+    let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
+    if text.text.is_empty() || inside && !plain {
+        diags.push(
+            Diagnostic::error(
+                "bad-path",
+                format!("`{}` is not a folder inside the workspace", text.text),
+            )
+            .at(text.site, "")
+            .hint("name it relative to `doe.toml`, without `..`"),
+        );
+        return;
+    }
+    *place = path;
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+type RulesById = BTreeMap<RuleId, Arc<Rule>>;
+
+/// All rules, and the stems of the files that are there.
+fn rules(
+    root: &Path,
+    folder: &Path,
+    options: &LoadOptions,
+    diags: &mut Vec<Diagnostic>,
+) -> Result<(RulesById, BTreeSet<String>)> {
+    let dir = root.join(folder);
+    if !dir.exists() {
+        return Ok((BTreeMap::new(), BTreeSet::new()));
+    }
+    let mut stems = BTreeSet::new();
+    let entries = std::fs::read_dir(&dir).map_err(|cause| Error::io("read", &dir, &cause))?;
+    for entry in entries {
+        let entry = entry.map_err(|cause| Error::io("read", &dir, &cause))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        stems.extend(name.strip_suffix(".toml").map(str::to_owned));
+    }
+    let instruments: Vec<&str> = options
+        .known_instruments
+        .iter()
+        .map(String::as_str)
+        .collect();
+    let (rules, found) = rule_load::load_dir(&dir, &shown(folder), &instruments);
+    diags.extend(found);
+    Ok((rules, stems))
+}
+
+/// Stems of the rule files that have errors.
+fn broken_files(folder: &Path, diags: &[Diagnostic]) -> BTreeSet<String> {
+    let errors = diags.iter().filter(|d| d.severity == Severity::Error);
+    let files = errors
+        .flat_map(|d| &d.sites)
+        .map(|(site, _)| Path::new(&site.file.name));
+    files
+        .filter(|path| path.parent() == Some(folder))
+        .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+        .collect()
+}
+
+/// Names of rule files in the order in which findings about them are told.
+fn rule_file_names(diags: &[Diagnostic], rules: &RulesById) -> BTreeSet<String> {
+    let of_rules = rules.values().map(|rule| rule.site.file.name.clone());
+    let of_findings = diags.iter().flat_map(|d| &d.sites);
+    of_rules
+        .chain(of_findings.map(|(site, _)| site.file.name.clone()))
+        .filter(|name| name != WORKSPACE_FILE)
+        .collect()
+}
+
+fn missing_rule_files(
+    listed: &[Text],
+    stems: &BTreeSet<String>,
+    folder: &str,
+    diags: &mut Vec<Diagnostic>,
+) {
+    let mut seen: HashMap<&str, &Text> = HashMap::new();
+    for text in listed {
+        if let Some(first) = seen.insert(&text.text, text) {
+            diags.push(
+                Diagnostic::warning("duplicate-name", format!("`{}` is listed twice", text.text))
+                    .at(text.site.clone(), "")
+                    .at(first.site.clone(), "first here"),
+            );
+        }
+        if stems.contains(&text.text) {
+            continue;
+        }
+        let found = Diagnostic::error(
+            "missing-rule-file",
+            format!("there is no rule file `{folder}/{}.toml`", text.text),
+        )
+        .at(text.site.clone(), "");
+        let names = stems.iter().map(String::as_str);
+        diags.push(name_hints(found, &text.text, names, "rule files"));
+    }
+}
+
+/// A plan on disk.
+struct PlanFile {
+    package: String,
+    path: PathBuf,
+    shown: String,
+}
+
+/// Every `*.toml` under a folder, by package.
+fn plan_files(dir: &Path, shown: &str, diags: &mut Vec<Diagnostic>) -> Result<Vec<PlanFile>> {
+    let mut files = Vec::new();
+    if dir.exists() {
+        collect(dir, shown, "", 0, &mut files, diags)?;
+    }
+    files.sort_by(|a, b| a.package.cmp(&b.package));
+    Ok(files)
+}
+
+fn collect(
+    dir: &Path,
+    shown: &str,
+    prefix: &str,
+    depth: usize,
+    files: &mut Vec<PlanFile>,
+    diags: &mut Vec<Diagnostic>,
+) -> Result<()> {
+    let entries = std::fs::read_dir(dir).map_err(|cause| Error::io("read", dir, &cause))?;
+    for entry in entries {
+        let entry = entry.map_err(|cause| Error::io("read", dir, &cause))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let (path, shown) = (entry.path(), format!("{shown}/{name}"));
+        // Hidden files are editors' and version control's.
+        if name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            if depth < MAX_DEPTH {
+                let prefix = format!("{prefix}{name}/");
+                collect(&path, &shown, &prefix, depth + 1, files, diags)?;
+            }
+            continue;
+        }
+        let Some(stem) = name.strip_suffix(".toml") else {
+            continue;
+        };
+        let package = format!("{prefix}{stem}");
+        if !is_valid_package(&package) {
+            diags.push(
+                Diagnostic::error(
+                    "bad-name",
+                    format!("`{shown}` cannot be a plan: `//{package}` is no package"),
+                )
+                .hint("names of plans and their folders are letters, digits and `._+=,-`, and start with a letter or digit"),
+            );
+            continue;
+        }
+        files.push(PlanFile {
+            package,
+            path,
+            shown,
+        });
+    }
+    Ok(())
+}
+
+/// `--set` of something that no pattern's rule has.
+fn unused_sets(sets: &CommandLine, complete: bool, rules: &RulesById, diags: &mut Vec<Diagnostic>) {
+    if !complete && has_errors(diags) {
+        return;
+    }
+    for key in sets.unused() {
+        let mut found = Diagnostic::error(
+            "unknown-setting",
+            format!("--set {key}: no pattern's rule has a parameter `{key}`"),
+        );
+        let names: BTreeSet<&str> = rules
+            .values()
+            .flat_map(|rule| rule.params.keys().map(String::as_str))
+            .collect();
+        if let Some(near) = nearest(key, names.iter().copied()) {
+            found = found.hint(format!("did you mean `{near}`?"));
+        }
+        diags.push(found);
+    }
+}
+
+/// Sorts findings by file and line, and drops those that say the same at the same place.
+fn in_file_order(mut diags: Vec<Diagnostic>, ranks: &[String]) -> Vec<Diagnostic> {
+    let rank: HashMap<&str, usize> = (ranks.iter().enumerate())
+        .map(|(rank, name)| (name.as_str(), rank))
+        .collect();
+    diags.sort_by_cached_key(|found| match found.sites.first() {
+        Some((site, _)) => {
+            let rank = rank.get(site.file.name.as_str()).copied();
+            (rank.unwrap_or(usize::MAX - 1), site.range.start)
+        }
+        None => (usize::MAX, 0),
+    });
+    let mut seen = HashSet::new();
+    diags.retain(|found| {
+        let place = found
+            .sites
+            .first()
+            .map(|(site, _)| (site.file.name.clone(), site.range.clone()));
+        seen.insert((found.code, found.message.clone(), place))
+    });
+    diags
+}
