@@ -238,6 +238,25 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+impl From<doe_cache::Error> for Error {
+    fn from(error: doe_cache::Error) -> Self {
+        use doe_cache::Error as Store;
+        let kind = match &error {
+            Store::Io { .. } | Store::Database { .. } => Kind::Infra,
+            Store::Corrupt { .. } | Store::SchemaTooNew { .. } => Kind::Integrity,
+            Store::Locked { .. } => Kind::Lock,
+            Store::NotFound { .. } | Store::BadDigest { .. } => Kind::Usage,
+            // What the store refuses to take was made by this program; new variants are unknown.
+            _ => Kind::Bug,
+        };
+        let made = Self::new(kind, error.code(), error.to_string());
+        match error.hint() {
+            Some(hint) => made.hint(hint),
+            None => made,
+        }
+    }
+}
+
 /// The nearest of `candidates` to `name`, when one is near enough to be meant.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates

@@ -90,7 +90,7 @@ impl FromStr for Selector {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let (subtract, rest) = match text.strip_prefix('-') {
+        let (subtract, rest) = match text.strip_prefix(['-', '!']) {
             Some(rest) => (true, rest),
             None => (false, text),
         };

@@ -9,10 +9,10 @@ use crate::label::{Label, Selector, Target};
 
 /// Answers what only the store knows.
 pub trait Oracle {
-    /// Whether the node failed, was invalid or was blocked when it last ran.
-    fn failed(&self, node: NodeId) -> Result<bool>;
-    /// Whether the node would run again.
-    fn stale(&self, node: NodeId) -> Result<bool>;
+    /// The nodes that failed, were invalid or were blocked when they last took part in a run.
+    fn failed(&self) -> Result<BTreeSet<NodeId>>;
+    /// The nodes that would run again.
+    fn stale(&self) -> Result<BTreeSet<NodeId>>;
 }
 
 /// The nodes that a list of selectors names. Each selector is applied in turn to what stands so
@@ -70,19 +70,9 @@ fn matching(graph: &Graph<'_>, target: &Target, oracle: &dyn Oracle) -> Result<V
             }
             Ok(found)
         }
-        Target::Failed => collect(graph, |n| oracle.failed(n)),
-        Target::Stale => collect(graph, |n| oracle.stale(n)),
+        Target::Failed => Ok(oracle.failed()?.into_iter().collect()),
+        Target::Stale => Ok(oracle.stale()?.into_iter().collect()),
     }
-}
-
-fn collect(graph: &Graph<'_>, keep: impl Fn(NodeId) -> Result<bool>) -> Result<Vec<NodeId>> {
-    let mut found = Vec::new();
-    for node in graph.nodes() {
-        if keep(node)? {
-            found.push(node);
-        }
-    }
-    Ok(found)
 }
 
 fn named(graph: &Graph<'_>, label: &Label) -> Result<Vec<NodeId>> {

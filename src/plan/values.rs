@@ -90,6 +90,13 @@ impl Settings {
         self.get(name).is_some()
     }
 
+    /// Names and values alone, as rendering takes them.
+    pub fn plain(&self) -> std::collections::BTreeMap<String, Value> {
+        self.iter()
+            .map(|(name, setting)| (name.to_string(), setting.value.clone()))
+            .collect()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.frame.names.len()

@@ -1,0 +1,305 @@
+//! The only judge of what must run. It is pure: a graph, a platform and a snapshot of the store
+//! go in, a decision comes out, and `build`, `plan`, `explain`, `status` and `check` all ask here.
+//! While a node's inputs are not known it says so instead of guessing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use doe_cache::{Change, Class, Digest, ExecutionStatus, Manifest, Record, Snapshot, Summary};
+use serde::Serialize;
+
+use super::key::{self, Needs};
+use crate::error::Result;
+use crate::graph::{EdgeKind, Graph, NodeId};
+use crate::label::Label;
+use crate::plan::model::Platform;
+use crate::rule::action::{Action, Binding};
+use crate::rule::render::render;
+
+/// A node's keys, as far as they were needed.
+#[derive(Debug, Clone)]
+pub struct Keyed {
+    /// What was asked for.
+    pub spec: Manifest,
+    /// The digest of what turns its outputs into numbers.
+    pub judge: Digest,
+    /// What would be executed; only rendered when the spec key was not known.
+    pub action: Option<(Action, Manifest)>,
+}
+
+/// How a stored result was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hit {
+    /// The same was asked for before.
+    Spec,
+    /// Something else was asked for, the same would be executed.
+    Action,
+    /// The execution stands, its numbers are read from the outputs anew.
+    Rejudge,
+}
+
+/// Why a node runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Why {
+    /// Its label has no record.
+    NeverRan,
+    /// What is asked for changed since the label's last record.
+    Changed(Vec<Change>),
+    /// The last attempt failed or its result was refused.
+    LastFailed(String),
+    /// The last result may not be used again.
+    NotReusable(String),
+    /// `--rerun`.
+    Asked,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::NeverRan => f.write_str("never ran"),
+            Why::Asked => f.write_str("asked to run again"),
+            Why::LastFailed(reason) => write!(f, "failed when it last ran: {reason}"),
+            Why::NotReusable(reason) => write!(f, "the last result is not reusable: {reason}"),
+            Why::Changed(changes) => {
+                for (at, change) in changes.iter().take(3).enumerate() {
+                    if at > 0 {
+                        f.write_str("; ")?;
+                    }
+                    f.write_str(&brief(change))?;
+                }
+                if changes.len() > 3 {
+                    write!(f, "; and {} more", changes.len() - 3)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A change on one line: values that are long (scripts, digests) are not printed whole.
+fn brief(change: &Change) -> String {
+    let short = |entry: &Option<doe_cache::Entry>| {
+        let text = entry.as_ref().map(|e| e.value.to_string());
+        text.filter(|t| t.len() <= 60 && !t.contains('\n'))
+    };
+    match (short(&change.old), short(&change.new)) {
+        (Some(_), Some(_)) if change.path.starts_with("need.") => {
+            format!("new output of {}", &change.path["need.".len()..])
+        }
+        (Some(old), Some(new)) if !change.path.starts_with("rule.definition") => {
+            format!("{} {old} -> {new}", change.path)
+        }
+        _ if change.old.is_none() => format!("{} is new", change.path),
+        _ if change.new.is_none() => format!("{} is gone", change.path),
+        _ => format!("{} changed", change.path),
+    }
+}
+
+/// What is to be done with a node.
+#[derive(Debug, Clone)]
+pub enum Decision {
+    /// A stored result stands for it.
+    Reuse {
+        /// The record.
+        record: Digest,
+        /// The digest of its outputs, which enters the keys of dependents.
+        output: Digest,
+        /// How it was found.
+        hit: Hit,
+        /// The keys.
+        keyed: Keyed,
+    },
+    /// It must run.
+    Run {
+        /// The keys.
+        keyed: Keyed,
+        /// Why.
+        why: Why,
+    },
+    /// Whether it must run shows when these have run.
+    MayRun {
+        /// What it waits for.
+        because: Vec<NodeId>,
+    },
+}
+
+/// Fetches a record, to say why a node runs; decisions themselves never need one.
+pub type History<'w> = Box<dyn Fn(&Digest) -> Option<Record> + Send + Sync + 'w>;
+
+/// The judge with what it judges by.
+pub struct Decider<'w> {
+    graph: &'w Graph<'w>,
+    platform: &'w Platform,
+    snapshot: Snapshot,
+    history: History<'w>,
+    rerun: BTreeSet<NodeId>,
+}
+
+impl<'w> Decider<'w> {
+    /// A judge over one graph, one platform and one state of the store.
+    pub fn new(
+        graph: &'w Graph<'w>,
+        platform: &'w Platform,
+        snapshot: Snapshot,
+        history: History<'w>,
+    ) -> Self {
+        Self {
+            graph,
+            platform,
+            snapshot,
+            history,
+            rerun: BTreeSet::new(),
+        }
+    }
+
+    /// Nodes that run again whatever the store holds.
+    pub fn rerun(mut self, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        self.rerun.extend(nodes);
+        self
+    }
+
+    /// What it judges.
+    pub fn graph(&self) -> &'w Graph<'w> {
+        self.graph
+    }
+
+    /// Where it would run.
+    pub fn platform(&self) -> &'w Platform {
+        self.platform
+    }
+
+    /// What is known of the store.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Takes in what was committed since the snapshot; a node that was asked to run again has.
+    pub fn learn(&mut self, node: NodeId, summary: Summary) {
+        self.rerun.remove(&node);
+        self.snapshot.insert(summary);
+    }
+
+    /// Takes in that a spec key now stands for a record.
+    pub fn learn_link(&mut self, spec: Digest, record: &Digest, label: &Label) {
+        self.snapshot.link(spec, record, &label.to_string());
+    }
+
+    /// The record of the label's last attempt.
+    pub fn last(&self, label: &Label) -> Option<Record> {
+        let summary = self.snapshot.latest(&label.to_string())?;
+        (self.history)(&summary.record)
+    }
+
+    /// Decides about a node whose inputs are all known.
+    pub fn decide(&self, node: NodeId, needs: &Needs) -> Result<Decision> {
+        let pattern = self.graph.pattern(node);
+        let spec = key::spec_manifest(pattern, self.platform, needs)?;
+        let judge = key::judge_digest(&pattern.rule);
+        let asked = self.rerun.contains(&node);
+        let spec_key = spec.key();
+        if !asked && let Some(found) = self.snapshot.by_spec(&spec_key) {
+            let hit = if found.judge == judge {
+                Hit::Spec
+            } else {
+                Hit::Rejudge
+            };
+            let keyed = Keyed {
+                spec,
+                judge,
+                action: None,
+            };
+            return Ok(reuse(found, hit, keyed));
+        }
+        let settings = pattern.settings.plain();
+        let action = render(&pattern.rule, &settings, &Binding::Symbolic)?;
+        let manifest = key::action_manifest(&pattern.rule, &action, self.platform, needs)?;
+        let action_key = manifest.key();
+        let keyed = Keyed {
+            spec,
+            judge,
+            action: Some((action, manifest)),
+        };
+        if asked {
+            return Ok(Decision::Run {
+                keyed,
+                why: Why::Asked,
+            });
+        }
+        if let Some(found) = self.snapshot.by_action(&action_key) {
+            let hit = if found.judge == judge {
+                Hit::Action
+            } else {
+                Hit::Rejudge
+            };
+            return Ok(reuse(found, hit, keyed));
+        }
+        let why = self.why(node, &keyed);
+        Ok(Decision::Run { keyed, why })
+    }
+
+    /// Decides about nodes and everything they depend on, in topological order.
+    pub fn plan(&self, nodes: &[NodeId]) -> Result<Vec<(NodeId, Decision)>> {
+        let wanted: BTreeSet<NodeId> = self.graph.closure(nodes, false).into_iter().collect();
+        let mut outputs: BTreeMap<NodeId, Digest> = BTreeMap::new();
+        let mut plan = Vec::with_capacity(wanted.len());
+        for &node in self.graph.order().iter().filter(|n| wanted.contains(n)) {
+            let mut needs = Needs::new();
+            let mut because = Vec::new();
+            for (dep, kind) in self.graph.deps(node) {
+                match (kind, outputs.get(&dep)) {
+                    (EdgeKind::Gate, _) => {}
+                    (EdgeKind::Data, Some(output)) => {
+                        needs.insert(self.graph.label(dep).clone(), *output);
+                    }
+                    (EdgeKind::Data, None) => because.push(dep),
+                }
+            }
+            let decision = if because.is_empty() {
+                self.decide(node, &needs)?
+            } else {
+                Decision::MayRun { because }
+            };
+            if let Decision::Reuse { output, .. } = &decision {
+                outputs.insert(node, *output);
+            }
+            plan.push((node, decision));
+        }
+        Ok(plan)
+    }
+
+    fn why(&self, node: NodeId, keyed: &Keyed) -> Why {
+        let Some(last) = self.last(self.graph.label(node)) else {
+            return Why::NeverRan;
+        };
+        let changes: Vec<Change> = Manifest::diff(&last.spec_manifest, &keyed.spec)
+            .into_iter()
+            .filter(|change| change.class == Class::Result)
+            .collect();
+        if !changes.is_empty() {
+            return Why::Changed(changes);
+        }
+        let execution = &last.verdicts.execution;
+        if execution.status != ExecutionStatus::Ok {
+            let reason = execution.reason.clone();
+            return Why::LastFailed(reason.unwrap_or_else(|| execution.status.to_string()));
+        }
+        if !last.verdicts.good() {
+            let failed = last.verdicts.validity.failed.join("; ");
+            return Why::LastFailed(format!("its result was refused: {failed}"));
+        }
+        Why::NotReusable(
+            last.not_reusable_because
+                .unwrap_or_else(|| "its outputs are no longer in the store".to_string()),
+        )
+    }
+}
+
+fn reuse(found: &Summary, hit: Hit, keyed: Keyed) -> Decision {
+    Decision::Reuse {
+        record: found.record,
+        output: found.output_digest,
+        hit,
+        keyed,
+    }
+}

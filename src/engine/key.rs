@@ -1,0 +1,348 @@
+//! The keys. A spec key says what was asked for without rendering anything; an action key says
+//! what would be executed. Both come from manifests, every struct that feeds them is taken apart
+//! exhaustively, and each field is put down as result, scheduling or cosmetic: a field that is
+//! new does not compile until somebody has decided.
+
+use std::collections::BTreeMap;
+
+use doe_cache::{Class, Digest, Manifest, Value};
+
+use super::instruments;
+use crate::error::{Error, Kind, Result};
+use crate::label::Label;
+use crate::plan::model::{Host, Pattern, Platform, Setting, Source};
+use crate::rule::action::{Action, Demand, OutputAction, Probe, Ready, ServiceAction, StepAction};
+use crate::rule::model::{Affects, Rule, RuleKind};
+
+/// Raised when the same entries come to mean something else; every key changes then.
+const KEY_SCHEMA: u32 = 1;
+
+/// Output digests of what a node needs, by label.
+pub type Needs = BTreeMap<Label, Digest>;
+
+/// What is asked for: rule, settings, platform facts, inputs. Nothing is rendered.
+pub fn spec_manifest(pattern: &Pattern, platform: &Platform, needs: &Needs) -> Result<Manifest> {
+    let mut manifest = Manifest::new("doe.spec", KEY_SCHEMA);
+    manifest.set(
+        "rule.definition",
+        definition_digest(&pattern.rule),
+        Class::Result,
+    );
+    settings(&mut manifest, pattern);
+    surroundings(&mut manifest, &pattern.rule, platform, needs)?;
+    Ok(manifest)
+}
+
+/// What would be executed: the rendered action (with symbolic addresses) and its surroundings.
+pub fn action_manifest(
+    rule: &Rule,
+    action: &Action,
+    platform: &Platform,
+    needs: &Needs,
+) -> Result<Manifest> {
+    let mut manifest = Manifest::new("doe.action", KEY_SCHEMA);
+    let Action {
+        services,
+        steps,
+        outputs,
+        roles,
+    } = action;
+    for service in services {
+        service_entries(&mut manifest, &format!("service.{}", service.name), service);
+    }
+    for (at, step) in steps.iter().enumerate() {
+        step_entries(&mut manifest, at, step);
+    }
+    for output in outputs {
+        let OutputAction {
+            name,
+            path,
+            role,
+            schema,
+        } = output;
+        let at = format!("output.{name}");
+        manifest.set(format!("{at}.path"), path.as_str(), Class::Result);
+        optional(&mut manifest, format!("{at}.schema"), schema.as_deref());
+        optional(&mut manifest, format!("{at}.role"), role.as_deref());
+    }
+    for (name, demand) in roles {
+        let Demand { gpus, exclusive } = demand;
+        manifest.set(format!("role.{name}.gpus"), i64::from(*gpus), Class::Result);
+        // Sharing a host with other work changes what is measured.
+        manifest.set(format!("role.{name}.exclusive"), *exclusive, Class::Result);
+    }
+    surroundings(&mut manifest, rule, platform, needs)?;
+    Ok(manifest)
+}
+
+/// The key of a service: what it runs, where, and the keys of the services it stands on.
+/// Two nodes whose services have one key share one process.
+pub fn service_key(
+    service: &ServiceAction,
+    hosts: &BTreeMap<String, String>,
+    after: &BTreeMap<String, Digest>,
+    platform: &Platform,
+) -> Digest {
+    let mut manifest = Manifest::new("doe.service", KEY_SCHEMA);
+    service_entries(&mut manifest, "service", service);
+    for (role, host) in hosts {
+        let mentioned = *role == service.role
+            || service.script.contains(&format!("@{role}."))
+            || service
+                .env
+                .values()
+                .any(|v| v.contains(&format!("@{role}.")));
+        if mentioned {
+            manifest.set(format!("host.{role}"), host.as_str(), Class::Result);
+        }
+    }
+    for (name, key) in after {
+        manifest.set(format!("after.{name}"), *key, Class::Result);
+    }
+    for (name, value) in &platform.env {
+        manifest.set(
+            format!("platform.env.{name}"),
+            value.as_str(),
+            Class::Result,
+        );
+    }
+    manifest.key()
+}
+
+/// The digest of what turns outputs into numbers: metrics, series and validity. It is beside the
+/// keys, so that a new metric is read from stored outputs and nothing runs again.
+pub fn judge_digest(rule: &Rule) -> Digest {
+    let mut manifest = Manifest::new("doe.judge", KEY_SCHEMA);
+    manifest.set(
+        "judge",
+        crate::rule::digest::judge_describe(rule),
+        Class::Result,
+    );
+    manifest.key()
+}
+
+/// The digest of a rule's definition, comments and documentation apart.
+fn definition_digest(rule: &Rule) -> Digest {
+    let mut manifest = Manifest::new("doe.rule", KEY_SCHEMA);
+    manifest.set("rule", crate::rule::digest::describe(rule), Class::Result);
+    manifest.key()
+}
+
+fn settings(manifest: &mut Manifest, pattern: &Pattern) {
+    for (name, setting) in &pattern.settings {
+        let class = match pattern.rule.params.get(name).map(|p| p.affects) {
+            Some(Affects::Result) | None => Class::Result,
+            Some(Affects::Scheduling) => Class::Scheduling,
+            Some(Affects::Cosmetic) => Class::Cosmetic,
+        };
+        let Setting {
+            value,
+            source,
+            site,
+        } = setting;
+        let origin = match (source, site) {
+            (Source::CommandLine, _) | (_, None) => "--set".to_string(),
+            (_, Some(site)) => {
+                let (line, _) = site.file.line_column(site.range.start);
+                format!("{}:{line}", site.file.name)
+            }
+        };
+        manifest.set_from(format!("setting.{name}"), value.clone(), class, origin);
+    }
+}
+
+/// What surrounds an execution: rule version, instruments, platform, inputs.
+fn surroundings(
+    manifest: &mut Manifest,
+    rule: &Rule,
+    platform: &Platform,
+    needs: &Needs,
+) -> Result<()> {
+    manifest.set("rule.version", rule.version, Class::Result);
+    for name in &rule.instruments {
+        let version = instruments::version(name).ok_or_else(|| {
+            Error::new(
+                Kind::Bug,
+                "unknown-instrument",
+                format!("`doe {name}` has no version"),
+            )
+        })?;
+        manifest.set(
+            format!("instrument.{}", name.replace(' ', ".")),
+            i64::from(version),
+            Class::Result,
+        );
+    }
+    // The inputs' labels are read by analyses and appear in what they write.
+    for (label, digest) in needs {
+        manifest.set(format!("need.{label}"), *digest, Class::Result);
+    }
+    if rule.kind == RuleKind::Measure {
+        platform_entries(manifest, platform);
+    }
+    Ok(())
+}
+
+fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
+    let Platform {
+        name: _,     // an alias
+        executor: _, // how scripts get there; the facts say what is there
+        simulated,
+        hosts,
+        roles: _, // placement is recorded; the hosts' facts say what they are
+        facts,
+        dynamic_ports: _, // addresses
+        sim,
+        env,
+    } = platform;
+    manifest.set("platform.simulated", *simulated, Class::Result);
+    for host in hosts.values() {
+        let Host {
+            name,
+            address: _,
+            gpus,
+        } = host;
+        // Known for the record; which host it was does not decide what is measured.
+        manifest.set(
+            format!("platform.host.{name}.gpus"),
+            i64::from(*gpus),
+            Class::Scheduling,
+        );
+    }
+    for (fact, value) in facts {
+        manifest.set(
+            format!("platform.fact.{fact}"),
+            value.clone(),
+            Class::Result,
+        );
+    }
+    for (option, value) in sim {
+        manifest.set(
+            format!("platform.sim.{option}"),
+            value.clone(),
+            Class::Result,
+        );
+    }
+    if *simulated {
+        manifest.set(
+            "platform.sim.model_version",
+            i64::from(instruments::sim_version()),
+            Class::Result,
+        );
+    }
+    for (variable, value) in env {
+        manifest.set(
+            format!("platform.env.{variable}"),
+            value.as_str(),
+            Class::Result,
+        );
+    }
+}
+
+fn service_entries(manifest: &mut Manifest, at: &str, service: &ServiceAction) {
+    let ServiceAction {
+        name: _,
+        role,
+        script,
+        env,
+        ready,
+        ports: _, // addresses
+        after,
+        gpus,
+        stop_grace_s,
+    } = service;
+    manifest.set(format!("{at}.role"), role.as_str(), Class::Result);
+    manifest.set(format!("{at}.script"), script.as_str(), Class::Result);
+    environment(manifest, at, env);
+    manifest.set(format!("{at}.after"), list(after), Class::Result);
+    manifest.set(format!("{at}.gpus"), i64::from(*gpus), Class::Result);
+    manifest.set(
+        format!("{at}.stop_grace_s"),
+        number(*stop_grace_s),
+        Class::Scheduling,
+    );
+    ready_entries(manifest, at, ready);
+}
+
+fn step_entries(manifest: &mut Manifest, order: usize, step: &StepAction) {
+    let StepAction {
+        name,
+        role,
+        script,
+        env,
+        timeout_s,
+        gang,
+        after,
+        ready,
+        ports: _, // addresses
+    } = step;
+    let at = format!("step.{name}");
+    manifest.set(format!("{at}.order"), order as i64, Class::Result);
+    optional(manifest, format!("{at}.role"), role.as_deref());
+    manifest.set(format!("{at}.script"), script.as_str(), Class::Result);
+    environment(manifest, &at, env);
+    manifest.set(
+        format!("{at}.timeout_s"),
+        number(*timeout_s),
+        Class::Scheduling,
+    );
+    optional(manifest, format!("{at}.gang"), gang.as_deref());
+    manifest.set(format!("{at}.after"), list(after), Class::Result);
+    if let Some(ready) = ready {
+        ready_entries(manifest, &at, ready);
+    }
+}
+
+/// How readiness is seen decides when a measurement starts, never what a ready service does.
+fn ready_entries(manifest: &mut Manifest, at: &str, ready: &Ready) {
+    let Ready {
+        probe,
+        within_s,
+        fail_on_log,
+    } = ready;
+    let probe = match probe {
+        Probe::Http(url) => format!("http {url}"),
+        Probe::Tcp(address) => format!("tcp {address}"),
+        Probe::Listen(port) => format!("listen {port}"),
+        Probe::File(path) => format!("file {path}"),
+        Probe::Log(pattern) => format!("log {pattern}"),
+        Probe::Alive => "alive".to_string(),
+    };
+    manifest.set(format!("{at}.ready"), probe, Class::Result);
+    manifest.set(
+        format!("{at}.ready_within_s"),
+        number(*within_s),
+        Class::Scheduling,
+    );
+    manifest.set(
+        format!("{at}.fail_on_log"),
+        list(fail_on_log),
+        Class::Scheduling,
+    );
+}
+
+fn environment(manifest: &mut Manifest, at: &str, env: &BTreeMap<String, String>) {
+    for (name, value) in env {
+        manifest.set(format!("{at}.env.{name}"), value.as_str(), Class::Result);
+    }
+}
+
+fn optional(manifest: &mut Manifest, path: String, value: Option<&str>) {
+    if let Some(value) = value {
+        manifest.set(path, value, Class::Result);
+    }
+}
+
+fn list(items: &[String]) -> Value {
+    Value::List(
+        items
+            .iter()
+            .map(|item| Value::from(item.as_str()))
+            .collect(),
+    )
+}
+
+fn number(value: f64) -> Value {
+    // Limits in seconds come from checked durations and are finite.
+    Value::float(value).unwrap_or(Value::Null)
+}
