@@ -118,6 +118,26 @@ pub(crate) fn create_dir(dir: &Path) -> Result<()> {
     }
 }
 
+/// Removes the temporary files of other processes, which must be dead.
+pub(crate) fn sweep(tmp: &Path) -> Result<u64> {
+    let ours = format!("{}-", std::process::id());
+    let list = match fs::read_dir(tmp) {
+        Ok(list) => list,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(e) => return Err(Error::io("list", tmp, &e)),
+    };
+    let mut count = 0;
+    for entry in list {
+        let entry = entry.map_err(|e| Error::io("list", tmp, &e))?;
+        if !entry.file_name().to_string_lossy().starts_with(&ours) {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, &e))?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
 /// Moves a damaged file out of the way, under `name` or, when that is taken, a numbered one.
 /// Returns where it went.
 pub(crate) fn quarantine(file: &Path, dir: &Path, name: &str) -> Result<PathBuf> {

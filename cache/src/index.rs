@@ -53,7 +53,11 @@ pub(crate) fn open(layout: &Layout, access: Access) -> Result<Connection> {
 }
 
 fn open_for_reading(layout: &Layout, path: &Path) -> Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    // A connection is used by one thread at a time (it sits behind a lock): SQLite need not lock
+    // again for every column it hands out.
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let attempt = connect(path, flags).and_then(|c| Ok((schema::version(&c)?, c)));
     let (version, connection) = match attempt {
         Ok(found) => found,

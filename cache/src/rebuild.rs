@@ -112,3 +112,7 @@ fn digest_of_name(path: &Path) -> Option<Digest> {
     let stem = path.file_name()?.to_str()?.strip_suffix(".json")?;
     stem.parse().ok()
 }
+
+#[cfg(test)]
+#[path = "rebuild_tests.rs"]
+mod tests;

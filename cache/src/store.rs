@@ -7,6 +7,7 @@ use crate::durable::{self, Temp};
 use crate::error::{Error, Result};
 use crate::index::{self, Access};
 use crate::layout::Layout;
+use crate::lock::WriterLock;
 use crate::read::{self, Filter, Stats};
 use crate::record::Record;
 use crate::runs::{self, NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};
@@ -341,6 +342,16 @@ impl Store {
         Ok(stats)
     }
 
+    /// Removes half-written files that dead processes left behind, and says how many. The lock
+    /// shows that nobody else is writing.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`].
+    pub fn sweep_tmp(&self, _lock: &WriterLock) -> Result<u64> {
+        self.writable()?;
+        durable::sweep(&self.layout.tmp())
+    }
+
     /// Notes the begin of a run.
     ///
     /// # Errors
@@ -462,4 +473,4 @@ pub(crate) fn now_unix_ms() -> u64 {
 
 #[cfg(test)]
 #[path = "store_tests.rs"]
-mod tests;
+pub(crate) mod tests;

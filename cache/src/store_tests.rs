@@ -4,11 +4,10 @@
 use super::*;
 use crate::record::tests::sample;
 use crate::verdict::{CriterionStatus, ExecutionStatus, ValidityStatus};
-use proptest::prelude::*;
 use std::os::unix::fs::PermissionsExt;
 
 /// Stages the blobs of [`sample`]'s record.
-fn stage(store: &Store, seed: u32) {
+pub(crate) fn stage(store: &Store, seed: u32) {
     store
         .cas()
         .stage_bytes(format!("output {seed}").as_bytes())
@@ -19,18 +18,23 @@ fn stage(store: &Store, seed: u32) {
         .unwrap();
 }
 
-fn put(store: &Store, label: &str, seed: u32) -> Digest {
+pub(crate) fn put(store: &Store, label: &str, seed: u32) -> Digest {
     put_with(store, label, seed, |_| {})
 }
 
-fn put_with(store: &Store, label: &str, seed: u32, change: impl FnOnce(&mut Record)) -> Digest {
+pub(crate) fn put_with(
+    store: &Store,
+    label: &str,
+    seed: u32,
+    change: impl FnOnce(&mut Record),
+) -> Digest {
     stage(store, seed);
     let mut record = sample(label, seed);
     change(&mut record);
     store.commit(&record).unwrap()
 }
 
-fn flip(path: &Path) {
+pub(crate) fn flip(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -38,7 +42,7 @@ fn flip(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
-fn query(store: &Store, sql: &str) -> Vec<String> {
+pub(crate) fn query(store: &Store, sql: &str) -> Vec<String> {
     let db = store.index();
     let mut statement = db.prepare(sql).unwrap();
     let columns = statement.column_count();
@@ -360,409 +364,13 @@ fn reading_asks_for_nothing_and_makes_nothing() {
 }
 
 #[test]
-fn runs_remember_what_happened_to_each_node() {
+fn the_dead_are_swept_and_the_living_are_not() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path()).unwrap();
-    let info = |id: &str| RunInfo {
-        run_id: id.to_owned(),
-        command: "doe build //t:all".to_owned(),
-        platform: "sim".to_owned(),
-        simulated: true,
-        doe_version: "0.1.0".to_owned(),
-        host: "h".to_owned(),
-        pid: 7,
-        started_unix_ms: 1_000,
-    };
-    store.begin_run(&info("r1")).unwrap();
-    assert!(
-        store
-            .begin_run(&info("r1"))
-            .unwrap_err()
-            .to_string()
-            .contains("exists already")
-    );
-    let record = put(&store, "//t:a", 1);
-    store
-        .set_node("r1", "//t:a", NodeState::Running, None, None)
-        .unwrap();
-    store
-        .set_node("r1", "//t:a", NodeState::Ok, None, Some(record))
-        .unwrap();
-    store
-        .set_node(
-            "r1",
-            "//t:b",
-            NodeState::Failed,
-            Some("out of memory"),
-            None,
-        )
-        .unwrap();
-    store
-        .set_node("r1", "//t:c", NodeState::Blocked, Some("needs //t:b"), None)
-        .unwrap();
-    store.end_run("r1", RunStatus::Failed).unwrap();
-    store.begin_run(&info("r2")).unwrap();
-    store
-        .set_node("r2", "//t:b", NodeState::Reused, None, Some(record))
-        .unwrap();
-
-    let run = store.last_run().unwrap().unwrap();
-    assert_eq!(
-        (run.info, run.status, run.ended_unix_ms),
-        (info("r2"), RunStatus::Running, None)
-    );
-    let runs = store.runs(9).unwrap();
-    assert_eq!(runs.len(), 2);
-    assert_eq!(
-        runs[1].nodes,
-        BTreeMap::from([
-            (NodeState::Ok, 1),
-            (NodeState::Failed, 1),
-            (NodeState::Blocked, 1)
-        ])
-    );
-    let nodes = store.run_nodes("r1").unwrap();
-    assert_eq!(nodes[0].record, Some(record));
-    assert_eq!(nodes[1].reason.as_deref(), Some("out of memory"));
-    let states = store.latest_states().unwrap();
-    let failed: Vec<&str> = states
-        .iter()
-        .filter(|(_, state)| state.is_failure())
-        .map(|(label, _)| label.as_str())
-        .collect();
-    assert_eq!(failed, ["//t:c"], "the later run speaks for //t:b");
-    for error in [
-        store
-            .set_node("r9", "//t:a", NodeState::Ok, None, None)
-            .unwrap_err(),
-        store.end_run("r9", RunStatus::Ok).unwrap_err(),
-        store.run_nodes("r9").unwrap_err(),
-    ] {
-        assert_eq!(error, Error::not_found("run `r9`"));
-    }
-    assert_eq!(
-        query(
-            &store,
-            "SELECT run_id, status, nodes, nodes_ok, nodes_failed, nodes_blocked FROM runs ORDER BY run_id"
-        ),
-        ["r1|failed|3|1|1|1", "r2|running|1|0|0|0"]
-    );
-}
-
-#[test]
-fn the_views_say_what_the_records_say() {
-    let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path()).unwrap();
-    let good = put(&store, "//t:p", 1);
-    let failed = put_with(&store, "//t:p", 2, |r| {
-        r.verdicts.execution.status = ExecutionStatus::Failed;
-        r.verdicts.execution.reason = Some("step `measure` exited with 3".to_owned());
-    });
-    let never = put_with(&store, "//t:q", 3, |r| {
-        r.verdicts.execution.status = ExecutionStatus::Timeout;
-    });
-    assert_eq!(
-        query(
-            &store,
-            "SELECT label, record, layer, validity, criterion, simulated, settings, duration_ms,
-                 latest_record, latest_execution, latest_reason FROM results ORDER BY label"
-        ),
-        [
-            format!(
-                "//t:p|{good}|L1|valid|met|1|{{\"seed\":1}}|250|{failed}|failed|step `measure` exited with 3"
-            ),
-            format!("//t:q|-|L1|-|-|-|-|-|{never}|timeout|-"),
-        ]
-    );
-    assert_eq!(
-        query(
-            &store,
-            "SELECT label, metric, value, unit, better, record FROM metrics"
-        ),
-        [format!("//t:p|ttft_median_ms|1.5|ms|lower|{good}")],
-        "numbers of failed executions are not in the table of numbers"
-    );
-    assert_eq!(
-        query(
-            &store,
-            "SELECT label, series, position, value FROM samples ORDER BY position"
-        ),
-        ["//t:p|ttft_ms|0|0.1", "//t:p|ttft_ms|1|1.2"]
-    );
-    assert_eq!(
-        query(
-            &store,
-            "SELECT record, usable FROM attempts ORDER BY recorded_unix_ms"
-        ),
-        [
-            format!("{good}|1"),
-            format!("{failed}|0"),
-            format!("{never}|0")
-        ]
-    );
-    assert_eq!(
-        query(
-            &store,
-            "SELECT json_extract(settings, '$.seed') FROM results WHERE record NOT NULL"
-        ),
-        ["1"]
-    );
-}
-
-#[test]
-fn lists_are_filtered_and_newest_first() {
-    let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path()).unwrap();
-    for seed in 1..=4 {
-        put_with(&store, &format!("//t:p{}", seed % 2), seed, |r| {
-            if seed == 3 {
-                r.verdicts.execution.status = ExecutionStatus::Failed;
-            }
-            if seed == 4 {
-                r.plan = "u".to_owned();
-                r.verdicts.validity.status = ValidityStatus::Invalid;
-            }
-        });
-    }
-    let seeds = |filter: Filter| -> Vec<u64> {
-        let found = store.list(&filter).unwrap();
-        found.iter().map(|s| s.recorded_unix_ms - 2_000).collect()
-    };
-    let any = Filter::default;
-    assert_eq!(seeds(any()), [4, 3, 2, 1]);
-    assert_eq!(
-        seeds(Filter {
-            limit: Some(2),
-            ..any()
-        }),
-        [4, 3]
-    );
-    assert_eq!(
-        seeds(Filter {
-            plan: Some("u".into()),
-            ..any()
-        }),
-        [4]
-    );
-    assert_eq!(
-        seeds(Filter {
-            label: Some("//t:p1".into()),
-            ..any()
-        }),
-        [3, 1]
-    );
-    assert_eq!(
-        seeds(Filter {
-            execution: Some(ExecutionStatus::Failed),
-            ..any()
-        }),
-        [3]
-    );
-    assert_eq!(
-        seeds(Filter {
-            validity: Some(ValidityStatus::Invalid),
-            ..any()
-        }),
-        [4]
-    );
-    assert_eq!(
-        seeds(Filter {
-            usable: Some(true),
-            ..any()
-        }),
-        [2, 1]
-    );
-    assert_eq!(
-        seeds(Filter {
-            simulated: Some(false),
-            ..any()
-        }),
-        [0; 0]
-    );
-    let stats = store.stats().unwrap();
-    assert_eq!(
-        (stats.records, stats.usable, stats.labels, stats.spec_keys),
-        (4, 2, 2, 2)
-    );
-    assert_eq!(
-        stats.by_plan,
-        BTreeMap::from([("t".to_owned(), 3), ("u".to_owned(), 1)])
-    );
-    let expected = [("failed", 1), ("invalid", 1), ("ok", 2)];
-    assert_eq!(
-        stats.by_status,
-        expected.map(|(k, v)| (k.to_owned(), v)).into()
-    );
-    let bytes: u64 = store
-        .list(&any())
-        .unwrap()
-        .iter()
-        .map(|s| {
-            fs::metadata(store.layout().record(&s.record))
-                .unwrap()
-                .len()
-        })
-        .sum();
-    assert_eq!(stats.record_bytes, bytes);
-    assert_eq!((stats.blobs, stats.blob_bytes), (8, 4 * (8 + 5)));
-}
-
-#[test]
-fn short_digests_are_resolved_or_explained() {
-    let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path()).unwrap();
-    let id = put(&store, "//t:p", 1);
-    assert_eq!(store.resolve(&id.hex()).unwrap(), id);
-    let other = if id.hex().starts_with('0') {
-        "1111"
-    } else {
-        "0000"
-    };
-    assert!(matches!(store.resolve(other), Err(Error::NotFound { .. })));
-    for bad in ["", "abc", "wxyz", &format!("{id}0"), "ab%d"] {
-        assert!(
-            matches!(store.resolve(bad), Err(Error::BadDigest { .. })),
-            "{bad}"
-        );
-    }
-}
-
-#[test]
-fn a_rebuild_reports_what_it_could_not_use() {
-    let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path()).unwrap();
-    let [good, bad, bare] = [1, 2, 3].map(|seed| put(&store, &format!("//t:p{seed}"), seed));
-    flip(&store.layout().record(&bad));
-    let output = sample("x", 3).outputs["result"].digest;
-    fs::remove_file(store.layout().blob(&output)).unwrap();
-    let newer = br#"{"schema":2}"#;
-    let newer_path = store.layout().record(&Digest::of(newer));
-    fs::create_dir_all(newer_path.parent().unwrap()).unwrap();
-    fs::write(&newer_path, newer).unwrap();
-    let odd = root
-        .path()
-        .join("records")
-        .join(&good.hex()[..2])
-        .join("notes.txt");
-    fs::write(&odd, "hello").unwrap();
-    drop(store);
-    fs::write(root.path().join("index.sqlite"), "rubbish".repeat(1000)).unwrap();
-    for suffix in ["-wal", "-shm"] {
-        let _ = fs::remove_file(root.path().join(format!("index.sqlite{suffix}")));
-    }
-
-    let error = Store::open(root.path()).unwrap_err();
-    assert!(
-        error.hint().unwrap().contains("doe cache rebuild"),
-        "{error}"
-    );
-    let (store, report) = Store::rebuild(root.path()).unwrap();
-    assert_eq!(report.indexed, 2);
-    assert_eq!(report.incomplete, [bare]);
-    let skipped: Vec<&Path> = report.skipped.iter().map(|(p, _)| p.as_path()).collect();
-    assert!(skipped.contains(&newer_path.as_path()) && skipped.contains(&odd.as_path()));
-    assert_eq!(skipped.len(), 2);
-    assert!(newer_path.exists());
-    assert_eq!(report.quarantined.len(), 2, "{report:?}");
-    assert!(report.quarantined.iter().all(|(path, _)| path.exists()));
-    let snapshot = store.bulk().unwrap();
-    assert!(snapshot.by_spec(&sample("x", 1).spec_key).is_some());
-    assert!(snapshot.by_spec(&sample("x", 2).spec_key).is_none());
-    assert!(
-        snapshot.by_spec(&sample("x", 3).spec_key).is_none(),
-        "its output is gone"
-    );
-    assert_eq!(snapshot.latest("//t:p3").unwrap().record, bare);
-}
-
-/// One step of a store's life: label, key, age, kind of outcome.
-fn any_step() -> impl Strategy<Value = (u8, u8, u8, u8)> {
-    (0..3_u8, 0..3_u8, 0..6_u8, 0..4_u8)
-}
-
-fn dump(store: &Store) -> Vec<Vec<String>> {
-    ["attempts", "results", "metrics", "samples"]
-        .map(|view| {
-            query(
-                store,
-                &format!("SELECT * FROM {view} ORDER BY 1, 2, 3, 4, 5, 6"),
-            )
-        })
-        .into_iter()
-        .chain([query(
-            store,
-            "SELECT lower(hex(k.spec_key)), lower(hex(r.digest)) FROM spec_link k
-             JOIN record r ON r.id = k.record_id ORDER BY 1",
-        )])
-        .collect()
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-
-    /// Whatever the order of arrival: the index, its rebuild, its snapshot and a snapshot fed
-    /// record by record all say the same as the naive reading of the list of records.
-    #[test]
-    fn all_ways_to_the_same_answer_agree(
-        steps in prop::collection::vec(any_step(), 1..12), at_once in any::<bool>(),
-    ) {
-        let root = tempfile::tempdir().unwrap();
-        let store = Store::open(root.path()).unwrap();
-        let records: Vec<Record> = steps
-            .iter()
-            .map(|(label, seed, age, outcome)| {
-                let mut record = sample(&format!("//t:p{label}"), u32::from(*seed));
-                stage(&store, u32::from(*seed));
-                record.recorded_unix_ms = u64::from(*age);
-                match outcome {
-                    0 => record.verdicts.execution.status = ExecutionStatus::Failed,
-                    1 => record.reusable = false,
-                    _ => {}
-                }
-                record
-            })
-            .collect();
-        let mut fed = Snapshot::new();
-        let ids = if at_once {
-            store.commit_batch(&records).unwrap()
-        } else {
-            records.iter().map(|r| store.commit(r).unwrap()).collect()
-        };
-        for (record, id) in records.iter().zip(&ids) {
-            fed.insert(record.summary(*id));
-        }
-        let all: Vec<Summary> = records.iter().zip(&ids).map(|(r, id)| r.summary(*id)).collect();
-        let newest = |pick: &dyn Fn(&Summary) -> bool| {
-            all.iter().filter(|s| pick(s)).max_by_key(|s| s.age()).cloned()
-        };
-        let loaded = store.bulk().unwrap();
-        for label in 0..3 {
-            let label = format!("//t:p{label}");
-            let latest = newest(&|s| *s.label == *label);
-            let current = newest(&|s| *s.label == *label && s.usable());
-            for snapshot in [&fed, &loaded] {
-                prop_assert_eq!(snapshot.latest(&label), latest.as_ref());
-                prop_assert_eq!(snapshot.current(&label), current.as_ref());
-            }
-        }
-        for seed in 0..3 {
-            let (spec, action) = (sample("", seed).spec_key, sample("", seed).action_key);
-            let best = newest(&|s| s.spec_key == spec && s.usable());
-            prop_assert_eq!(&store.by_spec(&spec).unwrap(), &best);
-            prop_assert_eq!(&store.by_action(&action).unwrap(), &best);
-            for snapshot in [&fed, &loaded] {
-                prop_assert_eq!(snapshot.by_spec(&spec), best.as_ref());
-                prop_assert_eq!(snapshot.by_action(&action), best.as_ref());
-            }
-        }
-        let before = dump(&store);
-        drop(store);
-        let (store, report) = Store::rebuild(root.path()).unwrap();
-        prop_assert_eq!(report.indexed, loaded_count(&ids));
-        prop_assert_eq!(dump(&store), before);
-    }
-}
-
-fn loaded_count(ids: &[Digest]) -> u64 {
-    ids.iter().collect::<std::collections::BTreeSet<_>>().len() as u64
+    let lock = WriterLock::acquire(root.path(), "test").unwrap();
+    assert_eq!(store.sweep_tmp(&lock).unwrap(), 0);
+    let staged = store.cas().stage_bytes(b"still needed").unwrap();
+    fs::write(store.layout().tmp().join("1-7"), "left behind").unwrap();
+    assert_eq!(store.sweep_tmp(&lock).unwrap(), 1);
+    assert_eq!(store.blob(&staged.digest).unwrap(), b"still needed");
 }

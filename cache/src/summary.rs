@@ -5,7 +5,7 @@
 use crate::digest::{Digest, DigestState};
 use crate::verdict::{CriterionStatus, ExecutionStatus, ValidityStatus};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A record in short.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,13 +61,17 @@ struct Standing {
     current: Option<u32>,
 }
 
+type Rows = HashMap<Digest, u32, DigestState>;
+
 /// All that decisions look at, in memory.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     rows: Vec<Summary>,
-    by_record: HashMap<Digest, u32, DigestState>,
-    by_spec: HashMap<Digest, u32, DigestState>,
-    by_action: HashMap<Digest, u32, DigestState>,
+    by_spec: Rows,
+    /// Made when first asked for: a build with nothing to do never asks.
+    by_record: OnceLock<Rows>,
+    /// As `by_record`.
+    by_action: OnceLock<Rows>,
     by_label: HashMap<Arc<str>, Standing>,
 }
 
@@ -84,7 +88,14 @@ impl Snapshot {
 
     /// The latest usable record with the action key.
     pub fn by_action(&self, key: &Digest) -> Option<&Summary> {
-        self.by_action.get(key).map(|i| &self.rows[*i as usize])
+        let by_action = self.by_action.get_or_init(|| {
+            let mut by_action = Rows::default();
+            for (summary, row) in self.rows.iter().zip(0..) {
+                offer(&self.rows, &mut by_action, &summary.action_key, row);
+            }
+            by_action
+        });
+        by_action.get(key).map(|i| &self.rows[*i as usize])
     }
 
     /// What happened last under the label, failures included.
@@ -101,7 +112,7 @@ impl Snapshot {
 
     /// A record by digest, when it is one that a decision could look at.
     pub fn record(&self, digest: &Digest) -> Option<&Summary> {
-        self.by_record.get(digest).map(|i| &self.rows[*i as usize])
+        self.row_of(digest).map(|i| &self.rows[i as usize])
     }
 
     /// Number of records.
@@ -120,23 +131,17 @@ impl Snapshot {
         let (age, usable) = (summary.age(), summary.usable());
         let (spec, action, label) = (summary.spec_key, summary.action_key, summary.label.clone());
         let row = self.push(summary);
-        let later = |rows: &[Summary], old: Option<u32>| {
-            old.is_none_or(|old| rows[old as usize].age() <= age)
-        };
+        let later = |old: Option<u32>| old.is_none_or(|old| self.rows[old as usize].age() <= age);
         let standing = self.by_label.entry(label).or_default();
-        if later(&self.rows, standing.latest) {
+        if later(standing.latest) {
             standing.latest = Some(row);
         }
-        if usable {
-            if later(&self.rows, standing.current) {
-                standing.current = Some(row);
-            }
-            if later(&self.rows, self.by_spec.get(&spec).copied()) {
-                self.by_spec.insert(spec, row);
-            }
-            if later(&self.rows, self.by_action.get(&action).copied()) {
-                self.by_action.insert(action, row);
-            }
+        if usable && later(standing.current) {
+            standing.current = Some(row);
+        }
+        offer(&self.rows, &mut self.by_spec, &spec, row);
+        if let Some(by_action) = self.by_action.get_mut() {
+            offer(&self.rows, by_action, &action, row);
         }
     }
 
@@ -144,7 +149,7 @@ impl Snapshot {
     /// `Store::link_spec` does. Returns false, and does nothing, when the record is not here or
     /// may not be reused.
     pub fn link(&mut self, spec_key: Digest, record: &Digest, label: &str) -> bool {
-        let Some(&row) = self.by_record.get(record) else {
+        let Some(row) = self.row_of(record) else {
             return false;
         };
         if !self.rows[row as usize].usable() {
@@ -159,38 +164,41 @@ impl Snapshot {
         true
     }
 
+    fn row_of(&self, record: &Digest) -> Option<u32> {
+        let by_record = self.by_record.get_or_init(|| {
+            let rows = self.rows.iter().map(|summary| summary.record);
+            rows.zip(0..).collect()
+        });
+        by_record.get(record).copied()
+    }
+
     fn push(&mut self, summary: Summary) -> u32 {
-        if let Some(&row) = self.by_record.get(&summary.record) {
+        if let Some(row) = self.row_of(&summary.record) {
             self.rows[row as usize] = summary;
             return row;
         }
-        let row = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
-        self.by_record.insert(summary.record, row);
-        self.rows.push(summary);
+        let record = summary.record;
+        let row = self.load_row(summary);
+        if let Some(by_record) = self.by_record.get_mut() {
+            by_record.insert(record, row);
+        }
         row
     }
 
     pub(crate) fn with_capacity(records: usize, specs: usize, labels: usize) -> Self {
         Self {
             rows: Vec::with_capacity(records),
-            by_record: HashMap::with_capacity_and_hasher(records, DigestState::default()),
             by_spec: HashMap::with_capacity_and_hasher(specs, DigestState::default()),
-            by_action: HashMap::with_capacity_and_hasher(records, DigestState::default()),
             by_label: HashMap::with_capacity(labels),
+            ..Self::default()
         }
     }
 
-    /// Adds a row as the index has it; keys and labels follow.
+    /// Adds a row as the index has it, each record once; keys and labels follow.
     pub(crate) fn load_row(&mut self, summary: Summary) -> u32 {
-        let (age, action) = (summary.age(), summary.action_key);
-        let usable = summary.usable();
-        let row = self.push(summary);
-        if usable {
-            let old = self.by_action.entry(action).or_insert(row);
-            if self.rows[*old as usize].age() < age {
-                *old = row;
-            }
-        }
+        // More rows than that do not fit in memory.
+        let row = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
+        self.rows.push(summary);
         row
     }
 
@@ -209,5 +217,17 @@ impl Snapshot {
 
     pub(crate) fn label_of(&self, row: u32) -> &Arc<str> {
         &self.rows[row as usize].label
+    }
+}
+
+/// Lets a key lead to a row, when the row is usable and no later one is there.
+fn offer(rows: &[Summary], map: &mut Rows, key: &Digest, row: u32) {
+    let new = &rows[row as usize];
+    if !new.usable() {
+        return;
+    }
+    let old = map.entry(*key).or_insert(row);
+    if rows[*old as usize].age() <= new.age() {
+        *old = row;
     }
 }
