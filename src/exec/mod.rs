@@ -2,6 +2,17 @@
 //! no plan and no key. A handle is plain data: it survives the `doe` that made it, and names a
 //! process by host, pid and start time, never by a command's name.
 
+pub mod children;
+pub mod files;
+pub mod folder;
+pub mod killer;
+pub mod local;
+pub mod look;
+pub mod procfs;
+pub mod reaper;
+pub mod session;
+pub mod tree;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -181,4 +192,10 @@ pub trait Executor: Send + Sync {
     /// Hands out a port that nobody on the host's address listens on. Never the same twice in
     /// one executor's life.
     fn free_port<'a>(&'a self, host: &'a HostSpec) -> BoxFuture<'a, Result<u16>>;
+
+    /// Removes what an ended execution left in its folder on the host, logs included. Only when
+    /// nothing is needed of it any more: its token could be started again afterwards.
+    fn discard<'a>(&'a self, _handle: &'a Handle) -> BoxFuture<'a, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }

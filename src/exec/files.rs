@@ -1,0 +1,328 @@
+//! Files between folders of one machine. A file appears under its final name only when it is
+//! whole; one that is named by its digest has been held against it.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use doe_cache::Digest;
+
+use super::folder::{check_inside, make_private};
+use crate::error::{Error, Kind, Result};
+
+/// What a file looked like when it was verified. Any write moves the change time.
+type Stamp = (u64, u64, i64, i64);
+
+fn stamp(metadata: &fs::Metadata) -> Stamp {
+    (
+        metadata.ino(),
+        metadata.len(),
+        metadata.ctime(),
+        metadata.ctime_nsec(),
+    )
+}
+
+/// Files named by their digests in one folder.
+#[derive(Debug)]
+pub struct Blobs {
+    dir: PathBuf,
+    verified: Mutex<HashMap<Digest, Stamp>>,
+}
+
+impl Blobs {
+    /// The blobs in a folder; it is made when first needed.
+    pub fn new(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            verified: Mutex::default(),
+        }
+    }
+
+    /// Makes sure that a blob is there and right, from a local file if it must be. Returns its
+    /// path. Blocks.
+    pub fn put(&self, digest: Digest, source: &Path) -> Result<PathBuf> {
+        let path = self.dir.join(hex(digest));
+        if self.is_right(digest, &path)? {
+            return Ok(path);
+        }
+        make_private(&self.dir)?;
+        let executable = fs::metadata(source)
+            .map_err(|e| Error::io("read", source, &e))?
+            .permissions()
+            .mode()
+            & 0o111
+            != 0;
+        let mut hasher = blake3::Hasher::new();
+        let mode = if executable { 0o500 } else { 0o400 };
+        let temporary = copy(source, &path, mode, |bytes| {
+            hasher.update(bytes);
+        })?;
+        if Digest(*hasher.finalize().as_bytes()) != digest {
+            return Err(Error::new(
+                Kind::Integrity,
+                "staged-file-changed",
+                format!(
+                    "`{}` is not the file that was to be sent: its content has another digest",
+                    source.display()
+                ),
+            )
+            .hint("it was changed meanwhile: run again"));
+        }
+        temporary.publish()?;
+        let metadata = fs::metadata(&path).map_err(|e| Error::io("read", &path, &e))?;
+        self.remember(digest, stamp(&metadata));
+        Ok(path)
+    }
+
+    fn is_right(&self, digest: Digest, path: &Path) -> Result<bool> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(Error::io("read", path, &e)),
+        };
+        let now = |file: &File| file.metadata().map(|m| stamp(&m));
+        let before = now(&file).map_err(|e| Error::io("read", path, &e))?;
+        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified.get(&digest) == Some(&before) {
+            return Ok(true);
+        }
+        drop(verified);
+        let mut hasher = blake3::Hasher::new();
+        each_block(&mut file, |bytes| {
+            hasher.update(bytes);
+            Ok(())
+        })
+        .map_err(|e| Error::io("read", path, &e))?;
+        if Digest(*hasher.finalize().as_bytes()) != digest {
+            return Ok(false);
+        }
+        self.remember(digest, before);
+        Ok(true)
+    }
+
+    fn remember(&self, digest: Digest, stamp: Stamp) {
+        self.verified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(digest, stamp);
+    }
+}
+
+/// A digest as a file name.
+pub fn hex(digest: Digest) -> String {
+    blake3::Hash::from_bytes(digest.0).to_hex().to_string()
+}
+
+/// Copies named files of one folder into another and returns the new paths. Names without a
+/// file are left out; names that lead out of the folder, or to what is no file, are errors.
+/// Blocks.
+pub fn collect(from: &Path, names: &[String], into: &Path) -> Result<Vec<PathBuf>> {
+    let names = names
+        .iter()
+        .map(|n| check_inside(n))
+        .collect::<Result<Vec<_>>>()?;
+    let real_from = match from.canonicalize() {
+        Ok(path) => path,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("read", from, &e)),
+    };
+    let mut collected = Vec::new();
+    for name in names {
+        let source = match real_from.join(name).canonicalize() {
+            Ok(path) => path,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                continue;
+            }
+            Err(e) => return Err(Error::io("read", &from.join(name), &e)),
+        };
+        if !source.starts_with(&real_from) {
+            return Err(bad_output(
+                name,
+                "it links to something outside the working folder",
+            ));
+        }
+        // Opening a pipe would wait for ever.
+        if !fs::metadata(&source).is_ok_and(|m| m.is_file()) {
+            return Err(bad_output(name, "it is no regular file"));
+        }
+        let target = into.join(name);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(|e| Error::io("make the folder", parent, &e))?;
+        }
+        copy(&source, &target, 0o644, |_| ())?.publish()?;
+        collected.push(target);
+    }
+    Ok(collected)
+}
+
+fn bad_output(name: &Path, why: &str) -> Error {
+    Error::new(
+        Kind::NodeFailed,
+        "bad-output",
+        format!("the output `{}` cannot be collected: {why}", name.display()),
+    )
+}
+
+/// A whole file under a temporary name; it vanishes unless it is published.
+struct Temporary {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl Temporary {
+    fn publish(self) -> Result<()> {
+        fs::rename(&self.path, &self.target).map_err(|e| Error::io("write", &self.target, &e))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Gone already when it was published.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn copy(source: &Path, target: &Path, mode: u32, mut seen: impl FnMut(&[u8])) -> Result<Temporary> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let mut name = std::ffi::OsString::from(".doe-");
+    name.push(format!(
+        "{}-{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    ));
+    let path = target.with_file_name(name);
+    let mut input = File::open(source).map_err(|e| Error::io("read", source, &e))?;
+    let mut output = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&path)
+        .map_err(|e| Error::io("write", &path, &e))?;
+    let temporary = Temporary {
+        path,
+        target: target.to_path_buf(),
+    };
+    each_block(&mut input, |bytes| {
+        seen(bytes);
+        output.write_all(bytes)
+    })
+    .and_then(|()| output.sync_all())
+    .map_err(|e| Error::io(&format!("copy `{}` to", source.display()), target, &e))?;
+    Ok(temporary)
+}
+
+fn each_block(
+    input: &mut File,
+    mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let mut block = vec![0; 256 * 1024];
+    loop {
+        match input.read(&mut block) {
+            Ok(0) => return Ok(()),
+            Ok(length) => take(&block[..length])?,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(bytes: &[u8]) -> Digest {
+        Digest(*blake3::hash(bytes).as_bytes())
+    }
+
+    #[test]
+    fn a_blob_is_sent_once_verified_and_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("tool");
+        fs::write(&source, b"content").unwrap();
+        fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).unwrap();
+        let blobs = Blobs::new(dir.path().join("blobs"));
+        let path = blobs.put(digest(b"content"), &source).unwrap();
+        let first = fs::metadata(&path).unwrap();
+        assert_eq!(first.permissions().mode() & 0o777, 0o500);
+
+        // Neither the same nor a fresh look copies it again, even without the source.
+        fs::remove_file(&source).unwrap();
+        blobs.put(digest(b"content"), &source).unwrap();
+        let fresh = Blobs::new(dir.path().join("blobs"));
+        fresh.put(digest(b"content"), &source).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().ino(), first.ino());
+
+        // Damage of the same length is seen at once, by the one that had verified it too.
+        fs::write(&source, b"content").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, b"CONTENT").unwrap();
+        blobs.put(digest(b"content"), &source).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"content");
+    }
+
+    #[test]
+    fn a_source_that_changed_is_refused_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("tool");
+        fs::write(&source, b"other").unwrap();
+        let blobs = Blobs::new(dir.path().join("blobs"));
+        let error = blobs.put(digest(b"content"), &source).unwrap_err();
+        assert_eq!(error.kind, Kind::Integrity);
+        assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_files_inside_are_collected() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, into) = (dir.path().join("from"), dir.path().join("into"));
+        fs::create_dir_all(from.join("sub")).unwrap();
+        fs::write(from.join("a.json"), b"a").unwrap();
+        fs::write(from.join("sub/b"), b"b\0\xff").unwrap();
+        fs::write(dir.path().join("secret"), b"s").unwrap();
+        std::os::unix::fs::symlink("a.json", from.join("latest")).unwrap();
+        std::os::unix::fs::symlink("../secret", from.join("leak")).unwrap();
+        let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
+
+        let got = collect(
+            &from,
+            &names(&["a.json", "none", "sub/b", "latest", "a.json/x"]),
+            &into,
+        )
+        .unwrap();
+        assert_eq!(
+            got,
+            [into.join("a.json"), into.join("sub/b"), into.join("latest")]
+        );
+        assert_eq!(fs::read(into.join("sub/b")).unwrap(), b"b\0\xff");
+        assert_eq!(fs::read(into.join("latest")).unwrap(), b"a");
+
+        for (name, code) in [
+            ("leak", "bad-output"),
+            ("sub", "bad-output"),
+            ("../secret", "bad-output-name"),
+            ("/etc/passwd", "bad-output-name"),
+        ] {
+            let error = collect(&from, &names(&[name]), &into).unwrap_err();
+            assert_eq!(error.code, code, "{name}");
+        }
+        assert!(
+            collect(&dir.path().join("gone"), &names(&["a"]), &into)
+                .unwrap()
+                .is_empty()
+        );
+        let left: Vec<_> = fs::read_dir(&into)
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name())
+            .collect();
+        assert!(
+            left.iter()
+                .all(|n| !n.to_string_lossy().starts_with(".doe-")),
+            "{left:?}"
+        );
+    }
+}

@@ -1,0 +1,410 @@
+//! Sees to it that nothing outlives `doe`, even when `doe` is killed with a signal that nobody
+//! can catch. The reaper is a process in a session of its own that reads from a pipe which only
+//! `doe` holds: when the pipe closes without a farewell, it ends every tree it was told of. It is
+//! told of a token before anything can carry that token.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::Token;
+use super::children::{self, Children};
+use super::folder::{Claim, Record, write_private};
+use super::procfs::ProcessId;
+use super::session::become_leader;
+use super::tree::{self, Target};
+use crate::error::{Error, Kind, Result};
+
+/// Name of the hidden command.
+pub const REAPER_COMMAND: &str = "__reaper";
+/// File in the folder of an execution that says that the reaper ended it.
+pub const REAPED: &str = "reaped";
+
+const GRACE: Duration = Duration::from_secs(2);
+const READY: &str = "ready";
+
+/// What `doe` tells the reaper; one JSON value a line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Message {
+    /// Processes with this token may exist from now on.
+    Watch { token: Token, dir: PathBuf },
+    /// The leader of the token's session.
+    Leader {
+        token: Token,
+        pid: u32,
+        start_ticks: u64,
+    },
+    /// Nothing of the token exists any more.
+    Forget { token: Token },
+    /// `doe` ends in an orderly way and leaves nothing behind.
+    Bye,
+}
+
+// ---- the process -------------------------------------------------------------------------------
+
+/// Runs the hidden command `doe __reaper ROOT`; `arguments` are those after its name. Returns
+/// the exit code when `doe` is gone and everything that it left has been ended.
+pub fn reaper_main(arguments: impl IntoIterator<Item = OsString>) -> Result<u8> {
+    let mut arguments = arguments.into_iter();
+    let (Some(root), None) = (arguments.next(), arguments.next()) else {
+        return Err(Error::new(
+            Kind::Usage,
+            "usage",
+            format!("expected `doe {REAPER_COMMAND} ROOT`: doe calls this itself"),
+        ));
+    };
+    become_leader()?;
+    let root = PathBuf::from(root);
+    let mut stdout = std::io::stdout();
+    // When nobody reads this, `doe` is gone already and the pipe below says so.
+    let _ = writeln!(stdout, "{READY}").and_then(|()| stdout.flush());
+    let (watched, farewell) = listen(std::io::stdin().lock());
+    if farewell || watched.is_empty() {
+        return Ok(0);
+    }
+    end_everything(&root, watched)
+}
+
+/// Follows the messages until the pipe closes. The second value says whether it was orderly.
+fn listen(input: impl BufRead) -> (BTreeMap<String, Target>, bool) {
+    let mut watched = BTreeMap::new();
+    for line in input.split(b'\n').map_while(std::result::Result::ok) {
+        // The last line is torn when `doe` died while it wrote: what it announces was not begun.
+        match serde_json::from_slice(&line) {
+            Ok(Message::Watch { token, dir }) => {
+                let target = Target {
+                    token: token.clone(),
+                    leader: None,
+                    dir,
+                };
+                watched.entry(token.0).or_insert(target);
+            }
+            Ok(Message::Leader {
+                token,
+                pid,
+                start_ticks,
+            }) => {
+                if let Some(target) = watched.get_mut(&token.0) {
+                    target.leader = Some(ProcessId { pid, start_ticks });
+                }
+            }
+            Ok(Message::Forget { token }) => drop(watched.remove(&token.0)),
+            Ok(Message::Bye) => return (watched, true),
+            Err(_) => {}
+        }
+    }
+    (watched, false)
+}
+
+fn end_everything(root: &Path, watched: BTreeMap<String, Target>) -> Result<u8> {
+    let mut log = Log::open(root);
+    let mut targets = Vec::new();
+    for (_, mut target) in watched {
+        if target.leader.is_none() {
+            // `doe` died before it could tell; the wrapper wrote it down.
+            target.leader = Claim::read(&target.dir).ok().flatten().map(|c| c.leader);
+        }
+        // What ended by itself keeps its outcome; the rest did not end, it was ended.
+        if !matches!(Record::read(&target.dir), Ok(Record::Whole(_))) {
+            let _ = write_private(&target.dir.join(REAPED), b"doe died\n");
+        }
+        log.say(&format!(
+            "doe is gone: ending {} in {}",
+            target.token.0,
+            target.dir.display()
+        ));
+        targets.push(target);
+    }
+    let outcome = tree::end_all(targets, GRACE);
+    match &outcome {
+        Ok(()) => log.say("nothing is left"),
+        Err(error) => log.say(&error.to_string()),
+    }
+    outcome.map(|()| 0)
+}
+
+/// The reaper's log. It is for people; that it cannot be written stops nothing.
+struct Log(Option<std::fs::File>);
+
+impl Log {
+    fn open(root: &Path) -> Self {
+        let path = root.join("reaper.log");
+        Self(
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(path)
+                .ok(),
+        )
+    }
+
+    fn say(&mut self, text: &str) {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        if let Some(file) = &mut self.0 {
+            let _ = writeln!(file, "{}.{:03} {text}", now.as_secs(), now.subsec_millis());
+        }
+    }
+}
+
+// ---- the side of doe ---------------------------------------------------------------------------
+
+/// Our end of the pipe. A reaper that dies is replaced by one that knows everything it knew.
+#[derive(Debug)]
+pub struct Reaper {
+    doe: PathBuf,
+    root: PathBuf,
+    children: Children,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pipe: Option<ChildStdin>,
+    generation: u64,
+    closed: bool,
+    watched: BTreeMap<String, Target>,
+}
+
+impl Reaper {
+    /// A reaper that is started when it is first needed: `doe` is the program, `root` where it
+    /// keeps its log.
+    pub fn new(doe: PathBuf, root: PathBuf, children: Children) -> Arc<Self> {
+        Arc::new(Self {
+            doe,
+            root,
+            children,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Registers a token; processes may carry it when this has returned. Blocks.
+    pub fn watch(self: &Arc<Self>, target: Target) -> Result<()> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Error::new(
+                Kind::Bug,
+                "executor-closed",
+                "a script was started after its executor had been closed",
+            ));
+        }
+        state.watched.insert(target.token.0.clone(), target.clone());
+        self.tell(&mut state, &messages(&target))
+    }
+
+    /// Names the leader of a registered token.
+    pub fn leader(self: &Arc<Self>, token: &Token, leader: ProcessId) -> Result<()> {
+        let mut state = self.lock();
+        match state.watched.get_mut(&token.0) {
+            Some(target) if target.leader != Some(leader) => {
+                target.leader = Some(leader);
+                let messages = messages(target);
+                self.tell(&mut state, &messages)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing of this token is left.
+    pub fn forget(self: &Arc<Self>, token: &Token) {
+        let mut state = self.lock();
+        if state.watched.remove(&token.0).is_some() && !state.closed {
+            // A reaper that cannot be told any more finds nothing with that token anyway.
+            let _ = self.tell(
+                &mut state,
+                &[Message::Forget {
+                    token: token.clone(),
+                }],
+            );
+        }
+    }
+
+    /// Lets the reaper go. What is still registered is ended by it.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        if let Some(mut pipe) = state.pipe.take()
+            && state.watched.is_empty()
+        {
+            let _ = write_all(&mut pipe, &[Message::Bye]);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(self: &Arc<Self>, state: &mut State, messages: &[Message]) -> Result<()> {
+        if let Some(pipe) = &mut state.pipe
+            && write_all(pipe, messages).is_ok()
+        {
+            return Ok(());
+        }
+        self.start(state)
+    }
+
+    /// Starts a reaper and tells it everything.
+    fn start(self: &Arc<Self>, state: &mut State) -> Result<()> {
+        let failed = |cause: String| {
+            Error::new(
+                Kind::Infra,
+                "no-reaper",
+                format!("could not start `{} {REAPER_COMMAND}`", self.doe.display()),
+            )
+            .cause(cause)
+            .hint("without it processes could outlive doe, so nothing is started")
+        };
+        let mut child = Command::new(&self.doe)
+            .arg(REAPER_COMMAND)
+            .arg(&self.root)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| failed(e.to_string()))?;
+        let (pipe, answer) = (child.stdin.take(), child.stdout.take());
+        let exited = self.children.adopt(child)?;
+        let (Some(mut pipe), Some(answer)) = (pipe, answer) else {
+            return Err(failed("it has no pipes".to_string()));
+        };
+        // It has left our session when it answers: no Ctrl-C reaches it any more.
+        let mut line = String::new();
+        BufReader::new(answer)
+            .read_line(&mut line)
+            .map_err(|e| failed(e.to_string()))?;
+        if line.trim_end() != READY {
+            return Err(failed(format!("it answered `{}`", line.trim_end())));
+        }
+        for target in state.watched.values() {
+            write_all(&mut pipe, &messages(target)).map_err(|e| failed(e.to_string()))?;
+        }
+        state.pipe = Some(pipe);
+        state.generation += 1;
+        let (generation, reaper) = (state.generation, Arc::downgrade(self));
+        tokio::spawn(async move {
+            children::ended(exited).await;
+            if let Some(reaper) = reaper.upgrade() {
+                let revived = tokio::task::spawn_blocking(move || reaper.revive(generation));
+                let _ = revived.await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Replaces the reaper of a generation that has died, as long as there is something to guard.
+    fn revive(self: &Arc<Self>, generation: u64) {
+        let mut state = self.lock();
+        if state.generation != generation || state.closed {
+            return;
+        }
+        state.pipe = None;
+        if !state.watched.is_empty() {
+            // When this fails the next start tries again, and says why it cannot.
+            let _ = self.start(&mut state);
+        }
+    }
+}
+
+fn messages(target: &Target) -> Vec<Message> {
+    let mut messages = vec![Message::Watch {
+        token: target.token.clone(),
+        dir: target.dir.clone(),
+    }];
+    if let Some(leader) = target.leader {
+        messages.push(Message::Leader {
+            token: target.token.clone(),
+            pid: leader.pid,
+            start_ticks: leader.start_ticks,
+        });
+    }
+    messages
+}
+
+fn write_all(pipe: &mut ChildStdin, messages: &[Message]) -> std::io::Result<()> {
+    let mut text = Vec::new();
+    for message in messages {
+        serde_json::to_writer(&mut text, message)?;
+        text.push(b'\n');
+    }
+    pipe.write_all(&text)?;
+    pipe.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(messages: &[Message]) -> Vec<u8> {
+        messages
+            .iter()
+            .flat_map(|m| [serde_json::to_vec(m).unwrap(), b"\n".to_vec()].concat())
+            .collect()
+    }
+
+    fn watch(token: &str) -> Message {
+        Message::Watch {
+            token: Token(token.into()),
+            dir: PathBuf::from("/a b\n\"c\""),
+        }
+    }
+
+    #[test]
+    fn what_was_told_and_not_taken_back_is_watched() {
+        let text = lines(&[
+            watch("a"),
+            watch("b"),
+            Message::Leader {
+                token: Token("b".into()),
+                pid: 7,
+                start_ticks: 8,
+            },
+            watch("b"), // told twice: the leader stays
+            watch("c"),
+            Message::Forget {
+                token: Token("a".into()),
+            },
+            Message::Forget {
+                token: Token("unknown".into()),
+            },
+        ]);
+        let (watched, farewell) = listen(text.as_slice());
+        assert!(!farewell);
+        assert_eq!(watched.keys().collect::<Vec<_>>(), ["b", "c"]);
+        assert_eq!(
+            watched["b"].leader,
+            Some(ProcessId {
+                pid: 7,
+                start_ticks: 8
+            })
+        );
+        assert_eq!(watched["b"].dir, PathBuf::from("/a b\n\"c\""));
+    }
+
+    #[test]
+    fn a_torn_last_line_is_passed_over() {
+        let text = lines(&[watch("a"), watch("b")]);
+        for cut in 0..text.len() {
+            let (watched, farewell) = listen(&text[..cut]);
+            assert!(!farewell && watched.len() <= 2);
+        }
+        assert_eq!(listen(text.as_slice()).0.len(), 2);
+    }
+
+    #[test]
+    fn after_the_farewell_nothing_is_read() {
+        let (_, farewell) = listen(lines(&[watch("a"), Message::Bye, watch("b")]).as_slice());
+        assert!(farewell);
+    }
+}
