@@ -94,7 +94,12 @@ pub(super) fn cycles(rule: &Rule) -> Vec<Diagnostic> {
     }
     let mut found = Vec::new();
     let mut done = BTreeSet::new();
-    for name in rule.lets.keys() {
+    // A variable that hides a parameter has its finding already.
+    for name in rule
+        .lets
+        .keys()
+        .filter(|name| !rule.params.contains_key(*name))
+    {
         walk(rule, name, &mut Vec::new(), &mut done, &mut found);
     }
     found
