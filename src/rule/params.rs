@@ -493,3 +493,6 @@ pub fn value_text(ty: &ParamType, value: &Value) -> String {
         (_, value) => serde_json::to_string(value).unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

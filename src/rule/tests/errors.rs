@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 /// A rule without a finding; the cases below break it.
-const GOOD: &str = r#"[r]
+pub(super) const GOOD: &str = r#"[r]
 param.size = { type = "int", min = 1, max = 8, default = 2, unit = "GiB", doc = "how much" }
 param.mode = { type = "enum", of = ["fast", "slow"], default = "fast" }
 require = [{ that = "size > 1 or mode == 'slow'", why = "small and fast do not go together" }]
