@@ -326,7 +326,12 @@ impl Check<'_> {
             }
         }
         for step in &rule.steps {
+            let before = self.diags.len();
             self.expr(&step.timeout, &names);
+            for diagnostic in &mut self.diags[before..] {
+                let hint = "`timeout` is a duration such as \"30m\", or an expression in seconds";
+                diagnostic.hints.push(hint.to_owned());
+            }
         }
     }
 
@@ -435,7 +440,9 @@ impl Check<'_> {
     fn outputs(&mut self) {
         let rule = self.rule;
         let mut paths: BTreeMap<&str, &Site> = BTreeMap::new();
-        for (name, output) in &rule.outputs {
+        let mut outputs: Vec<_> = rule.outputs.iter().collect();
+        outputs.sort_by_key(|(_, output)| output.site.range.start);
+        for (name, output) in outputs {
             if let Some(first) = paths.insert(&output.path, &output.site) {
                 self.diags.push(
                     Diagnostic::error(

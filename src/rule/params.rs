@@ -12,7 +12,7 @@ use super::jinja::Compiled;
 use super::model::{Affects, Param, ParamType};
 use super::shell;
 use crate::error::{Diagnostic, Site, nearest};
-use crate::source::{Doc, Entry, ItemValue, Table, format_duration, parse_duration};
+use crate::source::{Doc, Entry, Table, format_duration, parse_duration};
 
 /// Names of the types, as `type = "…"` takes them.
 const TYPES: &[&str] = &[
@@ -49,12 +49,10 @@ pub(super) fn read(entry: &Entry, diags: &mut Vec<Diagnostic>) -> Option<Param> 
         .opt_str("doc", diags)
         .map_or_else(String::new, |t| t.text);
     let default = table.item("default");
-    table.remaining(
-        diags,
-        &format!("of a parameter of type {}", type_word(&table)),
-    );
+    let ty = ty?;
+    table.remaining(diags, &format!("of a parameter of type {}", type_word(&ty)));
     let mut param = Param {
-        ty: ty?,
+        ty,
         default: None,
         unit,
         doc,
@@ -76,11 +74,16 @@ pub(super) fn read(entry: &Entry, diags: &mut Vec<Diagnostic>) -> Option<Param> 
     (diags.len() == before).then_some(param)
 }
 
-fn type_word(table: &Table<'_>) -> String {
-    let ty = (table.entries().iter()).find(|entry| entry.key.text == "type");
-    match ty.map(|entry| &entry.item.value) {
-        Some(ItemValue::Str(text)) => text.clone(),
-        _ => "that kind".to_owned(),
+fn type_word(ty: &ParamType) -> &'static str {
+    match ty {
+        ParamType::Int { .. } => "int",
+        ParamType::Float { .. } => "float",
+        ParamType::Bool => "bool",
+        ParamType::Str { .. } => "str",
+        ParamType::Enum { .. } => "enum",
+        ParamType::Duration => "duration",
+        ParamType::List(_) => "list",
+        ParamType::Table => "table",
     }
 }
 
@@ -226,7 +229,9 @@ fn near_hint<'a>(
     allowed: impl Iterator<Item = &'a str> + Clone,
 ) -> Diagnostic {
     let same = (allowed.clone()).find(|name| name.eq_ignore_ascii_case(found));
-    match same.or_else(|| nearest(found, allowed)) {
+    // `integer` for `int`, `string` for `str`.
+    let start = (allowed.clone()).find(|name| name.len() >= 3 && found.starts_with(name));
+    match same.or(start).or_else(|| nearest(found, allowed)) {
         Some(near) => diagnostic.hint(format!("did you mean `{near}`?")),
         None => diagnostic,
     }
@@ -488,3 +493,6 @@ pub fn value_text(ty: &ParamType, value: &Value) -> String {
         (_, value) => serde_json::to_string(value).unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

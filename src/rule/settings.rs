@@ -94,7 +94,12 @@ pub(super) fn cycles(rule: &Rule) -> Vec<Diagnostic> {
     }
     let mut found = Vec::new();
     let mut done = BTreeSet::new();
-    for name in rule.lets.keys() {
+    // A variable that hides a parameter has its finding already.
+    for name in rule
+        .lets
+        .keys()
+        .filter(|name| !rule.params.contains_key(*name))
+    {
         walk(rule, name, &mut Vec::new(), &mut done, &mut found);
     }
     found
@@ -104,8 +109,9 @@ pub(super) fn cycles(rule: &Rule) -> Vec<Diagnostic> {
 /// that it looks at.
 pub fn unmet(rule: &Rule, settings: &BTreeMap<String, Value>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    let mut scope: Scope = settings.iter().collect();
     for require in &rule.require {
-        match holds(rule, settings, require) {
+        match holds(rule, &mut scope, require) {
             Ok(None) => {}
             Ok(Some(diagnostic)) | Err(diagnostic) => found.push(diagnostic),
         }
@@ -115,12 +121,14 @@ pub fn unmet(rule: &Rule, settings: &BTreeMap<String, Value>) -> Vec<Diagnostic>
 
 fn holds(
     rule: &Rule,
-    settings: &BTreeMap<String, Value>,
+    scope: &mut Scope,
     require: &super::model::Require,
 ) -> Result<Option<Diagnostic>, Diagnostic> {
     let expr = Expr::compile(&require.that)?;
-    let scope = scope(rule, settings, expr.vars().iter().map(String::as_str))?;
-    if expr.eval_bool(&scope)? {
+    for name in expr.vars() {
+        derive(rule, name, scope, &mut Vec::new())?;
+    }
+    if expr.eval_bool(scope)? {
         return Ok(None);
     }
     let values: Vec<_> = (expr.vars().iter())

@@ -1,6 +1,7 @@
 //! Rule files as people write them, from text to action.
 
 mod errors;
+mod keys;
 mod quoting;
 mod shipped;
 

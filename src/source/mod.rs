@@ -62,10 +62,11 @@ impl Doc {
         }
     }
 
-    /// Parses a text; `name` is how messages call the file. A byte order mark is dropped.
+    /// Parses a text; `name` is how messages call the file. A byte order mark is dropped and lines
+    /// end in `\n`, so that a file means the same (and makes the same keys) on every system.
     pub fn parse(name: &str, text: &str) -> (Self, Vec<Diagnostic>) {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut doc = Self::empty(name, text.to_owned());
+        let mut doc = Self::empty(name, text.replace("\r\n", "\n"));
         let (table, errors) = toml::de::DeTable::parse_recoverable(&doc.file.text);
         let mut diagnostics = Vec::new();
         for error in &errors {
@@ -82,6 +83,7 @@ impl Doc {
                 diagnostics.push(diagnostic);
             }
         }
+        diagnostics.sort_by_key(|d| d.sites.first().map_or(0, |(site, _)| site.range.start));
         let root = tree::entries(&doc.file, table.get_ref(), &mut diagnostics);
         doc.root = root;
         (doc, diagnostics)

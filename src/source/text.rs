@@ -76,12 +76,7 @@ fn offsets(raw: &str, text: &str) -> Option<Vec<Option<usize>>> {
     let mut at = open;
     if open == 3 {
         // The first newline of a multi-line string is not part of it.
-        let rest = raw.get(at..end)?;
-        at += if rest.starts_with("\r\n") {
-            2
-        } else {
-            usize::from(rest.starts_with('\n'))
-        };
+        at += usize::from(raw.get(at..end)?.starts_with('\n'));
     }
     let mut map = vec![None; text.len() + 1];
     let mut decoded = 0;
@@ -96,8 +91,6 @@ fn offsets(raw: &str, text: &str) -> Option<Vec<Option<usize>>> {
                 }
                 (Some(character), taken) => (character, taken),
             }
-        } else if rest.starts_with("\r\n") && !text[decoded..].starts_with('\r') {
-            ('\n', 2)
         } else {
             (here, here.len_utf8())
         };

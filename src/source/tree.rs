@@ -51,8 +51,8 @@ pub enum ItemValue {
     Table(Vec<Entry>),
 }
 
-/// Longest length of time that is accepted: a hundred years in seconds.
-const MAX_DURATION_S: f64 = 100.0 * 366.0 * 86400.0;
+/// Longest length of time that is accepted: a hundred years of 365.25 days, in seconds.
+const MAX_DURATION_S: f64 = 100.0 * 365.25 * 86400.0;
 
 impl Item {
     /// What the value is, with its article: `a string`, `an integer`.
