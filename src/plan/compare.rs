@@ -3,7 +3,6 @@
 //! that can change a result is equal.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use super::expand::{Expanded, name_hints};
 use super::model::{Compare, CompareGroup, Pattern, Plan, Setting};

@@ -58,16 +58,6 @@ fn layer(mut table: Table<'_>, diags: &mut Diags) -> Option<LayerDecl> {
         None => {}
     }
     let common = common(&mut table, diags);
-    let mut overrides = Vec::new();
-    for mut table in table.tables("override", diags) {
-        let when = table.req_str("when", diags);
-        let settings = match table.opt_table("settings", diags) {
-            Some(settings) => settings_of(&settings, diags),
-            None => Vec::new(),
-        };
-        table.remaining(diags, "of an override");
-        overrides.extend(when.map(|when| OverrideDecl { when, settings }));
-    }
     let site = table.site().clone();
     table.remaining(diags, "of a layer");
     for diagnostic in &mut diags[found..] {
@@ -80,7 +70,6 @@ fn layer(mut table: Table<'_>, diags: &mut Diags) -> Option<LayerDecl> {
         id: id?,
         pattern,
         common,
-        overrides,
         patterns,
         site,
         broken,
@@ -121,6 +110,17 @@ fn common(table: &mut Table<'_>, diags: &mut Diags) -> Common {
             .iter()
             .filter_map(|entry| factor(entry, diags))
             .collect();
+    }
+    for mut table in table.tables("override", diags) {
+        let when = table.req_str("when", diags);
+        let settings = match table.opt_table("settings", diags) {
+            Some(settings) => settings_of(&settings, diags),
+            None => Vec::new(),
+        };
+        table.remaining(diags, "of an override");
+        common
+            .overrides
+            .extend(when.map(|when| OverrideDecl { when, settings }));
     }
     if let Some(mut select) = table.opt_table("select", diags) {
         common.keep = select

@@ -59,6 +59,8 @@ pub(super) struct Common {
     pub settings: Vec<SettingDecl>,
     /// Matrix in file order.
     pub matrix: Vec<FactorDecl>,
+    /// `[[layer.override]]`, `[[layer.pattern.override]]`.
+    pub overrides: Vec<OverrideDecl>,
     /// `select.keep`: only these cells; `None` keeps all.
     pub keep: Option<Vec<Pick>>,
     /// `select.drop`: not these cells.
@@ -113,8 +115,6 @@ pub(super) struct LayerDecl {
     pub pattern: Option<Text>,
     /// What patterns have too.
     pub common: Common,
-    /// `[[layer.override]]`.
-    pub overrides: Vec<OverrideDecl>,
     /// `[[layer.pattern]]`.
     pub patterns: Vec<PatternDecl>,
     /// Where the layer starts.
@@ -123,7 +123,7 @@ pub(super) struct LayerDecl {
     pub broken: bool,
 }
 
-/// `[[layer.override]]`.
+/// An override: settings of the cells where a condition holds.
 #[derive(Debug, Clone)]
 pub(super) struct OverrideDecl {
     /// The condition.

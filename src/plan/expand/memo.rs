@@ -105,9 +105,4 @@ impl<T> Memo<T> {
         }
         &self.known[&self.key].0
     }
-
-    /// All answers so far, in no order.
-    pub(super) fn answers(&self) -> impl Iterator<Item = &T> {
-        self.known.values().map(|(answer, _)| answer)
-    }
 }

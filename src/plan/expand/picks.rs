@@ -10,11 +10,48 @@ use super::base::Base;
 use super::condition::Computed;
 use super::memo::Row;
 use crate::error::{Diagnostic, Site};
-use crate::plan::schema::{CellPick, Pick};
+use crate::plan::schema::{CellPick, Common, Pick};
 
-/// A compiled `keep` or `drop` list.
+/// `keep` and `drop` of one matrix.
+pub(super) struct Select {
+    keep: Option<Picks>,
+    drop: Picks,
+}
+
+impl Select {
+    /// Compiles them; entries that make no sense are findings and left out.
+    pub(super) fn compile(
+        common: &Common,
+        base: &Base<'_>,
+        row: &Row,
+        diags: &mut Vec<Diagnostic>,
+    ) -> Self {
+        let keep = common.keep.as_ref();
+        Self {
+            keep: keep.map(|picks| Picks::compile(picks, base, row, diags)),
+            drop: Picks::compile(&common.drop, base, row, diags),
+        }
+    }
+
+    /// Whether a cell stays. Every entry is asked, so that each is known to be of use.
+    pub(super) fn takes(&mut self, row: &Row, diags: &mut Vec<Diagnostic>) -> bool {
+        let keep = self.keep.as_mut();
+        let kept = keep.is_none_or(|keep| keep.matches(row, diags));
+        let dropped = self.drop.matches(row, diags);
+        kept && !dropped
+    }
+
+    /// Warnings about entries that matched nothing.
+    pub(super) fn unmatched(&self) -> Vec<Diagnostic> {
+        let mut found = self.drop.unmatched("drop");
+        found.extend(self.keep.iter().flat_map(|keep| keep.unmatched("keep")));
+        found
+    }
+}
+
+/// A compiled list.
 #[derive(Debug, Default)]
-pub(super) struct Picks {
+struct Picks {
     conditions: Vec<(Computed, bool)>,
     groups: Vec<Group>,
     matched: Vec<(Site, bool)>,
@@ -35,13 +72,7 @@ struct Wanted {
 }
 
 impl Picks {
-    /// Compiles a list; entries that make no sense are findings and left out.
-    pub(super) fn compile(
-        picks: &[Pick],
-        base: &Base<'_>,
-        row: &Row,
-        diags: &mut Vec<Diagnostic>,
-    ) -> Self {
+    fn compile(picks: &[Pick], base: &Base<'_>, row: &Row, diags: &mut Vec<Diagnostic>) -> Self {
         let mut compiled = Self::default();
         for pick in picks {
             match pick {
@@ -100,8 +131,7 @@ impl Picks {
         }
     }
 
-    /// Whether any entry matches a cell. Every entry is asked, so that each is known to be of use.
-    pub(super) fn matches(&mut self, row: &Row, diags: &mut Vec<Diagnostic>) -> bool {
+    fn matches(&mut self, row: &Row, diags: &mut Vec<Diagnostic>) -> bool {
         let mut any = false;
         for (condition, matched) in &mut self.conditions {
             if condition.is_ready(row) && condition.holds(row, diags) == Some(true) {
@@ -133,8 +163,7 @@ impl Picks {
         any
     }
 
-    /// Warnings about entries that matched nothing. `word` is `keep` or `drop`.
-    pub(super) fn unmatched(&self, word: &str) -> Vec<Diagnostic> {
+    fn unmatched(&self, word: &str) -> Vec<Diagnostic> {
         let conditions = self
             .conditions
             .iter()
