@@ -4,3 +4,5 @@ pub mod decide;
 pub mod instruments;
 pub mod key;
 pub mod preflight;
+pub mod resources;
+pub mod schedule;

@@ -1,0 +1,498 @@
+//! The scheduler against its properties and against brute force: whatever the order in which
+//! work ends, it never stalls, never overcommits, and starts no more services than the best
+//! possible sequence.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::resources::HostId;
+
+/// A small generator, so that a failing case is one number.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+    fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}
+
+struct Case {
+    problem: Problem,
+    hosts: usize,
+    capacities: Vec<u32>,
+}
+
+/// A random problem in which each task alone fits. Pool `h` is the GPUs of host `h`.
+fn case(rng: &mut Rng, max_tasks: usize, max_services: usize) -> Case {
+    let hosts = 1 + rng.below(3);
+    let capacities: Vec<u32> = (0..hosts).map(|_| 1 + rng.below(4) as u32).collect();
+    let mut services: Vec<ServiceSpec> = Vec::new();
+    let mut service_host = Vec::new();
+    for at in 0..rng.below(max_services + 1) {
+        let host = rng.below(hosts);
+        let gpus = rng.below(capacities[host] as usize + 1) as u32;
+        let after = (0..at)
+            .filter(|_| rng.chance(20))
+            .map(|s| ServiceId(s as u32))
+            .collect();
+        let units = if gpus > 0 {
+            vec![(PoolId(host as u32), gpus)]
+        } else {
+            vec![]
+        };
+        services.push(ServiceSpec { units, after });
+        service_host.push(host);
+    }
+    let mut tasks = Vec::new();
+    for at in 0..1 + rng.below(max_tasks) {
+        let deps = (0..at)
+            .filter(|_| rng.chance(25))
+            .map(|t| TaskId(t as u32))
+            .collect();
+        let mut used = BTreeSet::new();
+        for _ in 0..rng.below(3) {
+            if services.is_empty() {
+                break;
+            }
+            let mut stack = vec![ServiceId(rng.below(services.len()) as u32)];
+            while let Some(service) = stack.pop() {
+                used.insert(service);
+                stack.extend(&services[service.index()].after);
+            }
+        }
+        let mut units = Vec::new();
+        if rng.chance(20) {
+            let host = rng.below(hosts);
+            units.push((
+                PoolId(host as u32),
+                1 + rng.below(capacities[host] as usize) as u32,
+            ));
+        }
+        let fits = |used: &BTreeSet<ServiceId>, units: &[(PoolId, u32)]| {
+            (0..hosts).all(|host| {
+                let held = used
+                    .iter()
+                    .flat_map(|s: &ServiceId| &services[s.index()].units);
+                let sum: u32 = held
+                    .chain(units)
+                    .filter(|(pool, _)| pool.0 as usize == host)
+                    .map(|(_, count)| *count)
+                    .sum();
+                sum <= capacities[host]
+            })
+        };
+        if !fits(&used, &units) {
+            units.clear();
+        }
+        if !fits(&used, &units) {
+            used.clear();
+        }
+        let mut claimed: std::collections::BTreeMap<HostId, bool> = used
+            .iter()
+            .map(|s| (HostId(service_host[s.index()] as u32), rng.chance(70)))
+            .collect();
+        if rng.chance(40) {
+            claimed.insert(HostId(rng.below(hosts) as u32), rng.chance(50));
+        }
+        tasks.push(TaskSpec {
+            deps,
+            services: used.into_iter().collect(),
+            claim: Claim {
+                hosts: claimed.into_iter().collect(),
+                units,
+            },
+        });
+    }
+    Case {
+        problem: Problem::new(tasks, services),
+        hosts,
+        capacities,
+    }
+}
+
+/// What the outside world looks like while a scheduler drives it.
+struct World<'c> {
+    case: &'c Case,
+    scheduler: Scheduler,
+    outstanding: Vec<Command>,
+    up: BTreeSet<ServiceId>,
+    /// Started and not reported gone.
+    alive: BTreeSet<ServiceId>,
+    holding: BTreeSet<TaskId>,
+    running: BTreeSet<TaskId>,
+    ended: BTreeSet<TaskId>,
+}
+
+impl<'c> World<'c> {
+    fn new(case: &'c Case, limits: Limits) -> Self {
+        let ledger = Ledger::with(case.hosts, case.capacities.clone());
+        Self {
+            scheduler: Scheduler::with_ledger(case.problem.clone(), ledger, limits),
+            case,
+            outstanding: Vec::new(),
+            up: BTreeSet::new(),
+            alive: BTreeSet::new(),
+            holding: BTreeSet::new(),
+            running: BTreeSet::new(),
+            ended: BTreeSet::new(),
+        }
+    }
+
+    fn obey(&mut self) {
+        for command in self.scheduler.commands() {
+            match command {
+                Command::Acquired(task) => {
+                    let spec = &self.case.problem.tasks[task.index()];
+                    assert!(spec.deps.iter().all(|dep| self.ended.contains(dep)));
+                    for (host, whole) in &spec.claim.hosts {
+                        for other in &self.holding {
+                            let theirs = &self.case.problem.tasks[other.index()].claim.hosts;
+                            let clash = theirs.iter().any(|(h, w)| h == host && (*w || *whole));
+                            assert!(!clash, "a host is held by two");
+                        }
+                    }
+                    assert!(self.holding.insert(task));
+                    continue;
+                }
+                Command::Start(service) => {
+                    let spec = &self.case.problem.services[service.index()];
+                    assert!(spec.after.iter().all(|s| self.up.contains(s)));
+                    assert!(self.alive.insert(service), "started twice");
+                }
+                Command::Stop(service) => {
+                    assert!(self.up.remove(&service));
+                    let held = self.holding.iter().any(|task| {
+                        self.case.problem.tasks[task.index()]
+                            .services
+                            .contains(&service)
+                    });
+                    assert!(!held, "stopped under a task");
+                    let below = self.alive.iter().any(|other| {
+                        self.case.problem.services[other.index()]
+                            .after
+                            .contains(&service)
+                    });
+                    assert!(!below, "stopped under another service");
+                }
+                Command::Run(task) => {
+                    let spec = &self.case.problem.tasks[task.index()];
+                    assert!(spec.services.iter().all(|s| self.up.contains(s)));
+                    assert!(self.holding.contains(&task) && self.running.insert(task));
+                }
+            }
+            self.outstanding.push(command);
+            for (pool, capacity) in self.case.capacities.iter().enumerate() {
+                let services = self
+                    .alive
+                    .iter()
+                    .flat_map(|s| &self.case.problem.services[s.index()].units);
+                let tasks = self
+                    .running
+                    .iter()
+                    .flat_map(|t| &self.case.problem.tasks[t.index()].claim.units);
+                let held: u32 = services
+                    .chain(tasks)
+                    .filter(|(p, _)| p.0 as usize == pool)
+                    .map(|(_, count)| *count)
+                    .sum();
+                assert!(held <= *capacity, "overcommitted");
+            }
+        }
+    }
+
+    fn end_task(&mut self, task: TaskId) {
+        self.scheduler.finish(task);
+        self.holding.remove(&task);
+        self.running.remove(&task);
+        self.outstanding.retain(|c| *c != Command::Run(task));
+        assert!(self.ended.insert(task));
+    }
+
+    /// Ends one outstanding piece of work; `fail` percent of them badly.
+    fn step(&mut self, rng: &mut Rng, fail: usize) {
+        let at = rng.below(self.outstanding.len());
+        match self.outstanding.swap_remove(at) {
+            Command::Start(service) if rng.chance(fail) => self.lose(service),
+            Command::Start(service) => {
+                self.up.insert(service);
+                self.scheduler.service_up(service);
+            }
+            Command::Stop(service) => {
+                self.alive.remove(&service);
+                self.scheduler.service_down(service);
+            }
+            Command::Run(task) => self.end_task(task),
+            Command::Acquired(_) => unreachable!(),
+        }
+        let dying = self
+            .up
+            .iter()
+            .copied()
+            .find(|s| !self.outstanding.contains(&Command::Stop(*s)));
+        if let Some(service) = dying.filter(|_| rng.chance(fail / 3)) {
+            self.lose(service);
+        }
+    }
+
+    fn lose(&mut self, service: ServiceId) {
+        self.alive.remove(&service);
+        self.up.remove(&service);
+        for task in self.scheduler.service_down(service) {
+            self.end_task(task);
+        }
+    }
+
+    fn run(mut self, rng: &mut Rng, fail: usize, skip: usize) -> u64 {
+        for _ in 0..10_000 {
+            while let Some(task) = self.scheduler.next_undecided() {
+                if rng.chance(skip) {
+                    self.end_task(task);
+                } else {
+                    self.scheduler.admit(task);
+                }
+            }
+            self.obey();
+            if self.scheduler.is_over() {
+                assert_eq!(self.ended.len(), self.case.problem.tasks.len());
+                assert!(self.alive.is_empty());
+                return self.scheduler.starts();
+            }
+            assert!(!self.outstanding.is_empty(), "stalled");
+            self.step(rng, fail);
+        }
+        panic!("does not end");
+    }
+}
+
+const WIDE: Limits = Limits {
+    tasks: 100,
+    hostless: 100,
+};
+
+/// The fewest starts of any sequence, by looking at every reachable state. Any set of idle
+/// services may be stopped at any time here, useful or not.
+fn fewest_starts(case: &Case) -> u64 {
+    let problem = &case.problem;
+    let (tasks, services) = (problem.tasks.len(), problem.services.len());
+    let closed = |up: u32| {
+        (0..services).all(|s| {
+            up & (1 << s) == 0
+                || problem.services[s]
+                    .after
+                    .iter()
+                    .all(|a| up & (1 << a.0) != 0)
+        })
+    };
+    let fits = |up: u32, task: usize| {
+        let held = (0..services)
+            .filter(|s| up & (1 << s) != 0)
+            .flat_map(|s| &problem.services[s].units);
+        let held: Vec<_> = held.chain(&problem.tasks[task].claim.units).collect();
+        case.capacities.iter().enumerate().all(|(pool, capacity)| {
+            held.iter()
+                .filter(|(p, _)| p.0 as usize == pool)
+                .map(|(_, c)| *c)
+                .sum::<u32>()
+                <= *capacity
+        })
+    };
+    let mut best: HashMap<(u32, u32), u64> = HashMap::from([((0, 0), 0)]);
+    let mut queue = VecDeque::from([(0u32, 0u32, 0u64)]);
+    let mut answer = u64::MAX;
+    while let Some((done, up, cost)) = queue.pop_front() {
+        if best[&(done, up)] < cost {
+            continue;
+        }
+        if done == (1 << tasks) - 1 {
+            answer = answer.min(cost);
+            continue;
+        }
+        for task in 0..tasks {
+            let spec = &problem.tasks[task];
+            if done & (1 << task) != 0 || spec.deps.iter().any(|d| done & (1 << d.0) == 0) {
+                continue;
+            }
+            let needed: u32 = spec.services.iter().map(|s| 1 << s.0).sum();
+            let starts = u64::from((needed & !up).count_ones());
+            // Every subset of what is up may be kept, as long as it is closed and fits.
+            let keepable = up & !needed;
+            let mut kept = keepable;
+            loop {
+                let next_up = needed | kept;
+                if closed(next_up) && fits(next_up, task) {
+                    let next = (done | 1 << task, next_up);
+                    let total = cost + starts;
+                    if best.get(&next).is_none_or(|known| total < *known) {
+                        best.insert(next, total);
+                        queue.push_back((next.0, next.1, total));
+                    }
+                }
+                if kept == 0 {
+                    break;
+                }
+                kept = (kept - 1) & keepable;
+            }
+        }
+    }
+    answer
+}
+
+#[test]
+fn small_cases_start_as_few_services_as_brute_force() {
+    for seed in 0..4_000 {
+        let mut rng = Rng(seed);
+        let case = case(&mut rng, 8, 5);
+        let starts = World::new(&case, WIDE).run(&mut rng, 0, 0);
+        let best = fewest_starts(&case);
+        assert_eq!(starts, best, "seed {seed}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn never_stalls_and_never_overcommits(
+        seed: u64,
+        fail in 0usize..40,
+        skip in 0usize..40,
+        tasks in 1usize..5,
+        hostless in 1usize..3,
+    ) {
+        let mut rng = Rng(seed);
+        let case = case(&mut rng, 30, 8);
+        World::new(&case, Limits { tasks, hostless }).run(&mut rng, fail, skip);
+    }
+
+    #[test]
+    fn the_same_history_gives_the_same_commands(seed: u64) {
+        let case = case(&mut Rng(seed), 20, 6);
+        let first = World::new(&case, WIDE).run(&mut Rng(seed ^ 1), 10, 10);
+        let second = World::new(&case, WIDE).run(&mut Rng(seed ^ 1), 10, 10);
+        prop_assert_eq!(first, second);
+    }
+
+    #[test]
+    fn stopping_early_leaves_nothing_up(seed: u64, after in 0usize..20) {
+        let mut rng = Rng(seed);
+        let case = case(&mut rng, 12, 6);
+        let mut world = World::new(&case, WIDE);
+        for _ in 0..after {
+            while let Some(task) = world.scheduler.next_undecided() {
+                world.scheduler.admit(task);
+            }
+            world.obey();
+            if world.outstanding.is_empty() {
+                break;
+            }
+            world.step(&mut rng, 5);
+        }
+        world.scheduler.stop_submitting();
+        for task in world.scheduler.idle_tasks() {
+            world.end_task(task);
+        }
+        for _ in 0..1_000 {
+            world.obey();
+            if world.scheduler.is_over() {
+                break;
+            }
+            for task in world.scheduler.idle_tasks() {
+                world.end_task(task);
+            }
+            if !world.outstanding.is_empty() {
+                world.step(&mut rng, 0);
+            }
+        }
+        prop_assert!(world.scheduler.is_over());
+        prop_assert!(world.alive.is_empty());
+    }
+}
+
+/// The shape of the two-node serving campaign: per layer some server configurations, each of
+/// which takes all GPUs of one or both hosts (prefill, decode and a proxy that stands on them),
+/// and cells that use them, interleaved as a file that goes by prompt length and concurrency has
+/// them.
+fn campaign(configurations: &[(usize, bool)], cells: usize) -> Case {
+    let mut services = Vec::new();
+    let mut sets = Vec::new();
+    for &(count, pair) in configurations {
+        let mut layer = Vec::new();
+        for _ in 0..count {
+            let first = services.len() as u32;
+            services.push(ServiceSpec {
+                units: vec![(PoolId(0), 4)],
+                after: vec![],
+            });
+            if pair {
+                services.push(ServiceSpec {
+                    units: vec![(PoolId(1), 4)],
+                    after: vec![],
+                });
+                services.push(ServiceSpec {
+                    units: vec![],
+                    after: vec![ServiceId(first), ServiceId(first + 1)],
+                });
+            }
+            layer.push(
+                (first..services.len() as u32)
+                    .map(ServiceId)
+                    .collect::<Vec<_>>(),
+            );
+        }
+        sets.push(layer);
+    }
+    let gate = TaskSpec {
+        claim: Claim {
+            hosts: vec![(HostId(0), true), (HostId(1), true)],
+            units: vec![],
+        },
+        ..TaskSpec::default()
+    };
+    let mut tasks = vec![gate];
+    let longest = configurations.len() * cells;
+    for at in 0..longest {
+        // Layers alternate, as in an order that puts compared cells side by side.
+        let layer = &sets[at % sets.len()];
+        tasks.push(TaskSpec {
+            deps: vec![TaskId(0)],
+            services: layer[(at / sets.len()) % layer.len()].clone(),
+            claim: Claim {
+                hosts: vec![(HostId(0), true), (HostId(1), true)],
+                units: vec![],
+            },
+        });
+    }
+    Case {
+        problem: Problem::new(tasks, services),
+        hosts: 2,
+        capacities: vec![4, 4],
+    }
+}
+
+#[test]
+fn campaigns_need_no_more_starts_than_they_have_distinct_services() {
+    for (configurations, cells) in [
+        (vec![(3, false), (5, true), (4, true)], 12),
+        (vec![(4, false), (4, true), (4, true)], 25),
+        (vec![(40, false), (60, true)], 100),
+    ] {
+        let case = campaign(&configurations, cells);
+        let distinct = case.problem.services.len() as u64;
+        for seed in 0..3 {
+            let starts = World::new(&case, WIDE).run(&mut Rng(seed), 0, 0);
+            assert_eq!(starts, distinct, "{configurations:?}");
+        }
+    }
+}
