@@ -1,0 +1,389 @@
+//! What happens in a run, as data: schema version 1. One event is one line of JSON, in the order
+//! it happened. Every node of a run ends in exactly one `node-finished`; `summary` is the last
+//! event. Fields are only ever added within a version; readers ignore what they do not know.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::label::Label;
+
+/// Version of the schema.
+pub const VERSION: u32 = 1;
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// What.
+    #[serde(flatten)]
+    pub body: Body,
+    /// [`VERSION`]; absent in a summary, whose fields are fixed by themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v: Option<u32>,
+    /// When, in milliseconds since the Unix epoch; absent in a summary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_unix_ms: Option<u64>,
+}
+
+impl Event {
+    /// An event that happens at this time.
+    pub fn new(at_unix_ms: u64, body: Body) -> Self {
+        let stamped = !matches!(body, Body::Summary(_));
+        Self {
+            body,
+            v: stamped.then_some(VERSION),
+            at_unix_ms: stamped.then_some(at_unix_ms),
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Body {
+    /// The first event.
+    RunStarted {
+        /// Names the run.
+        run_id: String,
+        /// Platform that it runs on.
+        platform: String,
+        /// Whether its tools are simulated.
+        simulated: bool,
+        /// Number of nodes, those that are reused included.
+        nodes: usize,
+        /// Folder of the run.
+        run_dir: String,
+    },
+    /// What is known before anything runs.
+    Planned {
+        /// Nodes that run.
+        run: usize,
+        /// Nodes that run when what they need comes out differently.
+        may_run: usize,
+        /// Nodes whose result is at hand.
+        reuse: usize,
+        /// Expected seconds of work, from history or the plan; absent when unknown for a node.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        estimate_s: Option<f64>,
+    },
+    /// A node moved on.
+    NodeState {
+        /// Its label.
+        label: String,
+        /// Where it is now.
+        state: NodeState,
+        /// Hosts that it holds.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        hosts: Vec<String>,
+        /// Expected seconds from here to its end, when known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        estimate_s: Option<f64>,
+    },
+    /// A node ended: the only event of its kind for the node.
+    NodeFinished(NodeFinished),
+    /// A service moved on.
+    Service {
+        /// Name in the rule.
+        name: String,
+        /// First digits of its key.
+        key: String,
+        /// Host.
+        host: String,
+        /// Where it is now.
+        state: ServiceState,
+        /// How often it was started in this run.
+        starts: u32,
+        /// Why, when it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// The end of a log of a node that failed; comes before its `node-finished`.
+    LogTail {
+        /// Label of the node.
+        label: String,
+        /// `step-measure.stderr`, `service-decode.stdout`.
+        log: String,
+        /// The last lines.
+        lines: Vec<String>,
+    },
+    /// Something to know that stops nothing.
+    Warning {
+        /// Stable kebab-case code.
+        code: String,
+        /// One sentence.
+        message: String,
+        /// Label of the node concerned.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        label: Option<String>,
+    },
+    /// The last event.
+    Summary(Summary),
+}
+
+/// How a node ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeFinished {
+    /// Its label.
+    pub label: String,
+    /// How.
+    pub outcome: Outcome,
+    /// Why, in one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Class of the failure: `oom`, `timeout`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Milliseconds that it took now, or took when its result was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// Digest of the record that stands for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<String>,
+    /// Whether that record comes from simulated tools.
+    #[serde(default)]
+    pub simulated: bool,
+    /// Whether its numbers are as expected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub criterion: Option<CriterionWord>,
+    /// Expectations that were missed, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missed: Vec<String>,
+}
+
+impl NodeFinished {
+    /// A node that ended in this way; the rest is to be filled in.
+    pub fn new(label: &Label, outcome: Outcome) -> Self {
+        Self {
+            label: label.to_string(),
+            outcome,
+            reason: None,
+            class: None,
+            duration_ms: None,
+            record: None,
+            simulated: false,
+            criterion: None,
+            missed: Vec::new(),
+        }
+    }
+}
+
+/// Where a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    /// Waits for other nodes.
+    Blocked,
+    /// Waits for its turn.
+    Ready,
+    /// Has its hosts; its services are being brought up.
+    Acquiring,
+    /// Its folder and files are being made.
+    Staging,
+    /// Its steps run.
+    Running,
+    /// Its outputs are fetched, judged and stored.
+    Collecting,
+}
+
+/// How a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Ran now and is valid.
+    Ok,
+    /// Its result was at hand.
+    Reused,
+    /// Ran, and its numbers may not be used.
+    Invalid,
+    /// Did not run to its end, or left no outputs.
+    Failed,
+    /// Somebody stopped it, or it was never begun because somebody stopped the run.
+    Cancelled,
+    /// Never begun, because of what it depends on.
+    Blocked,
+}
+
+impl Outcome {
+    /// Whether there is a result that others may use.
+    pub fn is_good(self) -> bool {
+        matches!(self, Outcome::Ok | Outcome::Reused)
+    }
+
+    /// The word used in JSON and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Reused => "reused",
+            Outcome::Invalid => "invalid",
+            Outcome::Failed => "failed",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Blocked => "blocked",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Whether numbers are as expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CriterionWord {
+    /// Every expectation is met.
+    Met,
+    /// At least one is missed.
+    Missed,
+}
+
+/// Where a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    /// Started, not ready yet.
+    Starting,
+    /// Ready.
+    Ready,
+    /// Ended because it is not needed any more.
+    Stopped,
+    /// Could not be started, or died.
+    Failed,
+}
+
+/// Counts of patterns; services, probes and comparisons are not counted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Ran now and valid.
+    pub ok: u64,
+    /// Taken from the store.
+    pub reused: u64,
+    /// Failed.
+    pub failed: u64,
+    /// Ran, and the numbers may not be used.
+    pub invalid: u64,
+    /// Never begun, because of what they depend on.
+    pub blocked: u64,
+    /// How often a service was started.
+    pub service_starts: u64,
+    /// Seconds from the first event to the last.
+    pub wall_s: f64,
+    /// Stopped, or never begun because the run was stopped.
+    #[serde(default)]
+    pub cancelled: u64,
+    /// Seconds that the reused results once took.
+    #[serde(default)]
+    pub time_saved_s: f64,
+}
+
+impl Summary {
+    /// Counts one more node.
+    pub fn count(&mut self, outcome: Outcome) {
+        *match outcome {
+            Outcome::Ok => &mut self.ok,
+            Outcome::Reused => &mut self.reused,
+            Outcome::Failed => &mut self.failed,
+            Outcome::Invalid => &mut self.invalid,
+            Outcome::Blocked => &mut self.blocked,
+            Outcome::Cancelled => &mut self.cancelled,
+        } += 1;
+    }
+
+    /// Whether every node has a result.
+    pub fn is_good(&self) -> bool {
+        self.failed + self.invalid + self.blocked + self.cancelled == 0
+    }
+}
+
+/// Takes events in as they happen.
+pub trait Sink: Send {
+    /// One event. Must not block for long: the run waits.
+    fn event(&mut self, event: &Event);
+}
+
+/// Keeps events, for tests and for readers of whole runs.
+impl Sink for Vec<Event> {
+    fn event(&mut self, event: &Event) {
+        self.push(event.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(body: Body) -> String {
+        serde_json::to_string(&Event::new(1_700_000_000_000, body)).unwrap()
+    }
+
+    #[test]
+    fn the_summary_has_the_documented_fields_and_no_others() {
+        let mut summary = Summary {
+            service_starts: 12,
+            wall_s: 3.5,
+            ..Summary::default()
+        };
+        for outcome in [Outcome::Ok, Outcome::Ok, Outcome::Reused, Outcome::Blocked] {
+            summary.count(outcome);
+        }
+        assert!(!summary.is_good());
+        assert_eq!(
+            line(Body::Summary(summary)),
+            "{\"event\":\"summary\",\"ok\":2,\"reused\":1,\"failed\":0,\"invalid\":0,\"blocked\":1,\
+             \"service_starts\":12,\"wall_s\":3.5,\"cancelled\":0,\"time_saved_s\":0.0}"
+        );
+    }
+
+    #[test]
+    fn events_carry_version_and_time_and_read_back() {
+        let label: Label = "//phase2:p2-efa-4k-c1".parse().unwrap();
+        let bodies = [
+            Body::NodeState {
+                label: label.to_string(),
+                state: NodeState::Staging,
+                hosts: vec!["node1".into()],
+                estimate_s: None,
+            },
+            Body::NodeFinished(NodeFinished {
+                reason: Some("it broke".into()),
+                criterion: Some(CriterionWord::Missed),
+                ..NodeFinished::new(&label, Outcome::Failed)
+            }),
+            Body::Service {
+                name: "decode".into(),
+                key: "0123456789ab".into(),
+                host: "node2".into(),
+                state: ServiceState::Ready,
+                starts: 1,
+                reason: None,
+            },
+            Body::Summary(Summary::default()),
+        ];
+        for body in bodies {
+            let text = line(body.clone());
+            let event: Event = serde_json::from_str(&text).unwrap();
+            assert_eq!(event.body, body, "{text}");
+            let summary = matches!(body, Body::Summary(_));
+            assert_eq!(
+                text.contains("\"v\":1,\"at_unix_ms\":1700000000000"),
+                !summary
+            );
+        }
+        assert!(
+            line(Body::Warning {
+                code: "c".into(),
+                message: "m".into(),
+                label: None
+            })
+            .starts_with("{\"event\":\"warning\",\"code\":\"c\",")
+        );
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored() {
+        let text = r#"{"event":"node-state","label":"//a:b","state":"running","new":1,"v":1,"at_unix_ms":5}"#;
+        let event: Event = serde_json::from_str(text).unwrap();
+        assert_eq!(event.at_unix_ms, Some(5));
+    }
+}
