@@ -51,8 +51,10 @@ pub enum Body {
         simulated: bool,
         /// Number of nodes, those that are reused included.
         nodes: usize,
-        /// Folder of the run.
+        /// Folder of the run; made only when something is executed or noted.
         run_dir: String,
+        /// What the user asked for.
+        command: String,
     },
     /// What is known before anything runs.
     Planned {
@@ -75,9 +77,12 @@ pub enum Body {
         /// Hosts that it holds.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         hosts: Vec<String>,
-        /// Expected seconds from here to its end, when known.
+        /// Expected seconds of its execution, when known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         estimate_s: Option<f64>,
+        /// Why it runs; said once, when it becomes ready.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// A node ended: the only event of its kind for the node.
     NodeFinished(NodeFinished),
@@ -344,6 +349,7 @@ mod tests {
                 state: NodeState::Staging,
                 hosts: vec!["node1".into()],
                 estimate_s: None,
+                why: None,
             },
             Body::NodeFinished(NodeFinished {
                 reason: Some("it broke".into()),

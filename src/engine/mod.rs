@@ -1,9 +1,22 @@
 //! Decides what must run, runs it, and keeps every result: decide (pure), schedule, services, resources, interrupt.
 
+mod commit;
+mod context;
 pub mod decide;
+mod drive;
 pub mod event;
 pub mod instruments;
+mod journal;
+pub mod judge;
 pub mod key;
+mod live;
+mod node_run;
 pub mod preflight;
+mod prepare;
+mod ready;
+mod resolve;
 pub mod resources;
+pub mod run;
 pub mod schedule;
+mod services;
+mod steps;

@@ -1,1 +1,75 @@
-//! Events (schema v1) and their readers.
+//! Readers of a run's events: lines of JSON, the console, the closing summary, a Chrome trace.
+//! A reader never changes a run and needs nothing but the events, so that each can be made again
+//! from the file that a run left behind.
+
+pub mod jsonl;
+pub mod live;
+pub mod plain;
+pub mod style;
+pub mod summary;
+pub mod text;
+pub mod trace;
+pub mod view;
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::engine::event::{Event, Sink};
+use crate::error::{Error, Kind, Result};
+
+/// The events of a run, from its `events.jsonl`. The last line of a killed run may be cut short;
+/// it is left out.
+pub fn read_events(path: &Path) -> Result<Vec<Event>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
+    let whole = text.ends_with('\n');
+    let lines: Vec<&str> = text.lines().collect();
+    let mut events = Vec::with_capacity(lines.len());
+    for (at, line) in lines.iter().enumerate() {
+        match serde_json::from_str(line) {
+            Ok(event) => events.push(event),
+            Err(_) if at + 1 == lines.len() && !whole => {}
+            Err(cause) => {
+                let message = format!("line {} of `{}` is no event", at + 1, path.display());
+                return Err(Error::new(Kind::Integrity, "bad-event", message).cause(cause));
+            }
+        }
+    }
+    Ok(events)
+}
+
+/// Passes every event to several readers, in order.
+pub struct All<'s>(pub Vec<Box<dyn Sink + 's>>);
+
+impl Sink for All<'_> {
+    fn event(&mut self, event: &Event) {
+        for sink in &mut self.0 {
+            sink.event(event);
+        }
+    }
+}
+
+/// A writer whose first error is kept and silences it: a closed pipe stops no run.
+pub struct Quiet<W> {
+    out: W,
+    error: Option<std::io::Error>,
+}
+
+impl<W: Write> Quiet<W> {
+    /// Writes to `out`.
+    pub fn new(out: W) -> Self {
+        Self { out, error: None }
+    }
+
+    /// Writes a text and passes it on at once.
+    pub fn text(&mut self, text: &str) {
+        if self.error.is_none() {
+            let written = self.out.write_all(text.as_bytes());
+            self.error = written.and_then(|()| self.out.flush()).err();
+        }
+    }
+
+    /// The first error.
+    pub fn error(&self) -> Option<&std::io::Error> {
+        self.error.as_ref()
+    }
+}

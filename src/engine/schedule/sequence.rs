@@ -11,7 +11,7 @@
 //! seen: exact until the budget of visited states is spent, from there on the best found so far,
 //! which is never worse than choosing the cheapest child each time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Problem, ServiceId, TaskId};
 use crate::engine::resources::PoolId;
@@ -334,17 +334,14 @@ impl Search<'_> {
     fn children(&mut self, state: &State, cost: u32) -> Vec<Child> {
         let problem = self.problem;
         // Tasks that miss the same services and take the same units are one decision.
-        let mut kinds: HashMap<(&[ServiceId], &[(PoolId, u32)]), ()> = HashMap::new();
+        let mut kinds = HashSet::new();
         let mut drafts = Vec::new();
         for at in 0..state.done.len() {
             let task = &problem.tasks[at];
             if state.done[at] || state.missing_deps[at] > 0 {
                 continue;
             }
-            if kinds
-                .insert((&task.services, &task.claim.units), ())
-                .is_some()
-            {
+            if !kinds.insert((&task.services, &task.claim.units)) {
                 continue;
             }
             let missing = state.missing(problem, at);

@@ -1,0 +1,122 @@
+//! Makes results durable. Whoever commits waits until it is on disk; those who wait at the same
+//! time share the price, since one thread writes everything that has come in meanwhile in one go.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use doe_cache::{Batch, Digest, NodeUpdate, Record, Store};
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Kind, Result};
+
+/// Records that are written together at most.
+const MOST: usize = 256;
+
+struct Order {
+    record: Option<Record>,
+    node: NodeUpdate,
+    done: Option<oneshot::Sender<Result<Option<Digest>>>>,
+}
+
+/// See the module.
+pub(super) struct Committer {
+    orders: Option<mpsc::Sender<Order>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Committer {
+    /// Starts the writer.
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        let (orders, inbox) = mpsc::channel();
+        Self {
+            orders: Some(orders),
+            writer: Some(std::thread::spawn(move || write_all(&store, &inbox))),
+        }
+    }
+
+    /// Stores a record and how its node ended. On return both are durable. The record's digest.
+    pub(super) async fn commit(&self, record: Record, mut node: NodeUpdate) -> Result<Digest> {
+        let digest = record.id()?;
+        node.record = Some(digest);
+        let (done, answer) = oneshot::channel();
+        self.send(Order {
+            record: Some(record),
+            node,
+            done: Some(done),
+        })?;
+        answer.await.map_err(|_| gone())??;
+        Ok(digest)
+    }
+
+    /// Notes how a node stands. Does not wait.
+    pub(super) fn note(&self, node: NodeUpdate) -> Result<()> {
+        self.send(Order {
+            record: None,
+            node,
+            done: None,
+        })
+    }
+
+    fn send(&self, order: Order) -> Result<()> {
+        let orders = self.orders.as_ref().ok_or_else(gone)?;
+        orders.send(order).map_err(|_| gone())
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        if let Some(writer) = self.writer.take() {
+            // A panic of the writer was answered to those who waited for it.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::new(Kind::Bug, "committer-gone", "the writer of results is gone")
+}
+
+fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>) {
+    while let Ok(first) = inbox.recv() {
+        let mut orders = vec![first];
+        orders.extend(inbox.try_iter().take(MOST - 1));
+        let mut records = Vec::new();
+        let mut nodes = Vec::new();
+        let mut waiting = Vec::new();
+        for order in orders {
+            let digest = order.node.record;
+            nodes.push(order.node.clone());
+            let at = order.record.map(|record| {
+                records.push(record);
+                records.len() - 1
+            });
+            waiting.push((at, order.node, digest, order.done));
+        }
+        let batch = Batch {
+            records: &records,
+            nodes: &nodes,
+            ..Batch::default()
+        };
+        let all = store.write(&batch);
+        for (at, node, digest, done) in waiting {
+            let result = match &all {
+                Ok(_) => Ok(digest),
+                // One bad record must not take the others with it.
+                Err(_) => {
+                    let alone = Batch {
+                        records: at.map_or(&[], |at| &records[at..=at]),
+                        nodes: std::slice::from_ref(&node),
+                        ..Batch::default()
+                    };
+                    store.write(&alone).map(|_| digest).map_err(Error::from)
+                }
+            };
+            if let Some(done) = done {
+                // Whoever asked may have gone.
+                let _ = done.send(result);
+            }
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What every part of a run shares: where scripts run, where things are kept, what the
+//! environment of a script is. Made once, never changed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use doe_cache::Store;
+use tokio::sync::{Mutex, watch};
+
+use super::commit::Committer;
+use crate::error::{Error, Kind, Result};
+use crate::exec::{Executor, Facts, HostSpec, Script, Token};
+use crate::label::Label;
+use crate::plan::model::Platform;
+use crate::rule::action::RoleBinding;
+
+/// Each log of a process is cut to this many bytes.
+pub(super) const LOG_CAP_BYTES: u64 = 16 << 20;
+
+/// See the module.
+pub(super) struct Context {
+    /// Runs what has a role.
+    pub executor: Arc<dyn Executor>,
+    /// Runs what has none, beside `doe` itself.
+    pub local: Arc<dyn Executor>,
+    /// Where it runs.
+    pub platform: Platform,
+    /// Results.
+    pub store: Arc<Store>,
+    /// Makes records durable.
+    pub committer: Committer,
+    /// Names the run.
+    pub run_id: String,
+    /// Folder of the run on this machine.
+    pub run_dir: PathBuf,
+    /// Folder of the run on the platform's hosts.
+    pub host_dir: PathBuf,
+    /// How scripts call `doe`.
+    pub doe: PathBuf,
+    /// Environment of every script, below that of the platform and of the rule.
+    pub env: BTreeMap<String, String>,
+    /// True once everything is to be cancelled.
+    pub abort: watch::Receiver<bool>,
+    /// What was read of each host in this run.
+    pub facts: Mutex<BTreeMap<String, Facts>>,
+}
+
+impl Context {
+    /// The host that a role is bound to; `None` stands for the machine of `doe` itself.
+    pub(super) fn host(&self, role: Option<&str>) -> Result<HostSpec> {
+        let Some(role) = role else {
+            return Ok(HostSpec {
+                name: "localhost".into(),
+                address: "127.0.0.1".into(),
+                gpus: 0,
+            });
+        };
+        let host = super::preflight::host_of(&self.platform, role).ok_or_else(|| {
+            Error::new(
+                Kind::Plan,
+                "no-host",
+                format!(
+                    "platform `{}` has no host for role `{role}`",
+                    self.platform.name
+                ),
+            )
+        })?;
+        Ok(HostSpec {
+            name: host.name.clone(),
+            address: host.address.clone(),
+            gpus: host.gpus,
+        })
+    }
+
+    /// The executor for a role.
+    pub(super) fn executor(&self, role: Option<&str>) -> &Arc<dyn Executor> {
+        match role {
+            Some(_) => &self.executor,
+            None => &self.local,
+        }
+    }
+
+    /// Where the roles are.
+    pub(super) fn bindings<'r>(
+        &self,
+        roles: impl Iterator<Item = &'r String>,
+    ) -> Result<BTreeMap<String, RoleBinding>> {
+        roles
+            .map(|role| {
+                let HostSpec { name, address, .. } = self.host(Some(role))?;
+                let binding = RoleBinding {
+                    host: name,
+                    ip: address,
+                };
+                Ok((role.clone(), binding))
+            })
+            .collect()
+    }
+
+    /// A script with the environment that every script has.
+    pub(super) fn script(
+        &self,
+        name: String,
+        text: &str,
+        env: &BTreeMap<String, String>,
+        work: &Path,
+        timeout_s: Option<f64>,
+    ) -> Script {
+        let mut all = self.env.clone();
+        all.insert("TMPDIR".into(), work.join("tmp").display().to_string());
+        all.extend(self.platform.env.clone());
+        all.extend(env.clone());
+        Script {
+            name,
+            text: text.to_owned(),
+            env: all,
+            work: work.to_owned(),
+            timeout: timeout_s.and_then(|s| std::time::Duration::try_from_secs_f64(s).ok()),
+            log_cap_bytes: LOG_CAP_BYTES,
+        }
+    }
+
+    /// What the host says of itself, read once a run. What cannot be read is left out: facts are
+    /// told beside a result, they do not make it.
+    pub(super) async fn facts(&self, host: &HostSpec) -> Facts {
+        let mut known = self.facts.lock().await;
+        if let Some(facts) = known.get(&host.name) {
+            return facts.clone();
+        }
+        let facts = self.executor.probe(host).await.unwrap_or_default();
+        known.insert(host.name.clone(), facts.clone());
+        facts
+    }
+
+    /// The token of one submission.
+    pub(super) fn token(&self, what: &str) -> Token {
+        Token(format!("{}.{what}", self.run_id))
+    }
+
+    /// Resolves when everything is to be cancelled, at once when it already is.
+    pub(super) async fn aborted(&self) {
+        let mut abort = self.abort.clone();
+        if abort.wait_for(|abort| *abort).await.is_err() {
+            // Nobody is left who could ask for it.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether everything is to be cancelled.
+    pub(super) fn is_aborted(&self) -> bool {
+        *self.abort.borrow()
+    }
+}
+
+/// A label as one folder name. `~` is in no label, so no two labels share one.
+pub(super) fn folder_of(label: &Label) -> String {
+    format!("{}~{}", label.package().replace('/', "~"), label.name())
+}
+
+/// Milliseconds since the Unix epoch.
+pub(super) fn now_unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A name for a run: begins with its time, so that names sort as runs began.
+pub(super) fn new_run_id() -> String {
+    let ms = now_unix_ms();
+    let time = UNIX_EPOCH + std::time::Duration::from_millis(ms);
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    let stamp: String = text.chars().filter(char::is_ascii_alphanumeric).collect();
+    let stamp = stamp.trim_end_matches('Z');
+    format!("{stamp}-{:03}-{:x}", ms % 1000, std::process::id())
+}
+
+/// The last lines of a log, for people: at most `lines` and 4 KiB, without control characters.
+pub(super) fn tail(log: &[u8], lines: usize) -> Vec<String> {
+    let from = log.len().saturating_sub(4096);
+    let text = String::from_utf8_lossy(&log[from..]);
+    let clean = |line: &str| -> String {
+        let line = line
+            .rsplit('\r')
+            .find(|part| !part.is_empty())
+            .unwrap_or("");
+        line.chars()
+            .filter(|c| *c == '\t' || !c.is_control())
+            .collect()
+    };
+    let mut all: Vec<String> = text.lines().map(clean).collect();
+    while all.last().is_some_and(|line| line.trim().is_empty()) {
+        all.pop();
+    }
+    all.split_off(all.len().saturating_sub(lines))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_different_labels_differ() {
+        let folder = |text: &str| folder_of(&text.parse().unwrap());
+        assert_eq!(folder("//phase2:p2-efa-4k-c1"), "phase2~p2-efa-4k-c1");
+        assert_ne!(folder("//a/b:c"), folder("//a:b"));
+    }
+
+    #[test]
+    fn run_ids_sort_by_time() {
+        let id = new_run_id();
+        assert_eq!(id.find('-'), Some(15), "{id}");
+        assert!(id.starts_with("20"));
+    }
+
+    #[test]
+    fn tails_are_short_and_clean() {
+        assert_eq!(tail(b"a\nb\n\n", 5), ["a", "b"]);
+        assert_eq!(tail(b"a\nb\nc\n", 2), ["b", "c"]);
+        assert_eq!(tail(b"10%\r50%\r100%\n\x1b[31mred", 5), ["100%", "[31mred"]);
+        assert_eq!(tail(b"", 5), Vec::<String>::new());
+        assert_eq!(tail(&[b'x'; 10_000], 3)[0].len(), 4096);
+    }
+}

@@ -1,0 +1,419 @@
+//! The loop of a run: obeys the scheduler's commands, tells it what happened, and lets go of
+//! nothing before its end was reported. It alone changes the state of the run; everything that
+//! takes time runs beside it and reports by a message.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use doe_cache::{Digest, NodeState as StoredState, NodeUpdate};
+use tokio::sync::{mpsc, watch};
+
+use super::context::{Context, now_unix_ms};
+use super::decide::{Decider, Hit, Keyed, Why};
+use super::event::{Body, NodeState, Outcome};
+use super::journal::Journal;
+use super::live::{Live, Report};
+use super::node_run::{Job, NodeEnd, stored_state};
+use super::prepare::Task;
+use super::resolve::{Final, Resolution, final_of, resolve, reuse};
+use super::schedule::{Command, Scheduler, ServiceId, TaskId};
+use super::services::PortBook;
+use crate::error::{Error, Kind, Result};
+use crate::graph::{Graph, NodeId};
+
+/// See the module.
+pub(super) struct Drive<'d, 's, 'w> {
+    pub(super) context: Arc<Context>,
+    pub(super) decider: &'d mut Decider<'w>,
+    pub(super) scheduler: Scheduler,
+    /// By task.
+    pub(super) tasks: Vec<Task>,
+    /// By service.
+    pub(super) services: Vec<Live>,
+    /// By node.
+    pub(super) finals: Vec<Option<Final>>,
+    pub(super) journal: &'d mut Journal<'s>,
+    pub(super) estimates: BTreeMap<NodeId, f64>,
+    pub(super) fail_fast: bool,
+    pub(super) abort: watch::Sender<bool>,
+    pub(super) reports: mpsc::UnboundedSender<Report>,
+    /// Pieces of work whose last report has not come.
+    pub(super) outstanding: usize,
+    /// How often the user asked to stop.
+    pub(super) level: u8,
+    /// Tasks that are to be executed and have not ended.
+    pub(super) jobs: HashMap<TaskId, Box<Job>>,
+    /// By action key: the task that executes it.
+    pub(super) leaders: HashMap<Digest, TaskId>,
+    /// By leader: tasks that would execute the same.
+    pub(super) followers: HashMap<TaskId, Vec<(TaskId, Box<Keyed>)>>,
+    /// Tasks whose failure is being recorded: they do not run any more.
+    pub(super) doomed: HashSet<TaskId>,
+    pub(super) ports: Arc<PortBook>,
+}
+
+impl<'w> Drive<'_, '_, 'w> {
+    /// Runs until every task has ended and every service is gone.
+    pub(super) async fn run(
+        &mut self,
+        mut inbox: mpsc::UnboundedReceiver<Report>,
+        mut interrupt: watch::Receiver<u8>,
+    ) -> Result<()> {
+        self.announce();
+        let driven = self.drive(&mut inbox, &mut interrupt).await;
+        if driven.is_err() {
+            self.clear_up(&mut inbox).await;
+        }
+        driven
+    }
+
+    async fn drive(
+        &mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Report>,
+        interrupt: &mut watch::Receiver<u8>,
+    ) -> Result<()> {
+        let mut watching = true;
+        loop {
+            let level = *interrupt.borrow_and_update();
+            if level > self.level && self.interrupted(level)? {
+                return Ok(());
+            }
+            self.settle()?;
+            if self.scheduler.is_over() && self.outstanding == 0 {
+                return Ok(());
+            }
+            if self.outstanding == 0 {
+                return Err(Error::new(
+                    Kind::Bug,
+                    "stalled",
+                    "nothing is under way and yet the run is not over",
+                ));
+            }
+            tokio::select! {
+                report = inbox.recv() => {
+                    if let Some(report) = report {
+                        self.take(report)?;
+                    }
+                }
+                changed = interrupt.changed(), if watching => watching = changed.is_ok(),
+            }
+        }
+    }
+
+    fn graph(&self) -> &'w Graph<'w> {
+        self.decider.graph()
+    }
+
+    fn announce(&mut self) {
+        for at in 0..self.tasks.len() {
+            let label = self.graph().label(self.tasks[at].node);
+            self.journal.tell_later(Body::NodeState {
+                label: label.to_string(),
+                state: NodeState::Blocked,
+                hosts: Vec::new(),
+                estimate_s: self.estimates.get(&self.tasks[at].node).copied(),
+                why: None,
+            });
+        }
+        self.journal.flush();
+    }
+
+    /// Decides and obeys until nothing more can be done without waiting.
+    fn settle(&mut self) -> Result<()> {
+        loop {
+            let mut moved = false;
+            while let Some(task) = self.scheduler.next_undecided() {
+                self.decide(task)?;
+                moved = true;
+            }
+            for command in self.scheduler.commands() {
+                self.obey(command);
+                moved = true;
+            }
+            if !moved {
+                return Ok(());
+            }
+        }
+    }
+
+    fn decide(&mut self, task: TaskId) -> Result<()> {
+        let node = self.tasks[task.index()].node;
+        match resolve(self.graph(), self.decider, &self.finals, node)? {
+            Resolution::Blocked(reason) => {
+                self.end(task, Final::without_result(Outcome::Blocked, reason))
+            }
+            Resolution::Reuse { record, hit, keyed } => self.reuse(task, record, hit, &keyed),
+            Resolution::Run { keyed, why } => self.admit(task, keyed, &why),
+            Resolution::Wait => Err(Error::new(
+                Kind::Bug,
+                "undecided",
+                format!("{} was to be decided too early", self.graph().label(node)),
+            )),
+        }
+    }
+
+    fn reuse(&mut self, task: TaskId, record: Digest, hit: Hit, keyed: &Keyed) -> Result<()> {
+        let node = self.tasks[task.index()].node;
+        let run_id = &self.context.run_id;
+        let store = &self.context.store;
+        let ended = reuse(store, self.decider, run_id, node, record, hit, keyed)?;
+        self.end(task, ended)
+    }
+
+    fn admit(&mut self, task: TaskId, mut keyed: Box<Keyed>, why: &Why) -> Result<()> {
+        if let Some((name, why)) = self.broken_service(task) {
+            let reason = format!("service `{name}` could not be kept up: {why}");
+            return self.end(task, Final::without_result(Outcome::Blocked, reason));
+        }
+        let label = self.graph().label(self.tasks[task.index()].node);
+        let Some((_, action)) = keyed.action.take() else {
+            return Err(Error::new(
+                Kind::Bug,
+                "no-action",
+                format!("{label} has no action"),
+            ));
+        };
+        let key = action.key();
+        if let Some(&leader) = self.leaders.get(&key) {
+            // The same is about to be executed: one execution stands for both.
+            self.followers
+                .entry(leader)
+                .or_default()
+                .push((task, keyed));
+            return Ok(());
+        }
+        let job = self.job(task, *keyed, action)?;
+        self.leaders.insert(key, task);
+        self.jobs.insert(task, Box::new(job));
+        self.tell_state(task, NodeState::Ready, Some(why.to_string()));
+        self.scheduler.admit(task);
+        Ok(())
+    }
+
+    fn broken_service(&self, task: TaskId) -> Option<(String, String)> {
+        let mut services = self.tasks[task.index()].services.iter();
+        services.find_map(|(name, id)| {
+            let why = self.services[id.index()].broken()?;
+            Some((name.clone(), why.to_owned()))
+        })
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Acquired(task) => {
+                for (_, service) in &self.tasks[task.index()].services {
+                    self.services[service.index()].wanted_by(task);
+                }
+                if let Some(job) = self.jobs.get_mut(&task) {
+                    job.acquired_unix_ms = now_unix_ms();
+                }
+                self.state(task, NodeState::Acquiring);
+            }
+            Command::Start(service) => self.start_service(service),
+            Command::Stop(service) => self.stop_service(service),
+            Command::Run(task) => self.start_task(task),
+        }
+    }
+
+    /// A task has ended: told, noted, and others go on.
+    pub(super) fn end(&mut self, task: TaskId, ended: Final) -> Result<()> {
+        let node = self.tasks[task.index()].node;
+        if self.finals[node.index()].is_some() {
+            return Ok(());
+        }
+        let label = self.graph().label(node);
+        // What was executed was noted together with its record.
+        if ended.record.is_none() || !self.jobs.contains_key(&task) {
+            self.context.committer.note(NodeUpdate {
+                run_id: self.context.run_id.clone(),
+                label: label.to_string(),
+                state: stored_state(ended.outcome),
+                reason: ended.reason.clone(),
+                record: ended.record,
+            })?;
+        }
+        self.journal.finished(label, &ended);
+        self.journal.flush();
+        let bad = !ended.outcome.is_good();
+        self.finals[node.index()] = Some(ended);
+        self.jobs.remove(&task);
+        self.scheduler.finish(task);
+        if bad && self.fail_fast && !self.scheduler.is_draining() {
+            self.stop_submitting("not begun: the run ends at the first failure")?;
+        }
+        self.end_followers(task)
+    }
+
+    /// Those who would have executed the same share the result of the one who has.
+    fn end_followers(&mut self, leader: TaskId) -> Result<()> {
+        self.leaders.retain(|_, task| *task != leader);
+        let node = self.tasks[leader.index()].node;
+        let Some(first) = self.finals[node.index()].clone() else {
+            return Ok(());
+        };
+        let name = self.graph().label(node).to_string();
+        for (task, keyed) in self.followers.remove(&leader).unwrap_or_default() {
+            match first.record {
+                Some(record) if first.outcome.is_good() => {
+                    let known = self.decider.snapshot().record(&record);
+                    let same = known.is_some_and(|summary| summary.judge == keyed.judge);
+                    let hit = if same { Hit::Action } else { Hit::Rejudge };
+                    self.reuse(task, record, hit, &keyed)?;
+                }
+                _ => {
+                    let reason = first.reason.as_deref().unwrap_or("no reason is known");
+                    let mut ended = first.clone();
+                    ended.reason = Some(format!("the same as {name}: {reason}"));
+                    self.end(task, ended)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop_submitting(&mut self, reason: &str) -> Result<()> {
+        self.scheduler.stop_submitting();
+        for task in self.scheduler.idle_tasks() {
+            // A follower ends with its leader when that still runs.
+            let follows = self
+                .followers
+                .values()
+                .flatten()
+                .any(|(other, _)| *other == task);
+            if !follows {
+                self.end(task, Final::without_result(Outcome::Cancelled, reason))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The user asked to stop, for this time in all. True: leave at once.
+    fn interrupted(&mut self, level: u8) -> Result<bool> {
+        self.level = level;
+        if level >= 3 {
+            self.leave()?;
+            return Ok(true);
+        }
+        if !self.scheduler.is_draining() {
+            self.stop_submitting("not begun: the run was interrupted")?;
+        }
+        match level {
+            1 => self.journal.warn(
+                "interrupted",
+                "stopping: what runs may end; once more cancels it".into(),
+                None,
+            ),
+            _ => {
+                self.abort.send_replace(true);
+                let message = "cancelling everything; once more leaves without waiting";
+                self.journal.warn("interrupted", message.into(), None);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Ends the account of every task without waiting for anything.
+    fn leave(&mut self) -> Result<()> {
+        self.abort.send_replace(true);
+        for at in 0..self.tasks.len() {
+            let reason = "left behind: the user did not wait for its end";
+            self.end(
+                TaskId(at as u32),
+                Final::without_result(Outcome::Cancelled, reason),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// After an error of the run itself: everything is cancelled, nothing is left behind.
+    async fn clear_up(&mut self, inbox: &mut mpsc::UnboundedReceiver<Report>) {
+        self.abort.send_replace(true);
+        self.scheduler.stop_submitting();
+        for at in 0..self.services.len() {
+            if self.services[at].instance().is_some() {
+                self.stop_service(ServiceId(at as u32));
+            }
+        }
+        while self.outstanding > 0 {
+            match inbox.recv().await {
+                Some(Report::ServiceUp(service, instance, sender)) => {
+                    self.service_came_up(service, instance, sender);
+                    self.stop_service(service);
+                }
+                Some(report) if report.is_last() => self.outstanding -= 1,
+                Some(_) => {}
+                None => return,
+            }
+        }
+    }
+
+    fn take(&mut self, report: Report) -> Result<()> {
+        if report.is_last() {
+            self.outstanding -= 1;
+        }
+        match report {
+            Report::State(task, state) => self.state(task, state),
+            Report::Done(task, end) => self.done(task, *end)?,
+            Report::ServiceUp(service, instance, sender) => {
+                self.service_came_up(service, instance, sender);
+            }
+            Report::ServiceFailed(service, failure) => self.service_failed(service, &failure)?,
+            Report::ServiceEnded(service, start) => self.service_ended(service, start)?,
+            Report::ServiceStopped(service, error) => self.service_stopped(service, error),
+            Report::Cleared => {}
+        }
+        Ok(())
+    }
+
+    fn done(&mut self, task: TaskId, end: NodeEnd) -> Result<()> {
+        self.doomed.remove(&task);
+        let node = self.tasks[task.index()].node;
+        let label = self.graph().label(node);
+        if let Some((log, lines)) = &end.tail {
+            self.journal.tell(Body::LogTail {
+                label: label.to_string(),
+                log: log.clone(),
+                lines: lines.clone(),
+            });
+        }
+        let ended = final_of(&end);
+        if let Some(summary) = end.summary {
+            self.decider.learn(node, summary);
+        }
+        self.end(task, ended)
+    }
+
+    fn state(&mut self, task: TaskId, state: NodeState) {
+        self.tell_state(task, state, None);
+    }
+
+    fn tell_state(&mut self, task: TaskId, state: NodeState, why: Option<String>) {
+        let planned = &self.tasks[task.index()];
+        let label = self.decider.graph().label(planned.node);
+        if state == NodeState::Running {
+            // Nothing depends on this note; it says what a killed run was at.
+            let noted = self.context.committer.note(NodeUpdate {
+                run_id: self.context.run_id.clone(),
+                label: label.to_string(),
+                state: StoredState::Running,
+                reason: None,
+                record: None,
+            });
+            if let Err(error) = noted {
+                self.journal.warn("store", error.to_string(), Some(label));
+            }
+        }
+        let held = state >= NodeState::Acquiring;
+        self.journal.tell(Body::NodeState {
+            label: label.to_string(),
+            state,
+            hosts: if held {
+                planned.hosts.clone()
+            } else {
+                Vec::new()
+            },
+            estimate_s: self.estimates.get(&planned.node).copied(),
+            why,
+        });
+    }
+}

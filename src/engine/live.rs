@@ -1,0 +1,413 @@
+//! The work that runs beside the loop: tasks and services, each with its reports. Every piece of
+//! work sends exactly one last report, even when it panics.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use doe_cache::Manifest;
+use tokio::sync::watch;
+
+use super::decide::Keyed;
+use super::drive::Drive;
+use super::event::{Body, NodeState, Outcome, ServiceState};
+use super::judge::Cause;
+use super::node_run::{self, InputRef, Job, NodeEnd};
+use super::prepare::values;
+use super::resolve::Final;
+use super::schedule::{ServiceId, TaskId};
+use super::services::{self, Instance, ServiceDef, ServiceFailure};
+use super::steps::{Failure, Used};
+use crate::error::{Error, Kind, Result};
+use crate::exec::{HostSpec, Status};
+use crate::graph::EdgeKind;
+
+/// Failed starts and deaths after which a service is not started again in a run.
+const TRIES: u32 = 2;
+
+/// What comes from beside the loop.
+pub(super) enum Report {
+    /// A task moved on.
+    State(TaskId, NodeState),
+    /// A task ended. Last.
+    Done(TaskId, Box<NodeEnd>),
+    /// A service is ready. Last of its start.
+    ServiceUp(ServiceId, Box<Instance>, watch::Sender<Option<Status>>),
+    /// A service could not be started. Last of its start.
+    ServiceFailed(ServiceId, Box<ServiceFailure>),
+    /// The process of this start of a service ended. Last of the watch over it.
+    ServiceEnded(ServiceId, u32),
+    /// A service was stopped. Last of its stop.
+    ServiceStopped(ServiceId, Option<Error>),
+    /// What a dead service may have left is gone. Last.
+    Cleared,
+}
+
+impl Report {
+    /// Whether a piece of work ends with it.
+    pub(super) fn is_last(&self) -> bool {
+        !matches!(self, Report::State(..))
+    }
+}
+
+/// A service as the loop sees it.
+pub(super) struct Live {
+    def: Arc<ServiceDef>,
+    instance: Option<Arc<Instance>>,
+    starts: u32,
+    failures: u32,
+    last_failure: String,
+    stopping: bool,
+    /// Whether it is up or on its way, and the task that had it started.
+    wanted_by: Option<TaskId>,
+}
+
+impl From<Arc<ServiceDef>> for Live {
+    fn from(def: Arc<ServiceDef>) -> Self {
+        Self {
+            def,
+            instance: None,
+            starts: 0,
+            failures: 0,
+            last_failure: String::new(),
+            stopping: false,
+            wanted_by: None,
+        }
+    }
+}
+
+impl Live {
+    /// Why it is not started again, when it is not.
+    pub(super) fn broken(&self) -> Option<&str> {
+        (self.failures >= TRIES).then_some(self.last_failure.as_str())
+    }
+
+    /// Its process, when it is up.
+    pub(super) fn instance(&self) -> Option<&Arc<Instance>> {
+        self.instance.as_ref()
+    }
+
+    /// A task has acquired it.
+    pub(super) fn wanted_by(&mut self, task: TaskId) {
+        self.wanted_by.get_or_insert(task);
+    }
+
+    fn gone(&mut self) {
+        self.instance = None;
+        self.wanted_by = None;
+        self.stopping = false;
+    }
+}
+
+impl<'w> Drive<'_, '_, 'w> {
+    /// Runs work beside the loop. `otherwise` is reported when it panics.
+    fn spawn(
+        &mut self,
+        work: impl Future<Output = Report> + Send + 'static,
+        otherwise: impl FnOnce() -> Report + Send + 'static,
+    ) {
+        self.outstanding += 1;
+        let reports = self.reports.clone();
+        tokio::spawn(async move {
+            let report = tokio::spawn(work).await.unwrap_or_else(|_| otherwise());
+            // Nobody listens once the user has left.
+            let _ = reports.send(report);
+        });
+    }
+
+    fn service_event(&mut self, service: ServiceId, state: ServiceState, reason: Option<String>) {
+        let live = &self.services[service.index()];
+        self.journal.tell(Body::Service {
+            name: live.def.name.clone(),
+            key: live.def.key.short(),
+            host: live.def.host.name.clone(),
+            state,
+            starts: live.starts,
+            reason,
+        });
+    }
+
+    pub(super) fn start_service(&mut self, service: ServiceId) {
+        let hosts: HashMap<ServiceId, HostSpec> = self
+            .services
+            .iter()
+            .map(|live| (live.def.id, live.def.host.clone()))
+            .collect();
+        let live = &mut self.services[service.index()];
+        live.starts += 1;
+        let (def, start) = (live.def.clone(), live.starts);
+        self.service_event(service, ServiceState::Starting, None);
+        let (context, ports) = (self.context.clone(), self.ports.clone());
+        let name = def.name.clone();
+        self.spawn(
+            async move {
+                match services::start(&context, &ports, &hosts, def, start).await {
+                    Ok((instance, sender)) => {
+                        Report::ServiceUp(service, Box::new(instance), sender)
+                    }
+                    Err(failure) => Report::ServiceFailed(service, Box::new(failure)),
+                }
+            },
+            move || {
+                let failure = ServiceFailure {
+                    reason: format!("service `{name}` could not be started: a defect of doe"),
+                    cause: Cause::Service,
+                    logs: Vec::new(),
+                    cancelled: false,
+                };
+                Report::ServiceFailed(service, Box::new(failure))
+            },
+        );
+    }
+
+    pub(super) fn service_came_up(
+        &mut self,
+        service: ServiceId,
+        instance: Box<Instance>,
+        sender: watch::Sender<Option<Status>>,
+    ) {
+        let instance: Arc<Instance> = Arc::from(instance);
+        self.services[service.index()].instance = Some(instance.clone());
+        let start = self.services[service.index()].starts;
+        let context = self.context.clone();
+        self.spawn(
+            async move {
+                let status = match context.executor.wait(&instance.handle).await {
+                    Ok(status) => status,
+                    Err(error) => Status::Lost {
+                        why: error.to_string(),
+                    },
+                };
+                sender.send_replace(Some(status));
+                Report::ServiceEnded(service, start)
+            },
+            move || Report::ServiceEnded(service, start),
+        );
+        self.scheduler.service_up(service);
+        self.service_event(service, ServiceState::Ready, None);
+    }
+
+    pub(super) fn stop_service(&mut self, service: ServiceId) {
+        let live = &mut self.services[service.index()];
+        let Some(instance) = live.instance.clone() else {
+            self.scheduler.service_down(service);
+            return;
+        };
+        live.stopping = true;
+        let context = self.context.clone();
+        self.spawn(
+            async move {
+                let error = services::stop(&context, &instance).await;
+                Report::ServiceStopped(service, error)
+            },
+            move || Report::ServiceStopped(service, None),
+        );
+    }
+
+    pub(super) fn service_stopped(&mut self, service: ServiceId, error: Option<Error>) {
+        let live = &mut self.services[service.index()];
+        let name = live.def.name.clone();
+        live.gone();
+        self.ports.forget(service);
+        self.scheduler.service_down(service);
+        if let Some(error) = error {
+            let message = format!("service `{name}` could not be stopped: {error}");
+            self.journal.warn("service-left", message, None);
+        }
+        self.service_event(service, ServiceState::Stopped, None);
+    }
+
+    pub(super) fn service_failed(
+        &mut self,
+        service: ServiceId,
+        failure: &ServiceFailure,
+    ) -> Result<()> {
+        let live = &mut self.services[service.index()];
+        live.gone();
+        if !failure.cancelled {
+            live.failures += 1;
+            live.last_failure = failure.reason.clone();
+        }
+        self.ports.forget(service);
+        let reason = failure.reason.clone();
+        self.service_event(service, ServiceState::Failed, Some(reason));
+        for task in self.scheduler.service_down(service) {
+            self.fail_before_run(task, failure);
+        }
+        self.end_users_of_broken(service)
+    }
+
+    /// The process of a service ended. Unless it was stopped, it died.
+    pub(super) fn service_ended(&mut self, service: ServiceId, start: u32) -> Result<()> {
+        let live = &mut self.services[service.index()];
+        if live.starts != start || live.stopping {
+            return Ok(());
+        }
+        let Some(instance) = live.instance.clone() else {
+            return Ok(());
+        };
+        let status = instance.ended.borrow().clone();
+        let how = status.map_or_else(|| "ended".into(), |s| super::ready::describe(&s));
+        let reason = format!("service `{}` {how}", live.def.name);
+        live.failures += 1;
+        live.last_failure = reason.clone();
+        live.gone();
+        self.ports.forget(service);
+        self.service_event(service, ServiceState::Failed, Some(reason.clone()));
+        let context = self.context.clone();
+        let left = instance.clone();
+        // Its children may live on.
+        self.spawn(
+            async move {
+                services::stop(&context, &left).await;
+                Report::Cleared
+            },
+            || Report::Cleared,
+        );
+        for task in self.scheduler.service_down(service) {
+            // Those that run notice by themselves.
+            if self.jobs.contains_key(&task) && !self.is_running(task) {
+                let failure = ServiceFailure {
+                    reason: reason.clone(),
+                    cause: Cause::Service,
+                    logs: Vec::new(),
+                    cancelled: false,
+                };
+                self.fail_before_run(task, &failure);
+            }
+        }
+        self.end_users_of_broken(service)
+    }
+
+    fn is_running(&self, task: TaskId) -> bool {
+        self.jobs.get(&task).is_some_and(|job| job.running)
+    }
+
+    /// Nobody waits for a service that is given up.
+    fn end_users_of_broken(&mut self, service: ServiceId) -> Result<()> {
+        let live = &self.services[service.index()];
+        let Some(why) = live.broken() else {
+            return Ok(());
+        };
+        let reason = format!("service `{}` could not be kept up: {why}", live.def.name);
+        let users = self.scheduler.pending_users_of(service);
+        let idle: Vec<TaskId> = self.scheduler.idle_tasks();
+        for task in users.into_iter().filter(|task| idle.contains(task)) {
+            // One that others wait for, or that waits, is decided in its turn.
+            if self.jobs.contains_key(&task) {
+                self.end(
+                    task,
+                    Final::without_result(Outcome::Blocked, reason.as_str()),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fail_before_run(&mut self, task: TaskId, failure: &ServiceFailure) {
+        let Some(job) = self.jobs.get(&task).cloned() else {
+            return;
+        };
+        if !self.doomed.insert(task) {
+            return;
+        }
+        let context = self.context.clone();
+        let logs = failure.logs.clone();
+        let failure = Failure::of_service(failure);
+        let began = job.acquired_unix_ms;
+        self.spawn(
+            async move {
+                let end = node_run::never_ran(&context, &job, &[], failure, logs).await;
+                Report::Done(task, Box::new(end))
+            },
+            move || Report::Done(task, Box::new(defect(began))),
+        );
+    }
+
+    pub(super) fn start_task(&mut self, task: TaskId) {
+        if self.doomed.contains(&task) {
+            return;
+        }
+        let Some(job) = self.jobs.get_mut(&task) else {
+            return;
+        };
+        job.running = true;
+        let job = job.clone();
+        let mut used = Vec::new();
+        for (_, id) in &self.tasks[task.index()].services {
+            let live = &self.services[id.index()];
+            if let Some(instance) = &live.instance {
+                used.push(Used {
+                    instance: instance.clone(),
+                    started_for_this: live.wanted_by == Some(task),
+                    log_from: [0; 2],
+                });
+            }
+        }
+        let context = self.context.clone();
+        let reports = self.reports.clone();
+        let began = job.acquired_unix_ms;
+        self.spawn(
+            async move {
+                for service in used.iter_mut().filter(|service| !service.started_for_this) {
+                    service.log_from = service.instance.log_lengths(&context).await;
+                }
+                let state = |state| {
+                    // Nobody listens once the user has left.
+                    let _ = reports.send(Report::State(task, state));
+                };
+                let end = node_run::run(&context, &job, &used, &state).await;
+                Report::Done(task, Box::new(end))
+            },
+            move || Report::Done(task, Box::new(defect(began))),
+        );
+    }
+
+    pub(super) fn job(&self, task: TaskId, keyed: Keyed, action: Manifest) -> Result<Job> {
+        let planned = &self.tasks[task.index()];
+        let graph = self.decider.graph();
+        let pattern = graph.pattern(planned.node);
+        let mut inputs = Vec::new();
+        for (dep, kind) in graph.deps(planned.node) {
+            let ended = self.finals[dep.index()].as_ref();
+            let record = ended.and_then(|ended| ended.record);
+            let (EdgeKind::Data, Some(record)) = (kind, record) else {
+                continue;
+            };
+            let stored = self.context.store.record(&record)?;
+            let mut outputs = std::collections::BTreeMap::new();
+            for (name, output) in &stored.outputs {
+                outputs.insert(name.clone(), self.context.store.cas().path(&output.digest)?);
+            }
+            inputs.push(InputRef {
+                label: graph.label(dep).to_string(),
+                settings: values(graph.pattern(dep)),
+                outputs,
+                simulated: stored.provenance.simulated,
+            });
+        }
+        // By label, as they enter the key.
+        inputs.sort_by(|a, b| a.label.cmp(&b.label));
+        Ok(Job {
+            label: pattern.label.clone(),
+            layer: graph.layer(planned.node).label.name().to_owned(),
+            rule: pattern.rule.clone(),
+            settings: values(pattern),
+            expect: pattern.expect.to_vec(),
+            tags: pattern.tags.iter().cloned().collect(),
+            exploratory: pattern.adhoc,
+            spec: keyed.spec,
+            action,
+            judge: keyed.judge,
+            inputs,
+            roles: planned.roles.clone(),
+            acquired_unix_ms: 0,
+            running: false,
+        })
+    }
+}
+
+fn defect(began_unix_ms: u64) -> NodeEnd {
+    let error = Error::new(Kind::Bug, "panic", "a defect of doe ended the node");
+    NodeEnd::unrecorded(began_unix_ms, &error)
+}

@@ -1,0 +1,342 @@
+//! What becomes of a node once what it needs has ended: blocked, taken from the store, or run.
+//! Gates hold back execution only: a result that is at hand is used whatever the gate says.
+
+use std::collections::BTreeMap;
+
+use doe_cache::{Digest, Record, Store, Summary};
+
+use super::decide::{Decider, Decision, Hit, Keyed, Why};
+use super::event::{CriterionWord, Outcome};
+use super::judge::{self, Document};
+use super::key::Needs;
+use super::node_run::end_of;
+use super::prepare::values;
+use crate::error::{Error, Kind, Result};
+use crate::graph::{EdgeKind, Graph, NodeId};
+
+/// How a node ended in this run.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Final {
+    /// In one word.
+    pub outcome: Outcome,
+    /// Why, when it is not good.
+    pub reason: Option<String>,
+    /// Class of the failure.
+    pub class: Option<String>,
+    /// The record that stands for it.
+    pub record: Option<Digest>,
+    /// Digest of its outputs, when others may use them.
+    pub output: Option<Digest>,
+    /// Whether its numbers are as expected.
+    pub criterion: Option<CriterionWord>,
+    /// Expectations that were missed.
+    pub missed: Vec<String>,
+    /// Whether the record comes from simulated tools.
+    pub simulated: bool,
+    /// Milliseconds that it took, now or when its result was made.
+    pub duration_ms: Option<u64>,
+}
+
+impl Final {
+    /// A node that never began.
+    pub(super) fn without_result(outcome: Outcome, reason: impl Into<String>) -> Self {
+        Self {
+            outcome,
+            reason: Some(reason.into()),
+            class: None,
+            record: None,
+            output: None,
+            criterion: None,
+            missed: Vec::new(),
+            simulated: false,
+            duration_ms: None,
+        }
+    }
+}
+
+/// What is to be done with a node.
+pub(super) enum Resolution {
+    /// It cannot begin.
+    Blocked(String),
+    /// A stored result stands for it.
+    Reuse {
+        /// The record.
+        record: Digest,
+        /// How it was found.
+        hit: Hit,
+        /// The keys.
+        keyed: Box<Keyed>,
+    },
+    /// It is to be executed.
+    Run {
+        /// The keys.
+        keyed: Box<Keyed>,
+        /// Why.
+        why: Why,
+    },
+    /// Something it depends on has not ended.
+    Wait,
+}
+
+/// Resolves a node by how its dependencies ended; `finals` is by node.
+pub(super) fn resolve(
+    graph: &Graph<'_>,
+    decider: &Decider<'_>,
+    finals: &[Option<Final>],
+    node: NodeId,
+) -> Result<Resolution> {
+    let mut needs = Needs::new();
+    let mut waits = false;
+    let mut blocked = Vec::new();
+    let mut gates = Vec::new();
+    for (dep, kind) in graph.deps(node) {
+        let ended = finals[dep.index()].as_ref();
+        match (kind, ended) {
+            (EdgeKind::Gate, ended) => gates.push((dep, ended)),
+            (EdgeKind::Data, None) => waits = true,
+            (
+                EdgeKind::Data,
+                Some(Final {
+                    outcome,
+                    output: Some(output),
+                    ..
+                }),
+            ) if outcome.is_good() => {
+                needs.insert(graph.label(dep).clone(), *output);
+            }
+            (EdgeKind::Data, Some(ended)) => {
+                blocked.push(format!("needs {}, which {}", graph.label(dep), fate(ended)));
+            }
+        }
+    }
+    if let Some(reason) = joined(blocked) {
+        return Ok(Resolution::Blocked(reason));
+    }
+    if waits {
+        return Ok(Resolution::Wait);
+    }
+    let (keyed, why) = match decider.decide(node, &needs)? {
+        Decision::Reuse {
+            record, hit, keyed, ..
+        } => {
+            let keyed = Box::new(keyed);
+            return Ok(Resolution::Reuse { record, hit, keyed });
+        }
+        Decision::Run { keyed, why } => (Box::new(keyed), why),
+        Decision::MayRun { .. } => {
+            return Err(Error::new(
+                Kind::Bug,
+                "undecided",
+                format!(
+                    "{} is undecided although all it needs is known",
+                    graph.label(node)
+                ),
+            ));
+        }
+    };
+    let mut blocked = Vec::new();
+    for (dep, ended) in gates {
+        let label = graph.label(dep);
+        match ended {
+            None => waits = true,
+            Some(ended) if !ended.outcome.is_good() => {
+                blocked.push(format!("is gated on {label}, which {}", fate(ended)));
+            }
+            Some(ended) if ended.criterion == Some(CriterionWord::Missed) => {
+                let missed = ended.missed.join("; ");
+                blocked.push(format!("is gated on {label}, where {missed}"));
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some(reason) = joined(blocked) {
+        return Ok(Resolution::Blocked(reason));
+    }
+    if waits {
+        return Ok(Resolution::Wait);
+    }
+    Ok(Resolution::Run { keyed, why })
+}
+
+fn joined(reasons: Vec<String>) -> Option<String> {
+    let more = reasons.len().saturating_sub(1);
+    let first = reasons.into_iter().next()?;
+    Some(match more {
+        0 => first,
+        more => format!("{first} (and {more} more)"),
+    })
+}
+
+fn fate(ended: &Final) -> &'static str {
+    match ended.outcome {
+        Outcome::Failed => "failed",
+        Outcome::Invalid => "gave an invalid result",
+        Outcome::Blocked => "is blocked itself",
+        Outcome::Cancelled => "was cancelled",
+        Outcome::Ok | Outcome::Reused => "has no outputs in the store",
+    }
+}
+
+/// Lets a stored result stand for a node: links its key and label to the record where they led
+/// elsewhere, and judges its outputs again where the definitions have changed.
+pub(super) fn reuse(
+    store: &Store,
+    decider: &mut Decider<'_>,
+    run_id: &str,
+    node: NodeId,
+    record: Digest,
+    hit: Hit,
+    keyed: &Keyed,
+) -> Result<Final> {
+    if hit == Hit::Rejudge {
+        return rejudge(store, decider, run_id, node, record, keyed);
+    }
+    let graph = decider.graph();
+    let label = graph.label(node);
+    let text = label.to_string();
+    let stands = decider
+        .snapshot()
+        .current(&text)
+        .map(|summary| summary.record);
+    if hit == Hit::Action || stands != Some(record) {
+        let spec_key = keyed.spec.key();
+        store.link_spec(spec_key, record, &text)?;
+        decider.learn_link(spec_key, &record, label);
+    }
+    let expect = &graph.pattern(node).expect;
+    let (mut criterion, mut missed) = (None, Vec::new());
+    if !expect.is_empty() {
+        let stored = store.record(&record)?;
+        let judged = judge::criterion(expect, &stored.metrics, &stored.texts);
+        criterion = judge::criterion_word(judged.status);
+        missed = judge::missed(&judged);
+    }
+    let summary = decider.snapshot().record(&record);
+    Ok(Final {
+        outcome: Outcome::Reused,
+        reason: None,
+        class: None,
+        record: Some(record),
+        output: summary.map(|summary| summary.output_digest),
+        criterion,
+        missed,
+        simulated: summary.is_some_and(|summary| summary.simulated),
+        duration_ms: summary.map(|summary| summary.duration_ms),
+    })
+}
+
+/// Reads the numbers out of stored outputs as they are defined now. The new record keeps the
+/// times and the provenance of the execution.
+fn rejudge(
+    store: &Store,
+    decider: &mut Decider<'_>,
+    run_id: &str,
+    node: NodeId,
+    from: Digest,
+    keyed: &Keyed,
+) -> Result<Final> {
+    let graph = decider.graph();
+    let pattern = graph.pattern(node);
+    if let Some(last) = decider.last(&pattern.label)
+        && last.rejudged_from == Some(from)
+        && last.judge == keyed.judge
+        && last.settings == values(pattern)
+    {
+        // Judged so before, and refused: a good one would have been found by its key.
+        let summary = last.summary(last.id()?);
+        return Ok(Final {
+            record: Some(summary.record),
+            ..refused(&last)
+        });
+    }
+    let old = store.record(&from)?;
+    let mut documents = BTreeMap::new();
+    for (name, output) in &old.outputs {
+        let is_read = judge::is_read(&pattern.rule, name);
+        let schema = pattern
+            .rule
+            .outputs
+            .get(name)
+            .and_then(|def| def.schema.as_deref());
+        let document = match is_read || schema.is_some() {
+            true => Document::read(&store.blob(&output.digest)?, schema, is_read),
+            false => Document::Raw,
+        };
+        documents.insert(name.clone(), document);
+    }
+    let settings = values(pattern);
+    let judged = judge::judge(&pattern.rule, &settings, &documents);
+    let mut record = Record {
+        label: pattern.label.to_string(),
+        plan: pattern.label.package().to_owned(),
+        layer: graph.layer(node).label.name().to_owned(),
+        run_id: run_id.to_owned(),
+        judge: keyed.judge,
+        rejudged_from: Some(from),
+        spec_manifest: keyed.spec.clone(),
+        action_manifest: match &keyed.action {
+            Some((_, manifest)) => manifest.clone(),
+            None => old.action_manifest.clone(),
+        },
+        settings,
+        tags: pattern.tags.iter().cloned().collect(),
+        exploratory: pattern.adhoc,
+        recorded_unix_ms: store.stamp_unix_ms(),
+        ..old
+    };
+    record.verdicts.criterion = judge::criterion_of(&pattern.expect, &judged);
+    record.verdicts.validity = judged.validity;
+    (record.metrics, record.texts, record.samples) = (judged.metrics, judged.texts, judged.samples);
+    record.seal();
+    let digest = store.commit(&record)?;
+    let summary = record.summary(digest);
+    let result = match record.verdicts.good() {
+        true => Final {
+            outcome: Outcome::Reused,
+            reason: None,
+            output: Some(record.output_digest),
+            record: Some(digest),
+            ..refused(&record)
+        },
+        false => Final {
+            record: Some(digest),
+            ..refused(&record)
+        },
+    };
+    decider.learn(node, summary);
+    Ok(result)
+}
+
+fn refused(record: &Record) -> Final {
+    let ended = end_of(record);
+    Final {
+        outcome: ended.outcome,
+        reason: ended.reason,
+        class: ended.class,
+        record: None,
+        output: None,
+        criterion: ended.criterion,
+        missed: ended.missed,
+        simulated: record.provenance.simulated,
+        duration_ms: Some(ended.duration_ms),
+    }
+}
+
+/// The end of an execution, as dependents see it.
+pub(super) fn final_of(end: &super::node_run::NodeEnd) -> Final {
+    let summary: Option<&Summary> = end.summary.as_ref();
+    let good = end.outcome.is_good();
+    Final {
+        outcome: end.outcome,
+        reason: end.reason.clone(),
+        class: end.class.clone(),
+        record: summary.map(|summary| summary.record),
+        output: summary
+            .filter(|_| good)
+            .map(|summary| summary.output_digest),
+        criterion: end.criterion,
+        missed: end.missed.clone(),
+        simulated: summary.is_some_and(|summary| summary.simulated),
+        duration_ms: Some(end.duration_ms),
+    }
+}

@@ -1,0 +1,366 @@
+//! One run: decides, schedules, executes, records, tells. Every node of it ends in exactly one
+//! way and is told exactly once; when this returns, no process that it started is left, whatever
+//! happened (but when the user leaves at the third Ctrl-C: then the next run clears up).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use doe_cache::{NodeUpdate, RunInfo, RunStatus, Store};
+use tokio::sync::{mpsc, watch};
+
+use super::commit::Committer;
+use super::context::{Context, new_run_id, now_unix_ms};
+use super::decide::Decider;
+use super::drive::Drive;
+use super::event::{Body, Outcome, Sink, Summary};
+use super::journal::Journal;
+use super::node_run::stored_state;
+use super::prepare::prepare;
+use super::resolve::{Final, Resolution, resolve, reuse};
+use super::schedule::{Limits, Scheduler};
+use crate::error::{Error, Result};
+use crate::exec::Executor;
+use crate::graph::NodeId;
+
+/// How a run behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What the user asked for, in words, for the record of the run.
+    pub command: String,
+    /// Nodes that run at once at most; `None` bounds measurements by their hosts and analyses by
+    /// the number of cores.
+    pub jobs: Option<usize>,
+    /// Whether nothing new is begun after the first node that ends badly.
+    pub fail_fast: bool,
+    /// The `doe` program, for scripts that call it.
+    pub doe: PathBuf,
+    /// Folders put first on the path of scripts: the simulated tools.
+    pub path_prefix: Vec<PathBuf>,
+    /// Environment of every script: `DOE_SIM_PROFILE`.
+    pub env: BTreeMap<String, String>,
+    /// What the user is told at the begin: leftovers of a killed run that were cleared up.
+    pub notices: Vec<String>,
+}
+
+/// All that a run needs.
+pub struct Request<'a, 'w> {
+    /// Decides; knows the graph, the platform and the state of the store.
+    pub decider: &'a mut Decider<'w>,
+    /// What is asked for; what it depends on is added.
+    pub targets: &'a [NodeId],
+    /// Results.
+    pub store: Arc<Store>,
+    /// Runs what has a role.
+    pub executor: Arc<dyn Executor>,
+    /// Runs what has none, beside `doe`.
+    pub local: Arc<dyn Executor>,
+    /// How to behave.
+    pub options: Options,
+    /// Number of times that the user asked to stop.
+    pub interrupt: watch::Receiver<u8>,
+    /// Takes the events.
+    pub sink: &'a mut dyn Sink,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    /// Counts.
+    pub summary: Summary,
+    /// Whether the user stopped it.
+    pub interrupted: bool,
+    /// Its name.
+    pub run_id: String,
+    /// Whether anything was executed or noted, so that there is a folder and an entry of it.
+    pub begun: bool,
+}
+
+/// Runs what is asked for and all it depends on.
+///
+/// # Errors
+/// What keeps a run from beginning: a rule that does not render, an impossible demand, a store
+/// that cannot be written. Failures of nodes are no errors of the run.
+pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
+    let Request {
+        decider,
+        targets,
+        store,
+        executor,
+        local,
+        options,
+        interrupt,
+        sink,
+    } = request;
+    let started = Instant::now();
+    let run_id = new_run_id();
+    let graph = decider.graph();
+    let platform = decider.platform();
+    let wanted: BTreeSet<NodeId> = graph.closure(targets, false).into_iter().collect();
+    let mut journal = Journal::new(sink);
+
+    // First what needs nothing: with luck that is all.
+    let mut finals: Vec<Option<Final>> = vec![None; graph.len()];
+    let mut reused = Vec::new();
+    let mut tasks = Vec::new();
+    let mut planned = (0, 0);
+    for &node in graph.order().iter().filter(|node| wanted.contains(node)) {
+        let resolution = resolve(graph, decider, &finals, node)?;
+        let ended = match resolution {
+            Resolution::Reuse { record, hit, keyed } => {
+                reuse(&store, decider, &run_id, node, record, hit, &keyed)?
+            }
+            Resolution::Blocked(reason) => Final::without_result(Outcome::Blocked, reason),
+            Resolution::Run { .. } => {
+                planned.0 += 1;
+                tasks.push(node);
+                continue;
+            }
+            Resolution::Wait => {
+                planned.1 += 1;
+                tasks.push(node);
+                continue;
+            }
+        };
+        finals[node.index()] = Some(ended);
+        reused.push(node);
+    }
+    tasks.sort_unstable();
+    let prepared = prepare(graph, platform, &tasks)?;
+
+    let news = news(&store, graph, &finals, &reused)?;
+    let begun = !tasks.is_empty() || !news.is_empty();
+    let run_dir = store.layout().runs().join(&run_id);
+    if begun {
+        begin(&store, &run_id, &options, platform)?;
+        std::fs::create_dir_all(&run_dir).map_err(|e| Error::io("make", &run_dir, &e))?;
+        journal.write_to(&run_dir.join("events.jsonl"))?;
+    }
+    journal.tell(Body::RunStarted {
+        run_id: run_id.clone(),
+        platform: platform.name.clone(),
+        simulated: platform.simulated,
+        nodes: wanted.len(),
+        run_dir: run_dir.display().to_string(),
+        command: options.command.clone(),
+    });
+    for notice in &options.notices {
+        journal.warn("leftovers", notice.clone(), None);
+    }
+    let estimates: BTreeMap<NodeId, f64> = tasks
+        .iter()
+        .filter_map(|node| Some((*node, estimate_s(decider, *node)?)))
+        .collect();
+    journal.tell(Body::Planned {
+        run: planned.0,
+        may_run: planned.1,
+        reuse: reused.len(),
+        estimate_s: (estimates.len() == tasks.len()).then(|| estimates.values().sum()),
+    });
+    for &node in &reused {
+        if let Some(ended) = &finals[node.index()] {
+            journal.finished(graph.label(node), ended);
+        }
+    }
+    journal.flush();
+    let mut interrupted = false;
+    if begun {
+        // When something runs, the run's account is complete; else only what is new is noted.
+        let noted: Vec<NodeId> = if tasks.is_empty() { news } else { reused };
+        store.set_nodes(&updates(&run_id, graph, &finals, &noted))?;
+    }
+    if !tasks.is_empty() {
+        let (abort, aborted) = watch::channel(false);
+        let context = context(
+            &store, executor, local, &options, platform, &run_id, run_dir, aborted,
+        )?;
+        let limits = limits(&options);
+        let scheduler = Scheduler::new(prepared.problem, &prepared.inventory, limits);
+        let (reports, inbox) = mpsc::unbounded_channel();
+        let mut drive = Drive {
+            context: Arc::new(context),
+            decider,
+            scheduler,
+            tasks: prepared.tasks,
+            services: prepared.services.into_iter().map(Into::into).collect(),
+            finals,
+            journal: &mut journal,
+            estimates,
+            fail_fast: options.fail_fast,
+            abort,
+            reports,
+            outstanding: 0,
+            level: 0,
+            jobs: Default::default(),
+            leaders: Default::default(),
+            followers: Default::default(),
+            doomed: Default::default(),
+            ports: Default::default(),
+        };
+        let driven = drive.run(inbox, interrupt).await;
+        interrupted = drive.level > 0;
+        let starts = drive.scheduler.starts();
+        if let Err(error) = driven {
+            // The run's own account must not stay open because of it.
+            let _ = store.end_run(&run_id, RunStatus::Failed);
+            return Err(error);
+        }
+        journal.summary.service_starts = starts;
+    }
+    journal.summary.wall_s = (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+    let summary = journal.summary.clone();
+    if begun {
+        let status = match (interrupted, summary.is_good()) {
+            (true, _) => RunStatus::Interrupted,
+            (false, true) => RunStatus::Ok,
+            (false, false) => RunStatus::Failed,
+        };
+        store.end_run(&run_id, status)?;
+    }
+    journal.tell(Body::Summary(summary.clone()));
+    Ok(Ended {
+        summary,
+        interrupted,
+        run_id,
+        begun,
+    })
+}
+
+/// Nodes whose end differs from what the store knows of them: they failed before and are reused
+/// now, or are blocked.
+fn news(
+    store: &Store,
+    graph: &crate::graph::Graph<'_>,
+    finals: &[Option<Final>],
+    ended: &[NodeId],
+) -> Result<Vec<NodeId>> {
+    let latest = store.latest_states()?;
+    let is_news = |node: &&NodeId| {
+        let Some(now) = &finals[node.index()] else {
+            return false;
+        };
+        let before = latest.get(&graph.label(**node).to_string());
+        let failed = before.is_some_and(|state| state.is_failure());
+        failed || !now.outcome.is_good()
+    };
+    Ok(ended.iter().filter(is_news).copied().collect())
+}
+
+fn updates(
+    run_id: &str,
+    graph: &crate::graph::Graph<'_>,
+    finals: &[Option<Final>],
+    nodes: &[NodeId],
+) -> Vec<NodeUpdate> {
+    let ended = nodes
+        .iter()
+        .filter_map(|node| Some((node, finals[node.index()].as_ref()?)));
+    ended
+        .map(|(node, ended)| NodeUpdate {
+            run_id: run_id.to_owned(),
+            label: graph.label(*node).to_string(),
+            state: stored_state(ended.outcome),
+            reason: ended.reason.clone(),
+            record: ended.record,
+        })
+        .collect()
+}
+
+fn begin(
+    store: &Store,
+    run_id: &str,
+    options: &Options,
+    platform: &crate::plan::model::Platform,
+) -> Result<()> {
+    // Whoever holds the lock is alone: a run that still counts as running is dead.
+    for run in store.runs(20)? {
+        if run.status == RunStatus::Running {
+            store.end_run(&run.info.run_id, RunStatus::Abandoned)?;
+        }
+    }
+    store.begin_run(&RunInfo {
+        run_id: run_id.to_owned(),
+        command: options.command.clone(),
+        platform: platform.name.clone(),
+        simulated: platform.simulated,
+        doe_version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: doe_cache::host(),
+        pid: std::process::id(),
+        started_unix_ms: now_unix_ms(),
+    })?;
+    Ok(())
+}
+
+/// Seconds that a node took when it last ran, else what the plan says, else nothing.
+fn estimate_s(decider: &Decider<'_>, node: NodeId) -> Option<f64> {
+    let pattern = decider.graph().pattern(node);
+    let label = pattern.label.to_string();
+    let history = decider.snapshot().current(&label);
+    let history = history.map(|summary| summary.duration_ms as f64 / 1000.0);
+    history.or(pattern.estimate_s)
+}
+
+fn limits(options: &Options) -> Limits {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match options.jobs {
+        Some(jobs) => Limits {
+            tasks: jobs.max(1),
+            hostless: jobs.max(1),
+        },
+        None => Limits {
+            tasks: usize::MAX,
+            hostless: cores,
+        },
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // all of it is one context
+fn context(
+    store: &Arc<Store>,
+    executor: Arc<dyn Executor>,
+    local: Arc<dyn Executor>,
+    options: &Options,
+    platform: &crate::plan::model::Platform,
+    run_id: &str,
+    run_dir: PathBuf,
+    abort: watch::Receiver<bool>,
+) -> Result<Context> {
+    let run_dir = run_dir
+        .canonicalize()
+        .map_err(|e| Error::io("find", &run_dir, &e))?;
+    let bin = run_dir.join("bin");
+    std::fs::create_dir_all(&bin).map_err(|e| Error::io("make", &bin, &e))?;
+    let link = bin.join("doe");
+    std::os::unix::fs::symlink(&options.doe, &link).map_err(|e| Error::io("link", &link, &e))?;
+    let inherited =
+        std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let folders = options.path_prefix.iter().cloned();
+    let folders = folders
+        .chain([bin])
+        .chain(std::env::split_paths(&inherited));
+    let path = std::env::join_paths(folders).map_err(|cause| {
+        Error::new(
+            crate::error::Kind::Usage,
+            "bad-path",
+            "the search path cannot be made",
+        )
+        .cause(cause)
+    })?;
+    let mut env = options.env.clone();
+    env.insert("PATH".into(), path.to_string_lossy().into_owned());
+    Ok(Context {
+        executor,
+        local,
+        platform: platform.clone(),
+        committer: Committer::new(store.clone()),
+        store: store.clone(),
+        run_id: run_id.to_owned(),
+        host_dir: run_dir.clone(),
+        run_dir,
+        doe: options.doe.clone(),
+        env,
+        abort,
+        facts: Default::default(),
+    })
+}

@@ -1,0 +1,292 @@
+//! Long-lived processes that nodes share. A service that was started is always stopped by its
+//! handle, also when it never became ready; its end, whoever caused it, is seen by every node
+//! that uses it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use doe_cache::{Digest, Value};
+use tokio::sync::watch;
+
+use super::context::Context;
+use super::judge::Cause;
+use super::ready::{Unready, describe, logs, wait_ready};
+use super::schedule::ServiceId;
+use crate::error::{Error, Kind, Result};
+use crate::exec::{Handle, HostSpec, Status, Stream};
+use crate::rule::action::{Binding, RealBinding, ServiceAction};
+use crate::rule::model::Rule;
+use crate::rule::render::render;
+
+/// What is needed to start a service.
+#[derive(Debug)]
+pub(super) struct ServiceDef {
+    /// Which.
+    pub id: ServiceId,
+    /// Its key.
+    pub key: Digest,
+    /// Name in the rule.
+    pub name: String,
+    /// Its host.
+    pub host: HostSpec,
+    /// The rule that defines it.
+    pub rule: Arc<Rule>,
+    /// Settings of the first pattern that needs it; any other gives the same service.
+    pub settings: BTreeMap<String, Value>,
+    /// Roles of the rule that it may mention.
+    pub roles: Vec<String>,
+    /// All services of that pattern by name, itself included, with their preferred ports.
+    pub siblings: Vec<(String, ServiceId, BTreeMap<String, u16>)>,
+    /// Time between the polite and the hard end.
+    pub stop_grace: Duration,
+}
+
+/// A service that runs.
+#[derive(Debug)]
+pub(super) struct Instance {
+    /// What it is.
+    pub def: Arc<ServiceDef>,
+    /// Its process.
+    pub handle: Handle,
+    /// Its ports by name.
+    pub ports: BTreeMap<String, u16>,
+    /// How it ended, once it has.
+    pub ended: watch::Receiver<Option<Status>>,
+    /// Bytes of its logs that are known to exist.
+    seen: [AtomicU64; 2],
+}
+
+/// Why a service is not there.
+#[derive(Debug, Clone)]
+pub(super) struct ServiceFailure {
+    /// A sentence that begins with its name.
+    pub reason: String,
+    /// What to look up the class by.
+    pub cause: Cause,
+    /// Its logs by name (`service-decode.stderr`).
+    pub logs: Vec<(String, Vec<u8>)>,
+    /// Whether somebody asked for it.
+    pub cancelled: bool,
+}
+
+impl Instance {
+    /// The length of both logs now; what comes later belongs to whoever asked.
+    pub(super) async fn log_lengths(&self, context: &Context) -> [u64; 2] {
+        let mut lengths = [0; 2];
+        for (at, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
+            let seen = self.seen[at].load(Ordering::Acquire);
+            let new = context.executor.log(&self.handle, stream, seen).await;
+            lengths[at] = seen + new.map_or(0, |new| new.len() as u64);
+            self.seen[at].fetch_max(lengths[at], Ordering::AcqRel);
+        }
+        lengths
+    }
+
+    /// Its logs from these offsets on, by the names they are kept under.
+    pub(super) async fn logs(&self, context: &Context, from: [u64; 2]) -> Vec<(String, Vec<u8>)> {
+        let found = logs(&*context.executor, &self.handle, from).await;
+        named(&self.def.name, found)
+    }
+
+    /// The failure that its end is, when it has ended. Asks the host, which may know before the
+    /// one who watches.
+    pub(super) async fn failure(
+        &self,
+        context: &Context,
+        from: [u64; 2],
+    ) -> Option<ServiceFailure> {
+        let seen = self.ended.borrow().clone();
+        let status = match seen {
+            Some(status) => status,
+            None => match context.executor.poll(&self.handle).await {
+                Ok(Status::Running) => return None,
+                Ok(status) => status,
+                Err(error) => Status::Lost {
+                    why: error.to_string(),
+                },
+            },
+        };
+        Some(ServiceFailure {
+            reason: format!("service `{}` {}", self.def.name, describe(&status)),
+            cause: Cause::Service,
+            logs: self.logs(context, from).await,
+            cancelled: false,
+        })
+    }
+}
+
+fn named(service: &str, logs: Vec<(&'static str, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {
+    let logs = logs.into_iter();
+    logs.map(|(stream, log)| (format!("service-{service}.{stream}"), log))
+        .collect()
+}
+
+/// Ports of services, handed out when first asked for and forgotten when the service is gone.
+#[derive(Debug, Default)]
+pub(super) struct PortBook(Mutex<HashMap<ServiceId, BTreeMap<String, u16>>>);
+
+impl PortBook {
+    /// The ports of a service.
+    pub(super) async fn ports(
+        &self,
+        context: &Context,
+        host: &HostSpec,
+        service: ServiceId,
+        preferred: &BTreeMap<String, u16>,
+    ) -> Result<BTreeMap<String, u16>> {
+        if let Some(ports) = self.book().get(&service) {
+            return Ok(ports.clone());
+        }
+        let ports = real_ports(context, host, preferred).await?;
+        Ok(self.book().entry(service).or_insert(ports).clone())
+    }
+
+    /// The service is gone.
+    pub(super) fn forget(&self, service: ServiceId) {
+        self.book().remove(&service);
+    }
+
+    fn book(&self) -> std::sync::MutexGuard<'_, HashMap<ServiceId, BTreeMap<String, u16>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The numbers that port names stand for: as the rule names them, or free ones where the
+/// platform hands ports out.
+pub(super) async fn real_ports(
+    context: &Context,
+    host: &HostSpec,
+    preferred: &BTreeMap<String, u16>,
+) -> Result<BTreeMap<String, u16>> {
+    let mut ports = preferred.clone();
+    if context.platform.dynamic_ports {
+        for port in ports.values_mut() {
+            *port = context.executor.free_port(host).await?;
+        }
+    }
+    Ok(ports)
+}
+
+/// Starts a service and waits until it is ready. What was started of one that isn't is gone when
+/// this returns. `start` counts the starts of this service in this run.
+pub(super) async fn start(
+    context: &Context,
+    book: &PortBook,
+    hosts: &HashMap<ServiceId, HostSpec>,
+    def: Arc<ServiceDef>,
+    start: u32,
+) -> Result<(Instance, watch::Sender<Option<Status>>), ServiceFailure> {
+    let early = |error: Error| ServiceFailure {
+        reason: format!("service `{}` could not be started: {error}", def.name),
+        cause: Cause::Service,
+        logs: Vec::new(),
+        cancelled: false,
+    };
+    let folder = format!("{}-{}", def.name, def.key.short());
+    let work = context
+        .host_dir
+        .join("services")
+        .join(&folder)
+        .join(start.to_string());
+    let token = context.token(&format!("service-{folder}-{start}"));
+    let (action, ports) = render_service(context, book, hosts, &def, &work, &token.0)
+        .await
+        .map_err(early)?;
+    let name = format!("service-{}", def.name);
+    let script = context.script(name, &action.script, &action.env, &work, None);
+    if context.is_aborted() {
+        return Err(ServiceFailure {
+            cancelled: true,
+            ..early(cancelled())
+        });
+    }
+    let executor = &*context.executor;
+    let handle = executor
+        .start(&def.host, &script, &token)
+        .await
+        .map_err(early)?;
+    let (sender, ended) = watch::channel(None);
+    let instance = Instance {
+        handle,
+        ports,
+        ended,
+        seen: Default::default(),
+        def,
+    };
+    let ready = wait_ready(
+        context,
+        executor,
+        &instance.def.host,
+        &instance.handle,
+        &action.ready,
+    );
+    let Err(unready) = ready.await else {
+        return Ok((instance, sender));
+    };
+    stop(context, &instance).await;
+    Err(ServiceFailure {
+        reason: format!("service `{}` {unready}", instance.def.name),
+        cause: match &unready {
+            Unready::Late(_) => Cause::Timeout,
+            Unready::Ended(Status::Lost { .. }) => Cause::Lost,
+            _ => Cause::Service,
+        },
+        logs: instance.logs(context, [0; 2]).await,
+        cancelled: matches!(unready, Unready::Cancelled),
+    })
+}
+
+/// Ends a service: politely, then hard. What could not be ended is said.
+pub(super) async fn stop(context: &Context, instance: &Instance) -> Option<Error> {
+    let grace = instance.def.stop_grace;
+    context.executor.cancel(&instance.handle, grace).await.err()
+}
+
+fn cancelled() -> Error {
+    Error::new(Kind::Interrupted, "cancelled", "everything is cancelled")
+}
+
+async fn render_service(
+    context: &Context,
+    book: &PortBook,
+    hosts: &HashMap<ServiceId, HostSpec>,
+    def: &ServiceDef,
+    work: &std::path::Path,
+    session: &str,
+) -> Result<(ServiceAction, BTreeMap<String, u16>)> {
+    let mut ports = BTreeMap::new();
+    let mut own = BTreeMap::new();
+    for (name, id, preferred) in &def.siblings {
+        let host = hosts.get(id).unwrap_or(&def.host);
+        let numbers = book.ports(context, host, *id, preferred).await?;
+        for (port, number) in &numbers {
+            ports.insert((name.clone(), port.clone()), *number);
+        }
+        if *id == def.id {
+            own = numbers;
+        }
+    }
+    let binding = RealBinding {
+        roles: context.bindings(def.roles.iter())?,
+        ports,
+        work: work.display().to_string(),
+        inputs: String::new(),
+        session: session.to_owned(),
+        doe: context.doe.display().to_string(),
+    };
+    let action = render(&def.rule, &def.settings, &Binding::Real(binding))?;
+    let found = action
+        .services
+        .into_iter()
+        .find(|service| service.name == def.name);
+    let service = found.ok_or_else(|| {
+        Error::new(
+            Kind::Bug,
+            "service-vanished",
+            format!("rule `{}` renders no service `{}`", def.rule.id, def.name),
+        )
+    })?;
+    Ok((service, own))
+}

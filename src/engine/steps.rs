@@ -1,0 +1,370 @@
+//! The steps of one node: one after another, members of a gang side by side. The node's steps
+//! have succeeded only when every one has; the first failure, the death of a service in use or a
+//! cancellation ends all that still run, and nothing of them is left when this returns.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::watch;
+
+use super::context::Context;
+use super::judge::Cause;
+use super::ready::{Unready, describe, logs, telling_tail, wait_ready};
+use super::services::{Instance, ServiceFailure};
+use crate::error::Result;
+use crate::exec::{Exit, Handle, HostSpec, Status};
+use crate::rule::action::StepAction;
+
+/// Between the polite and the hard end of a step.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How a node's execution failed.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    /// One sentence.
+    pub reason: String,
+    /// What to look up the class by.
+    pub cause: Cause,
+    /// Exit code of the step that decided.
+    pub exit_code: Option<i32>,
+    /// Name and last lines of the log that tells most.
+    pub tail: Option<(String, Vec<String>)>,
+    /// Whether somebody asked for it.
+    pub cancelled: bool,
+}
+
+impl Failure {
+    /// A service in use is gone, or could not be had.
+    pub(super) fn of_service(failure: &ServiceFailure) -> Self {
+        let streams = failure.logs.iter().rev();
+        let mut tails = streams.map(|(name, log)| {
+            (
+                name.clone(),
+                super::context::tail(log, super::ready::TAIL_LINES),
+            )
+        });
+        Self {
+            reason: failure.reason.clone(),
+            cause: failure.cause,
+            exit_code: None,
+            tail: tails.find(|(_, lines)| !lines.is_empty()),
+            cancelled: failure.cancelled,
+        }
+    }
+
+    /// Everything was cancelled.
+    pub(super) fn cancelled() -> Self {
+        Self {
+            reason: "cancelled".into(),
+            cause: Cause::Signal(15),
+            exit_code: None,
+            tail: None,
+            cancelled: true,
+        }
+    }
+
+    fn plain(reason: String, cause: Cause) -> Self {
+        Self {
+            reason,
+            cause,
+            exit_code: None,
+            tail: None,
+            cancelled: false,
+        }
+    }
+}
+
+/// A service that the node uses, and where its share of the service's logs begins.
+#[derive(Debug, Clone)]
+pub(super) struct Used {
+    /// The service.
+    pub instance: Arc<Instance>,
+    /// Whether it was started for this node.
+    pub started_for_this: bool,
+    /// Offsets in its logs.
+    pub log_from: [u64; 2],
+}
+
+/// What the steps left behind.
+#[derive(Debug, Default)]
+pub(super) struct Ran {
+    /// Logs by name (`step-measure.stdout`), in order of steps.
+    pub logs: Vec<(String, Vec<u8>)>,
+    /// How they failed, if they did.
+    pub failure: Option<Failure>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Readiness {
+    Pending,
+    Ready,
+    Never,
+}
+
+struct Member<'s> {
+    step: &'s StepAction,
+    host: HostSpec,
+    readiness: watch::Sender<Readiness>,
+    after: Vec<(String, watch::Receiver<Readiness>)>,
+}
+
+/// Runs all steps. `name` makes their tokens.
+pub(super) async fn run(
+    context: &Context,
+    name: &str,
+    steps: &[StepAction],
+    work: &Path,
+    used: &[Used],
+) -> Result<Ran> {
+    let mut ran = Ran::default();
+    let mut rest = steps;
+    while let Some(first) = rest.first() {
+        let together = match &first.gang {
+            None => 1,
+            Some(_) => rest
+                .iter()
+                .take_while(|step| step.gang == first.gang)
+                .count(),
+        };
+        let (gang, after) = rest.split_at(together);
+        rest = after;
+        ran.failure = run_gang(context, name, gang, work, used, &mut ran.logs).await?;
+        if ran.failure.is_some() {
+            break;
+        }
+    }
+    Ok(ran)
+}
+
+async fn run_gang(
+    context: &Context,
+    name: &str,
+    gang: &[StepAction],
+    work: &Path,
+    used: &[Used],
+    kept: &mut Vec<(String, Vec<u8>)>,
+) -> Result<Option<Failure>> {
+    let (stop, stopped) = watch::channel(false);
+    let mut readiness: BTreeMap<&str, watch::Sender<Readiness>> = BTreeMap::new();
+    for step in gang {
+        readiness.insert(&step.name, watch::channel(Readiness::Pending).0);
+    }
+    let mut members = FuturesUnordered::new();
+    for step in gang {
+        let after = step.after.iter().filter_map(|other| {
+            let sender = readiness.get(other.as_str())?;
+            Some((other.clone(), sender.subscribe()))
+        });
+        let member = Member {
+            step,
+            host: context.host(step.role.as_deref())?,
+            readiness: readiness[step.name.as_str()].clone(),
+            after: after.collect(),
+        };
+        let stopped = stopped.clone();
+        members.push(async move {
+            let (handle, end) = run_member(context, name, &member, work, stopped).await;
+            if end.is_err() {
+                member.readiness.send_if_modified(|now| {
+                    let pending = *now == Readiness::Pending;
+                    if pending {
+                        *now = Readiness::Never;
+                    }
+                    pending
+                });
+            }
+            (member.step, handle, end)
+        });
+    }
+    let mut failure: Option<Failure> = None;
+    let mut logs_by_step: BTreeMap<&str, Vec<(String, Vec<u8>)>> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            end = members.next() => {
+                let Some((step, handle, end)) = end else { break };
+                let executor = &**context.executor(step.role.as_deref());
+                let found = match &handle {
+                    Some(handle) => logs(executor, handle, [0; 2]).await,
+                    None => Vec::new(),
+                };
+                if let Err(mut why) = end && failure.is_none() {
+                    why.tail = telling_tail(&found)
+                        .map(|(stream, lines)| (format!("step-{}.{stream}", step.name), lines));
+                    failure = Some(blame(context, used, why).await);
+                    stop.send_replace(true);
+                }
+                let named = found.into_iter();
+                let named = named.map(|(stream, log)| (format!("step-{}.{stream}", step.name), log));
+                logs_by_step.insert(&step.name, named.collect());
+            }
+            dead = first_death(used), if failure.is_none() => {
+                let found = dead.instance.failure(context, dead.log_from).await;
+                failure = Some(match found {
+                    Some(found) => Failure::of_service(&found),
+                    None => Failure::plain(
+                        format!("service `{}` ended", dead.instance.def.name),
+                        Cause::Service,
+                    ),
+                });
+                stop.send_replace(true);
+            }
+            () = context.aborted(), if failure.is_none() => {
+                failure = Some(Failure::cancelled());
+                stop.send_replace(true);
+            }
+        }
+    }
+    for step in gang {
+        kept.extend(logs_by_step.remove(step.name.as_str()).unwrap_or_default());
+    }
+    Ok(failure)
+}
+
+/// When a step fails because a service it talks to is gone, the service is to blame.
+async fn blame(context: &Context, used: &[Used], why: Failure) -> Failure {
+    for service in used {
+        if let Some(found) = service.instance.failure(context, service.log_from).await {
+            return Failure::of_service(&found);
+        }
+    }
+    why
+}
+
+/// Resolves when one of the services has ended; never when there is none.
+async fn first_death(used: &[Used]) -> &Used {
+    let mut deaths: FuturesUnordered<_> = used
+        .iter()
+        .map(|service| async move {
+            let mut ended = service.instance.ended.clone();
+            // When nobody watches any more nobody will tell either.
+            if ended.wait_for(Option::is_some).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            service
+        })
+        .collect();
+    match deaths.next().await {
+        Some(dead) => dead,
+        None => std::future::pending().await,
+    }
+}
+
+async fn run_member(
+    context: &Context,
+    name: &str,
+    member: &Member<'_>,
+    work: &Path,
+    mut stopped: watch::Receiver<bool>,
+) -> (Option<Handle>, Result<(), Failure>) {
+    let step = member.step;
+    for (other, readiness) in &member.after {
+        let mut readiness = readiness.clone();
+        tokio::select! {
+            seen = readiness.wait_for(|now| *now != Readiness::Pending) => {
+                if seen.is_ok_and(|now| *now == Readiness::Never) {
+                    let reason = format!("step `{}` waits for `{other}`, which never was ready", step.name);
+                    return (None, Err(Failure::plain(reason, Cause::Program)));
+                }
+            }
+            () = is_true(&mut stopped) => return (None, Err(Failure::cancelled())),
+        }
+    }
+    let executor = &**context.executor(step.role.as_deref());
+    let script = context.script(
+        format!("step-{}", step.name),
+        &step.script,
+        &step.env,
+        work,
+        Some(step.timeout_s),
+    );
+    let token = context.token(&format!("{name}-step-{}", step.name));
+    // Not to be dropped half-way: what was started must be known.
+    let handle = match executor.start(&member.host, &script, &token).await {
+        Ok(handle) => handle,
+        Err(error) => {
+            let reason = format!("step `{}` could not be started: {error}", step.name);
+            return (None, Err(Failure::plain(reason, Cause::Lost)));
+        }
+    };
+    if step.ready.is_none() {
+        member.readiness.send_replace(Readiness::Ready);
+    }
+    let getting_ready = async {
+        if let Some(ready) = &step.ready {
+            let waited = wait_ready(context, executor, &member.host, &handle, ready).await;
+            match waited {
+                Ok(()) => {}
+                // The end itself says more than that it came too early.
+                Err(Unready::Ended(_) | Unready::Cancelled) => std::future::pending().await,
+                Err(unready) => return unready,
+            }
+            member.readiness.send_replace(Readiness::Ready);
+        }
+        std::future::pending().await
+    };
+    let end = tokio::select! {
+        status = executor.wait(&handle) => match status {
+            Ok(status) => outcome(step, &status),
+            Err(error) => {
+                let reason = format!("step `{}` could not be watched: {error}", step.name);
+                Err(Failure::plain(reason, Cause::Lost))
+            }
+        },
+        unready = getting_ready => {
+            let reason = format!("step `{}` {unready}", step.name);
+            let cause = match unready {
+                Unready::Late(_) => Cause::Timeout,
+                _ => Cause::Program,
+            };
+            Err(Failure::plain(reason, cause))
+        }
+        () = is_true(&mut stopped) => Err(Failure::cancelled()),
+    };
+    // Whatever is left of it; cancelling what has ended is fine.
+    if end.is_err()
+        && let Err(error) = executor.cancel(&handle, GRACE).await
+    {
+        let reason = format!("step `{}` could not be cancelled: {error}", step.name);
+        return (Some(handle), Err(Failure::plain(reason, Cause::Lost)));
+    }
+    if end.is_ok() && *member.readiness.borrow() == Readiness::Pending {
+        // It ended well before its sign was seen. Whoever waits for it waits in vain.
+        member.readiness.send_replace(Readiness::Never);
+    }
+    (Some(handle), end)
+}
+
+async fn is_true(stopped: &mut watch::Receiver<bool>) {
+    if stopped.wait_for(|stopped| *stopped).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn outcome(step: &StepAction, status: &Status) -> Result<(), Failure> {
+    let reason = || format!("step `{}` {}", step.name, describe(status));
+    match status {
+        Status::Exited(exit) if exit.success() => Ok(()),
+        Status::Exited(Exit {
+            timed_out: true, ..
+        }) => {
+            let limit = super::ready::human_s(step.timeout_s);
+            let reason = format!("step `{}` took longer than {limit}", step.name);
+            Err(Failure::plain(reason, Cause::Timeout))
+        }
+        Status::Exited(exit) => {
+            let cause = match (exit.signal, exit.code) {
+                (Some(signal), _) => Cause::Signal(signal),
+                (None, code) => Cause::Exit(code.unwrap_or(-1)),
+            };
+            Err(Failure {
+                exit_code: exit.code,
+                ..Failure::plain(reason(), cause)
+            })
+        }
+        Status::Lost { .. } | Status::Running => Err(Failure::plain(reason(), Cause::Lost)),
+    }
+}

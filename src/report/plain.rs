@@ -1,0 +1,124 @@
+//! One line for each thing that ends, for logs and pipes. Nothing is ever taken back, so every
+//! line is worth reading by itself.
+
+use std::io::Write;
+
+use super::Quiet;
+use super::style::Style;
+use super::text::{count, milliseconds, seconds};
+use super::view::View;
+use crate::engine::event::{Body, Event, NodeFinished, Outcome, ServiceState, Sink};
+
+/// See the module.
+pub struct Plain<W> {
+    out: Quiet<W>,
+    style: Style,
+    view: View,
+}
+
+impl<W: Write> Plain<W> {
+    /// Writes to `out`.
+    pub fn new(out: W, style: Style) -> Self {
+        Self {
+            out: Quiet::new(out),
+            style,
+            view: View::default(),
+        }
+    }
+}
+
+impl<W: Write + Send> Sink for Plain<W> {
+    fn event(&mut self, event: &Event) {
+        self.view.event(event);
+        if let Some(line) = line(&event.body, &self.view, self.style) {
+            self.out.text(&line);
+            self.out.text("\n");
+        }
+    }
+}
+
+/// The line for an event, when it is worth one. The view has taken the event in.
+pub(super) fn line(body: &Body, view: &View, style: Style) -> Option<String> {
+    match body {
+        Body::Planned {
+            run,
+            may_run,
+            reuse,
+            estimate_s,
+        } => planned(
+            *run as u64,
+            *may_run as u64,
+            *reuse as u64,
+            *estimate_s,
+            view,
+        ),
+        Body::NodeFinished(node) if node.outcome != Outcome::Reused => {
+            Some(finished(node, view, style))
+        }
+        Body::Service {
+            name,
+            host,
+            state: ServiceState::Failed,
+            reason,
+            ..
+        } => {
+            let reason = reason.as_deref().unwrap_or("failed");
+            let what = style.bad("service");
+            Some(format!("{what} {name} on {host}: {reason}"))
+        }
+        Body::Warning { message, .. } => Some(format!("{} {message}", style.warn("warning:"))),
+        _ => None,
+    }
+}
+
+fn planned(
+    run: u64,
+    may_run: u64,
+    reuse: u64,
+    estimate_s: Option<f64>,
+    view: &View,
+) -> Option<String> {
+    if run + may_run == 0 {
+        return None;
+    }
+    let mut parts = vec![format!("{run} to run")];
+    if may_run > 0 {
+        parts.push(format!("{may_run} that may run"));
+    }
+    if reuse > 0 {
+        parts.push(format!("{reuse} at hand"));
+    }
+    let simulated = if view.simulated { " (simulated)" } else { "" };
+    let estimate = estimate_s.map(|s| format!(", about {} of work", seconds(s)));
+    Some(format!(
+        "{} on {}{simulated}: {}{}",
+        count(view.nodes as u64, "node"),
+        view.platform,
+        parts.join(", "),
+        estimate.unwrap_or_default()
+    ))
+}
+
+fn finished(node: &NodeFinished, view: &View, style: Style) -> String {
+    let width = view.nodes.to_string().len();
+    let outcome = style.outcome(node.outcome, &format!("{:<9}", node.outcome));
+    let mut line = format!(
+        "[{:>width$}/{}] {outcome} {}",
+        view.ended(),
+        view.nodes,
+        node.label
+    );
+    if let Some(ms) = node.duration_ms {
+        line.push_str(&style.dim(&format!("  {}", milliseconds(ms))));
+    }
+    if let Some(reason) = &node.reason {
+        line.push_str(&format!("  {reason}"));
+    }
+    if let Some(class) = &node.class {
+        line.push_str(&style.dim(&format!(" ({class})")));
+    }
+    for missed in &node.missed {
+        line.push_str(&format!("  {} {missed}", style.warn("missed:")));
+    }
+    line
+}
