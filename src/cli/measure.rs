@@ -63,10 +63,10 @@ pub struct OpenaiArgs {
     #[arg(long = "loop", value_enum, default_value_t = LoopArg::Rounds)]
     pacing: LoopArg,
     /// Pause between rounds, like 500ms
-    #[arg(long, value_name = "DUR", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DUR", default_value = "0s", value_parser = duration)]
     pause: Duration,
     /// Most time for one request, connecting included
-    #[arg(long, value_name = "DUR", default_value = "10min", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DUR", default_value = "10min", value_parser = duration)]
     request_timeout: Duration,
     /// How prompt lengths are found: the server's tokenizer, words, or whatever works
     #[arg(long, value_enum, default_value_t = TokenizeArg::Auto)]
@@ -202,4 +202,74 @@ fn fresh_session() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let nanos = now.map_or(0, |d| d.as_nanos());
     format!("s{:x}-{:x}", nanos, std::process::id())
+}
+
+/// A length of time as people write it (`90s`, `1h 30m`) or as a template renders a number of
+/// seconds (`0.5s`, `600.0s`).
+pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
+    if let Ok(duration) = humantime::parse_duration(text) {
+        return Ok(duration);
+    }
+    let expected =
+        || format!("`{text}` is no length of time, expected one like 90s, 500ms or 1h30m");
+    let split = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .ok_or_else(expected)?;
+    let (number, unit) = text.split_at(split);
+    let unit_s = match unit {
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(expected()),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| expected())?;
+    Duration::try_from_secs_f64(number * unit_s).map_err(|_| expected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: MeasureArgs,
+    }
+
+    #[test]
+    fn lengths_of_time_come_as_people_and_as_templates_write_them() {
+        for (text, ms) in [
+            ("90s", 90_000),
+            ("1h30m", 5_400_000),
+            ("0.5s", 500),
+            ("600.0s", 600_000),
+            ("0.0s", 0),
+            ("1.5m", 90_000),
+        ] {
+            assert_eq!(duration(text).unwrap(), Duration::from_millis(ms), "{text}");
+        }
+        for text in ["", "5", "s", "-1s", "1.5x", "NaNs", "infs", "1e300h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_shipped_rules_command_line_parses() {
+        let line = "measure openai --url http://h:1 --endpoint completions --model m \
+            --prompt-tokens 1024 --max-tokens 128 --warmup-iterations 10 --iterations 30 \
+            --concurrency 4 --temperature 0 --ignore-eos --seed 7 --pause 0.0s \
+            --request-timeout 600.0s --session ab.1 --out r.json \
+            --proxy-stats http://h:2/stats --proxy-out p.json";
+        assert!(Line::try_parse_from(line.split_whitespace()).is_ok());
+        let half = "measure openai --url u --model m --prompt-tokens 1 --max-tokens 1 --out r --proxy-out p";
+        assert!(Line::try_parse_from(half.split_whitespace()).is_err());
+    }
+
+    #[test]
+    fn sessions_are_names() {
+        assert!(check_session(fresh_session()).is_ok());
+        assert_eq!(check_session("a b".into()).unwrap_err().kind, Kind::Usage);
+    }
 }

@@ -33,13 +33,13 @@ pub struct ProxyArgs {
     #[arg(long)]
     keep_alive: bool,
     /// Most time for the whole prefill
-    #[arg(long, value_name = "DUR", default_value = "10min", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DUR", default_value = "10min", value_parser = super::measure::duration)]
     prefill_timeout: Duration,
     /// Most time from the decode request to the head of its answer
-    #[arg(long, value_name = "DUR", default_value = "10min", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DUR", default_value = "10min", value_parser = super::measure::duration)]
     decode_timeout: Duration,
     /// Most time between two pieces of the decode server's answer
-    #[arg(long, value_name = "DUR", default_value = "5min", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DUR", default_value = "5min", value_parser = super::measure::duration)]
     idle_timeout: Duration,
 }
 

@@ -41,8 +41,7 @@ pub(super) struct Transfers {
     /// Descriptors of one block.
     pub(super) regions: u64,
     pub(super) latency_s: f64,
-    /// None for a pure consumer, which has nothing to hand out.
-    pub(super) side: Option<SideChannel>,
+    pub(super) side: SideChannel,
     /// The address that peers are told.
     pub(super) host: String,
     /// Engines that were met before.
@@ -181,10 +180,13 @@ async fn complete(api: Arc<Api>, form: Form, headers: &HeaderMap, body: &Bytes) 
 
 async fn answer(api: Arc<Api>, voice: Voice, job: u64, outputs: u64, id: &str) -> Response<Body> {
     let ask = &voice.ask;
+    let role = api.transfers.as_ref().map(|t| t.role);
     let wants = |f: fn(&TransferParams) -> bool| ask.transfer.as_ref().is_some_and(f);
-    let transfers = api.transfers.as_ref();
-    let produces = transfers.filter(|t| t.role != Role::Consumer && wants(|p| p.do_remote_decode));
-    let consumes = transfers.filter(|t| t.role != Role::Producer && wants(|p| p.do_remote_prefill));
+    let produces = role.is_some_and(|role| role != Role::Consumer)
+        && wants(|p| p.do_remote_decode)
+        && !api.faults.no_transfer_params;
+    let consumes =
+        role.is_some_and(|role| role != Role::Producer) && wants(|p| p.do_remote_prefill);
     let prompt_tokens = ask.prompt_tokens;
     let plain = Job {
         id: job,
@@ -196,13 +198,14 @@ async fn answer(api: Arc<Api>, voice: Voice, job: u64, outputs: u64, id: &str) -
             false => Vec::new(),
         },
         fetch: None,
-        hold: produces.is_some_and(|t| t.side.is_some()),
+        // Only an answer that is not streamed can say where the blocks are.
+        hold: produces && !ask.stream,
     };
     let (sender, signals) = unbounded_channel();
     let live = Live::new(Arc::clone(&api), job);
     if api.faults.engine_dead {
         kill_engine(&api, &sender);
-    } else if consumes.is_some() {
+    } else if consumes {
         // In the background, as the head of a streamed answer leaves at once.
         let params = ask.transfer.clone();
         let api = Arc::clone(&api);
@@ -224,30 +227,21 @@ async fn answer(api: Arc<Api>, voice: Voice, job: u64, outputs: u64, id: &str) -
     match collect(signals, live).await {
         Err(error) => error.answer(),
         Ok(tokens) => {
-            let transfer = match (&api.transfers, api.faults.no_transfer_params) {
-                (Some(t), false) if wants_hold(&voice.ask, t) => {
-                    hold(&api, t, job, id, prompt_tokens)
-                }
-                _ => None,
-            };
+            let transfers = api.transfers.as_ref().filter(|_| produces);
+            let transfer = transfers.map(|t| hold(&api, t, job, id, prompt_tokens));
             json_answer(StatusCode::OK, &voice.whole(tokens, transfer))
         }
     }
 }
 
-fn wants_hold(ask: &Ask, transfers: &Transfers) -> bool {
-    transfers.role != Role::Consumer && ask.transfer.as_ref().is_some_and(|p| p.do_remote_decode)
-}
-
 /// Keeps a finished prefill's blocks and tells where they are.
-fn hold(api: &Api, transfers: &Transfers, job: u64, id: &str, tokens: u64) -> Option<Value> {
-    let side = transfers.side.as_ref()?;
+fn hold(api: &Api, transfers: &Transfers, job: u64, id: &str, tokens: u64) -> Value {
     let count = tokens.div_ceil(api.block);
     // Ids like an allocator's: distinct, from the pool, the same for all layers.
     let pool = (api.capacity / api.block).max(1);
     let first = job.wrapping_mul(977) % pool;
     let block_ids: Vec<u64> = (0..count).map(|i| 1 + (first + i) % pool).collect();
-    side.hold(
+    transfers.side.hold(
         id,
         Held {
             job,
@@ -256,16 +250,16 @@ fn hold(api: &Api, transfers: &Transfers, job: u64, id: &str, tokens: u64) -> Op
             since: Instant::now(),
         },
     );
-    Some(json!(TransferParams {
+    json!(TransferParams {
         do_remote_prefill: true,
         do_remote_decode: false,
         remote_engine_id: Some(transfers.engine_id.clone()),
         remote_block_ids: Some(block_ids),
         remote_host: Some(transfers.host.clone()),
-        remote_port: Some(side.address().port()),
+        remote_port: Some(transfers.side.address().port()),
         remote_request_id: Some(id.to_owned()),
         tp_size: Some(transfers.tensor_parallel),
-    }))
+    })
 }
 
 /// Fetches a prompt's cache from its producer, then decodes.

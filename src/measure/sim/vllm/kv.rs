@@ -151,7 +151,7 @@ impl Transport {
         if libfabric {
             return Some(Self::Efa);
         }
-        let Some(list) = vars.get("UCX_TLS") else {
+        let Some(list) = vars.get("UCX_TLS").filter(|list| !list.is_empty()) else {
             return Some(Self::Tcp); // what UCX of the wheel finds on its own on such hosts
         };
         let has = |name: &str| list.split(',').any(|t| t.trim() == name);

@@ -14,6 +14,7 @@ mod metrics;
 mod model;
 mod request;
 mod side;
+mod sizing;
 mod startup;
 mod text;
 
