@@ -13,24 +13,25 @@ use super::shell;
 use crate::error::{Diagnostic, Site, nearest};
 use crate::source::{Doc, format_duration, parse_duration};
 
-/// A regular expression for whole texts, compiled once.
+/// A regular expression for whole texts.
 pub(super) fn whole_match(pattern: &str) -> Result<Arc<Regex>, Diagnostic> {
-    static KNOWN: Compiled<String, Regex> = Compiled::new();
-    KNOWN.get(pattern.to_owned(), || {
-        regex(pattern)?;
-        regex(&format!("^(?:{pattern})$"))
-    })
+    regex(pattern)?;
+    regex(&format!("^(?:{pattern})$"))
 }
 
-/// Compiles a regular expression; the finding has no place yet.
-pub(super) fn regex(pattern: &str) -> Result<Regex, Diagnostic> {
-    Regex::new(pattern).map_err(|error| {
-        let text = error.to_string();
-        // The crate draws its own caret over several lines; the last one says what is wrong.
-        let why = text.lines().last().unwrap_or_default().trim();
-        let why = why.strip_prefix("error: ").unwrap_or(why);
-        Diagnostic::error("bad-regex", format!("not a regular expression: {why}"))
-            .hint("the syntax is that of Rust's regex crate: no look-around, no back-references")
+/// Compiles a regular expression, once for each text; the finding has no place yet.
+pub(super) fn regex(pattern: &str) -> Result<Arc<Regex>, Diagnostic> {
+    static KNOWN: Compiled<String, Regex> = Compiled::new();
+    KNOWN.get(pattern.to_owned(), || {
+        Regex::new(pattern).map_err(|error| {
+            let text = error.to_string();
+            // The crate draws its own caret over several lines; the last one says what is wrong.
+            let why = text.lines().last().unwrap_or_default().trim();
+            let why = why.strip_prefix("error: ").unwrap_or(why);
+            Diagnostic::error("bad-regex", format!("not a regular expression: {why}")).hint(
+                "the syntax is that of Rust's regex crate: no look-around, no back-references",
+            )
+        })
     })
 }
 
@@ -311,6 +312,8 @@ pub fn type_text(ty: &ParamType) -> String {
 pub fn value_text(ty: &ParamType, value: &Value) -> String {
     match (ty, value) {
         (ParamType::Duration, Value::Float(seconds)) => format_duration(*seconds),
+        // A value that went through a key or a record is the whole number that it equals.
+        (ParamType::Duration, Value::Int(seconds)) => format_duration(*seconds as f64),
         (_, Value::Str(text)) => text.clone(),
         (_, Value::Float(real)) => format!("{real}"),
         (ParamType::List(of), Value::List(items)) => {
