@@ -7,7 +7,7 @@ use super::model::{
     FailureDef, MetricDef, OutputDef, Param, Require, Role, Rule, RuleId, RuleKind, SampleDef,
     ServiceDef, StepDef,
 };
-use super::{params, parts};
+use super::{define, params, parts, results};
 use crate::error::{Diagnostic, Severity, Site};
 use crate::source::{Entry, Spanned, Text};
 
@@ -106,7 +106,7 @@ impl Draft {
             samples: BTreeMap::new(),
             valid: Vec::new(),
             compare_only_on: None,
-            failures: parts::failures(&mut table, diags),
+            failures: results::failures(&mut table, diags),
             refs: Vec::new(),
             name_sites: Vec::new(),
             sound: false,
@@ -129,7 +129,7 @@ impl Draft {
         if let Some(params) = table.opt_table("param", diags) {
             for entry in params.entries() {
                 let named = parts::check_identifier(&entry.key, "a parameter", diags);
-                if let Some(param) = params::read(entry, diags).filter(|_| named) {
+                if let Some(param) = define::read(entry, diags).filter(|_| named) {
                     draft.params.insert(entry.key.text.clone(), param);
                 }
             }
@@ -156,13 +156,13 @@ impl Draft {
         }
         table.item("step");
         if let Some(outputs) = table.opt_table("output", diags) {
-            draft.outputs = parts::outputs(outputs, &mut draft, diags);
+            draft.outputs = results::outputs(outputs, &mut draft, diags);
         }
         if let Some(metrics) = table.opt_table("metric", diags) {
-            draft.metrics = parts::metrics(metrics, &mut draft, diags);
+            draft.metrics = results::metrics(metrics, &mut draft, diags);
         }
         if let Some(samples) = table.opt_table("sample", diags) {
-            draft.samples = parts::samples(samples, &mut draft, diags);
+            draft.samples = results::samples(samples, &mut draft, diags);
         }
         if let Some(valid) = table.opt_table("valid", diags) {
             let mut valid = valid.named("`valid`");

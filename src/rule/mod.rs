@@ -1,7 +1,10 @@
-//! Rule files: typed parameters, strict templates, rendering to actions.
+//! How a kind of pattern is measured: rule files with typed parameters and strict templates, one
+//! expression language, rendering to actions. Whatever is wrong with a rule is said when it is
+//! loaded; what is left to fail later depends on settings or on the world.
 
 pub mod action;
 mod check;
+mod define;
 pub mod digest;
 mod draft;
 pub mod expr;
@@ -15,6 +18,7 @@ pub mod params;
 mod parts;
 mod places;
 pub mod render;
+mod results;
 pub mod scope;
 mod script;
 pub mod settings;

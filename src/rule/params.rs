@@ -1,5 +1,4 @@
-//! Parameters: reading their definitions and holding values against them. A value that passed
-//! [`check`] is canonical: the same setting written in two ways (`15m` and `900`, `2` and `2.0`)
+//! Values of parameters. A value that passed [`check`] is canonical: the same setting written in two ways (`15m` and `900`, `2` and `2.0`)
 //! is one value from here on.
 
 use std::sync::Arc;
@@ -9,201 +8,30 @@ use regex::Regex;
 
 use super::expr::describe;
 use super::jinja::Compiled;
-use super::model::{Affects, Param, ParamType};
+use super::model::{Param, ParamType};
 use super::shell;
 use crate::error::{Diagnostic, Site, nearest};
-use crate::source::{Doc, Entry, Table, format_duration, parse_duration};
+use crate::source::{Doc, format_duration, parse_duration};
 
-/// Names of the types, as `type = "…"` takes them.
-const TYPES: &[&str] = &[
-    "int", "float", "bool", "str", "enum", "duration", "list", "table",
-];
-
-/// Reads one `param.NAME = { type = …, … }`. The default is held against the type.
-pub(super) fn read(entry: &Entry, diags: &mut Vec<Diagnostic>) -> Option<Param> {
-    let name = entry.key.text.as_str();
-    let mut table = (entry.item)
-        .as_table(&format!("parameter `{name}`"), diags)?
-        .named(format!("parameter `{name}`"));
-    let before = diags.len();
-    let ty = param_type(&mut table, diags);
-    let affects = match table.opt_str("affects", diags) {
-        None => Affects::Result,
-        Some(text) => match text.text.as_str() {
-            "result" => Affects::Result,
-            "scheduling" => Affects::Scheduling,
-            "cosmetic" => Affects::Cosmetic,
-            other => {
-                diags.push(not_one_of(
-                    "`affects`",
-                    other,
-                    &["result", "scheduling", "cosmetic"],
-                    &text.site,
-                ));
-                Affects::Result
-            }
-        },
-    };
-    let unit = table.opt_str("unit", diags).map(|text| text.text);
-    let doc = table
-        .opt_str("doc", diags)
-        .map_or_else(String::new, |t| t.text);
-    let default = table.item("default");
-    let ty = ty?;
-    table.remaining(diags, &format!("of a parameter of type {}", type_word(&ty)));
-    let mut param = Param {
-        ty,
-        default: None,
-        unit,
-        doc,
-        affects,
-        site: entry.key.site.clone(),
-    };
-    if let Some(item) = default {
-        let value = item.to_value("a default", diags)?;
-        match check(name, &param, &value, Some(&item.site)) {
-            Ok(value) => param.default = Some(value),
-            Err(mut diagnostic) => {
-                // The definition is the place itself.
-                diagnostic.sites.truncate(1);
-                diagnostic.message = format!("the default of {}", diagnostic.message);
-                diags.push(diagnostic);
-            }
-        }
-    }
-    (diags.len() == before).then_some(param)
+/// A regular expression for whole texts.
+pub(super) fn whole_match(pattern: &str) -> Result<Arc<Regex>, Diagnostic> {
+    regex(pattern)?;
+    regex(&format!("^(?:{pattern})$"))
 }
 
-fn type_word(ty: &ParamType) -> &'static str {
-    match ty {
-        ParamType::Int { .. } => "int",
-        ParamType::Float { .. } => "float",
-        ParamType::Bool => "bool",
-        ParamType::Str { .. } => "str",
-        ParamType::Enum { .. } => "enum",
-        ParamType::Duration => "duration",
-        ParamType::List(_) => "list",
-        ParamType::Table => "table",
-    }
-}
-
-fn param_type(table: &mut Table<'_>, diags: &mut Vec<Diagnostic>) -> Option<ParamType> {
-    let ty = table.req_str("type", diags)?;
-    if ty.text == "list" {
-        let of = table.req_str("of", diags)?;
-        if matches!(of.text.as_str(), "list" | "enum" | "table") {
-            diags.push(
-                Diagnostic::error(
-                    "wrong-type",
-                    format!("a list cannot be of `{}`", of.text),
-                )
-                .at(of.site, "")
-                .hint("lists are of int, float, bool, str or duration; structured options are a `table`"),
-            );
-            return None;
-        }
-        let item = scalar_type(&of.text, &of.site, table, diags)?;
-        return Some(ParamType::List(Box::new(item)));
-    }
-    scalar_type(&ty.text, &ty.site, table, diags)
-}
-
-fn scalar_type(
-    ty: &str,
-    site: &Site,
-    table: &mut Table<'_>,
-    diags: &mut Vec<Diagnostic>,
-) -> Option<ParamType> {
-    let ty = match ty {
-        "int" => {
-            let min = table.opt_int("min", diags).map(|s| s.value);
-            let max = table.opt_int("max", diags).map(|s| s.value);
-            if min.zip(max).is_some_and(|(min, max)| min > max) {
-                diags.push(empty_bounds(table));
-                return None;
-            }
-            ParamType::Int { min, max }
-        }
-        "float" => {
-            let min = table.opt_float("min", diags).map(|s| s.value);
-            let max = table.opt_float("max", diags).map(|s| s.value);
-            if min.zip(max).is_some_and(|(min, max)| min > max) {
-                diags.push(empty_bounds(table));
-                return None;
-            }
-            ParamType::Float { min, max }
-        }
-        "bool" => ParamType::Bool,
-        "str" => {
-            let pattern = table.opt_str("pattern", diags);
-            if let Some(pattern) = &pattern
-                && let Err(diagnostic) = whole_match(&pattern.text)
-            {
-                diags.push(diagnostic.at(pattern.site.clone(), ""));
-                return None;
-            }
-            ParamType::Str {
-                pattern: pattern.map(|text| text.text),
-            }
-        }
-        "enum" => {
-            let item = table.req("of", diags)?;
-            let values = item.as_texts("`of`", diags);
-            for (at, value) in values.iter().enumerate() {
-                if let Some(first) = values[..at].iter().find(|v| v.text == value.text) {
-                    diags.push(
-                        Diagnostic::error(
-                            "duplicate-name",
-                            format!("`{}` is in `of` twice", value.text),
-                        )
-                        .at(value.site.clone(), "")
-                        .at(first.site.clone(), "first here"),
-                    );
-                }
-            }
-            if values.is_empty() {
-                diags.push(
-                    Diagnostic::error("wrong-type", "`of` must name at least one value")
-                        .at(item.site.clone(), ""),
-                );
-                return None;
-            }
-            ParamType::Enum {
-                of: values.into_iter().map(|text| text.text).collect(),
-            }
-        }
-        "duration" => ParamType::Duration,
-        "table" => ParamType::Table,
-        other => {
-            diags.push(not_one_of("`type`", other, TYPES, site));
-            return None;
-        }
-    };
-    Some(ty)
-}
-
-fn empty_bounds(table: &Table<'_>) -> Diagnostic {
-    Diagnostic::error("out-of-bounds", "`min` is greater than `max`").at(table.site().clone(), "")
-}
-
-/// A regular expression for whole texts, compiled once.
-fn whole_match(pattern: &str) -> Result<Arc<Regex>, Diagnostic> {
+/// Compiles a regular expression, once for each text; the finding has no place yet.
+pub(super) fn regex(pattern: &str) -> Result<Arc<Regex>, Diagnostic> {
     static KNOWN: Compiled<String, Regex> = Compiled::new();
     KNOWN.get(pattern.to_owned(), || {
-        regex(pattern)?;
-        regex(&format!("^(?:{pattern})$"))
-    })
-}
-
-/// Compiles a regular expression; the finding has no place yet.
-pub(super) fn regex(pattern: &str) -> Result<Regex, Diagnostic> {
-    Regex::new(pattern).map_err(|error| {
-        let text = error.to_string();
-        // The crate draws its own caret over several lines; the last one says what is wrong.
-        let why = text.lines().last().unwrap_or_default().trim();
-        let why = why.strip_prefix("error: ").unwrap_or(why);
-        Diagnostic::error("bad-regex", format!("not a regular expression: {why}"))
-            .hint("the syntax is that of Rust's regex crate: no look-around, no back-references")
+        Regex::new(pattern).map_err(|error| {
+            let text = error.to_string();
+            // The crate draws its own caret over several lines; the last one says what is wrong.
+            let why = text.lines().last().unwrap_or_default().trim();
+            let why = why.strip_prefix("error: ").unwrap_or(why);
+            Diagnostic::error("bad-regex", format!("not a regular expression: {why}")).hint(
+                "the syntax is that of Rust's regex crate: no look-around, no back-references",
+            )
+        })
     })
 }
 
@@ -484,6 +312,8 @@ pub fn type_text(ty: &ParamType) -> String {
 pub fn value_text(ty: &ParamType, value: &Value) -> String {
     match (ty, value) {
         (ParamType::Duration, Value::Float(seconds)) => format_duration(*seconds),
+        // A value that went through a key or a record is the whole number that it equals.
+        (ParamType::Duration, Value::Int(seconds)) => format_duration(*seconds as f64),
         (_, Value::Str(text)) => text.clone(),
         (_, Value::Float(real)) => format!("{real}"),
         (ParamType::List(of), Value::List(items)) => {

@@ -165,6 +165,19 @@ fn endless_work_runs_out() {
 }
 
 #[test]
+fn loops_in_templates_run_out_too() {
+    let source = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
+    let template = crate::rule::Template::compile(&text(source), Mode::Shell).unwrap();
+    let diagnostic = template.render(&scope()).unwrap_err();
+    assert_eq!(diagnostic.code, "expression-failed");
+    assert!(
+        diagnostic.message.contains("too long"),
+        "{}",
+        diagnostic.message
+    );
+}
+
+#[test]
 fn the_listed_words_exist_and_no_others() {
     let env = jinja::environment(Mode::Plain);
     for filter in jinja::FILTERS {

@@ -1,11 +1,12 @@
 use super::*;
+use crate::rule::define;
 use crate::source::Doc;
 use proptest::prelude::*;
 
 fn param(definition: &str) -> Param {
     let (doc, _) = Doc::parse("r.toml", &format!("p = {definition}\n"));
     let mut diags = Vec::new();
-    let param = read(&doc.table().entries()[0], &mut diags);
+    let param = define::read(&doc.table().entries()[0], &mut diags);
     assert_eq!(diags, []);
     param.unwrap()
 }

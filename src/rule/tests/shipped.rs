@@ -260,3 +260,34 @@ fn every_shipped_rule_renders_with_any_settings_it_allows() {
         }
     }
 }
+
+/// The examples of the documentation, each a file of its own.
+#[test]
+fn documented_rules_load() {
+    let docs = include_str!("../../../docs/rules.md");
+    let blocks: Vec<&str> = (docs.split("```toml\n").skip(1))
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(blocks.len() >= 9);
+    let files: Vec<RuleFile<'_>> = (blocks.iter())
+        .map(|text| {
+            let table = &text[text.find('[').unwrap() + 1..];
+            RuleFile {
+                name: "docs/rules.md",
+                stem: &table[..table.find(']').unwrap()],
+                text,
+            }
+        })
+        .collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for file in &files {
+        let others = files
+            .iter()
+            .filter(|other| other.stem == "ping" && other.stem != file.stem);
+        let (rules, diags) =
+            load_texts(&others.chain([file]).copied().collect::<Vec<_>>(), SHIPPED);
+        assert_eq!(lines(&diags), "", "{}", file.text);
+        seen.extend(rules.into_keys());
+    }
+    assert!(seen.contains(&RuleId("ping2.ping2".into())), "{seen:?}");
+}
