@@ -144,24 +144,29 @@ fn check_names(decl: &CompareDecl, sides: &[Side<'_>], diags: &mut Vec<Diagnosti
         .collect();
     rules.sort_by(|a, b| a.id.cmp(&b.id));
     rules.dedup_by(|a, b| a.id == b.id);
-    let names = || rules.iter().flat_map(|rule| rule.params.keys());
-    let mut refuse = |text: &Text, message: String| {
-        let found = Diagnostic::error("unknown-setting", message).at(text.site.clone(), "");
-        let names = names().map(String::as_str);
-        diags.push(name_hints(found, &text.text, names, "parameters"));
+    let all = || (rules.iter().flat_map(|rule| rule.params.keys())).map(String::as_str);
+    let refuse = |text: &Text, message: String| {
+        Diagnostic::error("unknown-setting", message).at(text.site.clone(), "")
     };
     for text in &decl.by {
         if let Some(rule) = rules
             .iter()
             .find(|rule| !rule.params.contains_key(&text.text))
         {
-            refuse(
+            let found = refuse(
                 text,
                 format!(
                     "`{}` is not a parameter of `{}`, so it cannot pair",
                     text.text, rule.id
                 ),
             );
+            let common = all().filter(|name| rules.iter().all(|r| r.params.contains_key(*name)));
+            diags.push(name_hints(
+                found,
+                &text.text,
+                common,
+                "parameters of all of them",
+            ));
         }
     }
     for text in &decl.only_on {
@@ -170,13 +175,14 @@ fn check_names(decl: &CompareDecl, sides: &[Side<'_>], diags: &mut Vec<Diagnosti
                 .iter()
                 .any(|rule| rule.params.contains_key(&text.text))
         {
-            refuse(
+            let found = refuse(
                 text,
                 format!(
                     "`{}` is not a parameter of any of the compared rules",
                     text.text
                 ),
             );
+            diags.push(name_hints(found, &text.text, all(), "parameters"));
         }
     }
 }
@@ -341,8 +347,9 @@ fn leave_out_variants(
 struct Unfair<'a> {
     decl: &'a CompareDecl,
     named: HashSet<&'a str>,
-    found: HashMap<(String, usize, usize), (Diagnostic, Vec<String>)>,
-    order: Vec<(String, usize, usize)>,
+    /// By parameter: the finding about the first pair, and all pairs.
+    found: HashMap<String, (Diagnostic, Vec<String>)>,
+    order: Vec<String>,
 }
 
 impl<'a> Unfair<'a> {
@@ -380,12 +387,7 @@ impl<'a> Unfair<'a> {
         let differences: Vec<_> = self.differences(a, b).collect();
         for (name, left, right) in differences {
             let pair = format!("{} and {}", a.label.name(), b.label.name());
-            let key = (
-                name.to_owned(),
-                std::ptr::from_ref(left) as usize,
-                std::ptr::from_ref(right) as usize,
-            );
-            if let Some((_, pairs)) = self.found.get_mut(&key) {
+            if let Some((_, pairs)) = self.found.get_mut(name) {
                 pairs.push(pair);
                 continue;
             }
@@ -421,13 +423,13 @@ impl<'a> Unfair<'a> {
                     "make `{name}` equal, or add it to `only_on` or `by` of `{}` if it is meant to differ",
                     self.decl.id.text
                 ));
-            self.order.push(key.clone());
-            self.found.insert(key, (found, vec![pair]));
+            self.order.push(name.to_owned());
+            self.found.insert(name.to_owned(), (found, vec![pair]));
         }
     }
 
     fn findings(mut self) -> Vec<Diagnostic> {
-        let finding = |key| {
+        let finding = |key: String| {
             let (found, pairs) = self.found.remove(&key)?;
             if pairs.len() == 1 {
                 return Some(found);
@@ -442,7 +444,10 @@ impl<'a> Unfair<'a> {
                 0 => String::new(),
                 more => format!("; and {more} more"),
             };
-            Some(found.hint(format!("{} pairs: {named}{more}", pairs.len())))
+            Some(found.hint(format!(
+                "{} pairs, this is the first: {named}{more}",
+                pairs.len()
+            )))
         };
         std::mem::take(&mut self.order)
             .into_iter()

@@ -20,7 +20,8 @@ pub(super) fn followups(
         }
         let mut patterns = Vec::new();
         for text in &decl.patterns {
-            let found = match index.find(&plan.plan.package, &text.text, "unresolved-need", true) {
+            let found = match index.find(&plan.plan.package, &text.text, "unresolved-pattern", true)
+            {
                 Ok(Found::Layer(plan, layer)) => index.members(plan, layer, true).collect(),
                 Ok(Found::Pattern(pattern)) => vec![pattern],
                 Ok(Found::Unknowable) => Vec::new(),

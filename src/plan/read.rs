@@ -13,13 +13,15 @@ use crate::source::{Doc, Entry, Item, ItemValue, Spanned, Table, Text};
 
 type Diags = Vec<Diagnostic>;
 
-/// Reads a whole plan file.
-pub(super) fn read(doc: &Doc, diags: &mut Diags) -> PlanDecl {
+/// Reads the file of a plan.
+pub(super) fn read(doc: &Doc, package: &str, diags: &mut Diags) -> PlanDecl {
     let mut root = doc.table();
     let mut plan = PlanDecl::default();
     if let Some(mut head) = root.opt_table("plan", diags) {
         plan.title = head.opt_str("title", diags);
+        let before = diags.len();
         plan.rules = head.str_list("rules", diags);
+        plan.rules_unknown = diags.len() > before;
         plan.expect_patterns = head.opt_int("expect_patterns", diags);
         plan.tags = head.str_list("tags", diags);
         head.remaining(diags, "of `[plan]`");
@@ -28,7 +30,7 @@ pub(super) fn read(doc: &Doc, diags: &mut Diags) -> PlanDecl {
         plan.settings = settings_of(&settings, diags);
     }
     for table in root.tables("layer", diags) {
-        plan.layers.extend(layer(table, diags));
+        plan.layers.extend(layer(table, package, diags));
     }
     for table in root.tables("followup", diags) {
         plan.followups.extend(followup(table, diags));
@@ -40,9 +42,8 @@ pub(super) fn read(doc: &Doc, diags: &mut Diags) -> PlanDecl {
     plan
 }
 
-fn layer(mut table: Table<'_>, diags: &mut Diags) -> Option<LayerDecl> {
+fn layer(mut table: Table<'_>, package: &str, diags: &mut Diags) -> Option<LayerDecl> {
     let id = table.req_str("id", diags);
-    let name = id.as_ref().map_or("?", |id| id.text.as_str()).to_owned();
     let found = diags.len();
     // `pattern` is the template of the matrix's ids when it is a text, and the list of explicit
     // patterns when it is tables; TOML lets it be only one of them.
@@ -60,8 +61,11 @@ fn layer(mut table: Table<'_>, diags: &mut Diags) -> Option<LayerDecl> {
     let common = common(&mut table, diags);
     let site = table.site().clone();
     table.remaining(diags, "of a layer");
-    for diagnostic in &mut diags[found..] {
-        diagnostic.label.get_or_insert_with(|| name.clone());
+    if let Some(id) = &id {
+        for diagnostic in &mut diags[found..] {
+            let label = || format!("//{package}:{}", id.text);
+            diagnostic.label.get_or_insert_with(label);
+        }
     }
     let broken = diags[found..]
         .iter()

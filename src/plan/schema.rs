@@ -14,6 +14,8 @@ pub(super) struct PlanDecl {
     pub title: Option<Text>,
     /// `[plan] rules`: rule files in use.
     pub rules: Vec<Text>,
+    /// Whether `rules` had the wrong shape, so that nobody knows what it should list.
+    pub rules_unknown: bool,
     /// `[plan] expect_patterns`.
     pub expect_patterns: Option<Spanned<i64>>,
     /// `[plan] tags`, for every pattern.

@@ -116,7 +116,7 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
             continue;
         }
         diags.extend(found);
-        let decl = read::read(&doc, &mut diags);
+        let decl = read::read(&doc, &source.package, &mut diags);
         missing_rule_files(&decl.rules, &stems, &shown(&head.rules), &mut diags);
         let listed = decl.rules.iter().map(|text| &text.text);
         let absent = listed.filter(|stem| !stems.contains(*stem));

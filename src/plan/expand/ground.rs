@@ -120,16 +120,35 @@ impl<'d> Unit<'d> {
         } else if self.own.is_none()
             && let Some(setting) = beside(&self.decl.common.settings)
         {
-            diags.push(
-                Diagnostic::warning(
-                    "hidden-setting",
-                    format!("this `{name}` has no effect: the matrix gives every pattern its own"),
-                )
-                .at(setting.key.site.clone(), "")
-                .at(factor.key.site.clone(), "its levels are here"),
-            );
+            diags.push(hidden_setting(setting, factor));
         }
     }
+}
+
+impl Unit<'_> {
+    /// Overrides of a factor: they can never have an effect on this matrix.
+    pub(super) fn hidden_overrides(&self, factors: &[Factor<'_>]) -> Vec<Diagnostic> {
+        let settings = (self.common().overrides.iter()).flat_map(|decl| &decl.settings);
+        let hidden = settings.filter_map(|setting| {
+            let same = |f: &&Factor<'_>| f.decl.key.text == setting.key.text;
+            Some((setting, factors.iter().find(same)?))
+        });
+        hidden
+            .map(|(setting, factor)| hidden_setting(setting, factor.decl))
+            .collect()
+    }
+}
+
+fn hidden_setting(setting: &SettingDecl, factor: &FactorDecl) -> Diagnostic {
+    Diagnostic::warning(
+        "hidden-setting",
+        format!(
+            "this `{}` has no effect: the matrix gives every pattern its own",
+            setting.key.text
+        ),
+    )
+    .at(setting.key.site.clone(), "")
+    .at(factor.key.site.clone(), "its levels are here")
 }
 
 impl<'d> Ground<'d> {

@@ -77,6 +77,14 @@ impl IdTemplate {
         Ok(out)
     }
 
+    /// Whether all settings that it mentions have a value.
+    pub(super) fn is_ready(&self, row: &Row) -> bool {
+        self.pieces.iter().all(|piece| match piece {
+            Piece::Literal(_) => true,
+            Piece::Name(_, rendered) | Piece::Rendered(rendered) => rendered.memo.is_ready(row),
+        })
+    }
+
     /// Whether it is the same for all cells.
     pub(super) fn is_constant(&self) -> bool {
         self.pieces

@@ -100,11 +100,17 @@ impl References {
     }
 
     fn render(&mut self, row: &Row, diags: &mut Vec<Diagnostic>) -> Box<[Box<str>]> {
-        let render = |(_, template): &mut (Text, IdTemplate)| match template.render(row) {
-            Ok(name) => name.trim().into(),
-            Err(found) => {
-                tell_once(diags, found);
-                Box::default()
+        let render = |(_, template): &mut (Text, IdTemplate)| {
+            // What has no value is told elsewhere.
+            if !template.is_ready(row) {
+                return Box::default();
+            }
+            match template.render(row) {
+                Ok(name) => name.trim().into(),
+                Err(found) => {
+                    tell_once(diags, found);
+                    Box::default()
+                }
             }
         };
         self.templated.iter_mut().map(render).collect()

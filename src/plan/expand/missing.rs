@@ -1,9 +1,10 @@
 //! Required parameters that nothing sets: one finding for each, however many cells lack it.
 
+use std::fmt::Display;
+
 use super::ground::Factor;
 use super::memo::Row;
 use crate::error::{Diagnostic, Site};
-use crate::label::Label;
 use crate::rule::model::Rule;
 
 /// What the cells of one matrix lack.
@@ -37,7 +38,7 @@ impl Missing {
     }
 
     /// Looks at one cell.
-    pub(super) fn look(&mut self, row: &Row, label: &Label) {
+    pub(super) fn look(&mut self, row: &Row, label: &dyn Display) {
         for open in &mut self.open {
             if row.get(open.slot).is_none() {
                 open.count += 1;

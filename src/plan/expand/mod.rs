@@ -25,7 +25,7 @@ use std::sync::Arc;
 use super::alias;
 use super::model::{Layer, Plan};
 use super::schema::{LayerDecl, PlanDecl};
-use crate::error::Diagnostic;
+use crate::error::{Diagnostic, Site};
 use crate::label::Label;
 use crate::rule::model::{Rule, RuleId};
 use crate::source::Text;
@@ -35,7 +35,7 @@ use condition::tell_once;
 pub(super) use base::{CommandLine, Pool, name_hints};
 pub(super) use checks::count;
 pub(super) use links::{Links, UnitLinks};
-use unit::Unit;
+use unit::{ID_RULE, Unit};
 
 /// What all plans are expanded with.
 pub(super) struct Context<'a> {
@@ -131,16 +131,21 @@ pub(super) fn expand(
                     "bad-id",
                     format!("`{}` cannot be the id of a layer", layer.id.text),
                 );
-                diags.push(found.at(layer.id.site.clone(), "").hint(
-                    "ids are letters, digits and `._+=,-`, start with a letter or digit, and are not `all`",
-                ));
+                diags.push(found.at(layer.id.site.clone(), "").hint(ID_RULE));
                 out.incomplete = true;
                 continue;
             }
         };
         expand_layer(package, &decl, layer, context, &mut out, &mut in_use, diags);
+        // A value in `[settings]` and a demand in a rule file are not the layer's.
+        let of_plan = |site: &Site| {
+            let settings = decl.settings.iter();
+            site.file != layer.site.file || settings.clone().any(|s| s.site == *site)
+        };
         for found in &mut diags[before..] {
-            found.label.get_or_insert_with(|| label.to_string());
+            if found.sites.first().is_some_and(|(site, _)| !of_plan(site)) {
+                found.label.get_or_insert_with(|| label.to_string());
+            }
         }
         let title = layer.common.title.as_ref();
         out.plan.layers.push(Layer {
@@ -297,7 +302,8 @@ fn find_rule(
     context: &Context<'_>,
     diags: &mut Vec<Diagnostic>,
 ) -> Option<Arc<Rule>> {
-    let listed = |file: &str| plan.rules.iter().any(|known| known.text == file);
+    let listed =
+        |file: &str| plan.rules_unknown || plan.rules.iter().any(|known| known.text == file);
     let file = text.text.rsplit_once('.').map(|(file, _)| file);
     let known = context.rules.get(&RuleId(text.text.clone()));
     if let (Some(rule), Some(file)) = (known, file) {

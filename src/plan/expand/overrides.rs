@@ -83,14 +83,20 @@ impl<'d> Overrides<'d> {
     ) -> Vec<usize> {
         let mut holding = Vec::new();
         for (at, item) in self.items.iter_mut().enumerate() {
-            if item.condition.is_ready(row) && item.condition.holds(row, diags) == Some(true) {
-                item.held = true;
-                if let Some(held) = item.of_layer.and_then(|number| held.get_mut(number)) {
-                    *held = true;
-                }
-                if !item.settings.is_empty() {
-                    holding.push(at);
-                }
+            if !item.condition.is_ready(row) {
+                continue;
+            }
+            let holds = item.condition.holds(row, diags);
+            if holds == Some(false) {
+                continue;
+            }
+            // One that cannot be worked out has been told; that it never applies follows.
+            item.held = true;
+            if let Some(held) = item.of_layer.and_then(|number| held.get_mut(number)) {
+                *held = true;
+            }
+            if holds == Some(true) && !item.settings.is_empty() {
+                holding.push(at);
             }
         }
         holding

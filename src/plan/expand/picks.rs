@@ -134,9 +134,11 @@ impl Picks {
     fn matches(&mut self, row: &Row, diags: &mut Vec<Diagnostic>) -> bool {
         let mut any = false;
         for (condition, matched) in &mut self.conditions {
-            if condition.is_ready(row) && condition.holds(row, diags) == Some(true) {
-                *matched = true;
-                any = true;
+            if condition.is_ready(row) {
+                let holds = condition.holds(row, diags);
+                // One that cannot be worked out has been told; that it matches nothing follows.
+                *matched |= holds != Some(false);
+                any |= holds == Some(true);
             }
         }
         for group in &self.groups {

@@ -1,7 +1,7 @@
 //! What a rule demands of the settings of every pattern. A demand that fails is told once for
-//! every set of places that it can be blamed on, with the patterns that it concerns; the caret
-//! stands at the setting that was made most specifically for these patterns, because that is the
-//! one to change.
+//! every set of places that it can be blamed on, where all levels of a factor are one place, with
+//! the patterns that it concerns; the caret stands at the setting that was made most specifically
+//! for the first of them, because that is the one to change.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -21,6 +21,8 @@ const LABELS_NAMED: usize = 6;
 #[derive(Debug)]
 pub(super) struct Requirements {
     rule: Arc<Rule>,
+    /// Places of factors.
+    varied: Vec<bool>,
     demands: Vec<Demand>,
 }
 
@@ -43,7 +45,12 @@ struct Failure {
 
 impl Requirements {
     /// Compiles the demands of a rule.
-    pub(super) fn compile(rule: &Arc<Rule>, row: &Row, diags: &mut Vec<Diagnostic>) -> Self {
+    pub(super) fn compile(
+        rule: &Arc<Rule>,
+        row: &Row,
+        varied: &[bool],
+        diags: &mut Vec<Diagnostic>,
+    ) -> Self {
         let mut demands = Vec::new();
         for require in &rule.require {
             match Computed::over_rule(&require.that, rule, row) {
@@ -58,6 +65,7 @@ impl Requirements {
         }
         Self {
             rule: rule.clone(),
+            varied: varied.to_vec(),
             demands,
         }
     }
@@ -76,7 +84,13 @@ impl Requirements {
                     .iter()
                     .filter_map(|slot| Some((row.names().get(*slot)?, row.get(*slot)?)))
             };
-            let key = settings().map(|(_, s)| Arc::as_ptr(s) as usize).collect();
+            let place = |slot: &usize| match row.get(*slot) {
+                Some(setting) if !self.varied.get(*slot).is_some_and(|varied| *varied) => {
+                    Arc::as_ptr(setting) as usize
+                }
+                _ => 0,
+            };
+            let key = slots.iter().map(place).collect();
             let next = demand.failures.len();
             let at = *demand.known.entry(key).or_insert(next);
             if at == next {
@@ -148,7 +162,7 @@ impl Requirements {
                 more => format!(" and {more} more"),
             };
             found = found.hint(format!(
-                "{} patterns: {}{more}",
+                "{} patterns, this is the first: {}{more}",
                 failure.count,
                 failure.labels.join(", ")
             ));

@@ -30,6 +30,10 @@ use crate::plan::values::{self, Place};
 use crate::rule::model::Rule;
 use crate::source::Text;
 
+/// What an id looks like, for hints.
+pub(super) const ID_RULE: &str =
+    "ids are letters, digits and `._+=,-`, start with a letter or digit, and are not `all`";
+
 /// Most cells that one matrix may have.
 const MAX_CELLS: usize = 1_000_000;
 
@@ -93,8 +97,9 @@ impl<'d> Unit<'d> {
         let mut select = Select::compile(self.common(), &base, row, diags);
         let mut overrides =
             Overrides::compile(self, &mut base, row, &ground.locked, &ground.fixed, diags);
+        diags.extend(self.hidden_overrides(&ground.factors));
         let mut shared = Shared::new(self, &ground.factors, context.none.clone(), row, diags);
-        let mut require = Requirements::compile(&self.rule, row, diags);
+        let mut require = Requirements::compile(&self.rule, row, &ground.fixed, diags);
         let mut links = LinkTemplates::compile(self, row, diags);
         let id = IdTemplate::compile(self.id, row);
         let id = id.map_err(|found| diags.extend(found));
@@ -119,7 +124,12 @@ impl<'d> Unit<'d> {
             let holding = overrides.holding(row, held, diags);
             let before = overrides.apply(&holding, row);
             match self.label(&mut id, row) {
-                Ok(label) => {
+                // A setting that the id mentions has no value.
+                Ok(None) => {
+                    missing.look(row, &self.place());
+                    made.incomplete = true;
+                }
+                Ok(Some(label)) => {
                     missing.look(row, &label);
                     require.check(row, &label, diags);
                     let frame = frames
@@ -139,7 +149,9 @@ impl<'d> Unit<'d> {
             }
         }
         diags.extend(require.findings());
-        diags.extend(missing.findings(&self.rule, row, self.site()));
+        if !self.decl.broken {
+            diags.extend(missing.findings(&self.rule, row, self.site()));
+        }
         if !made.incomplete {
             diags.extend(select.unmatched());
             diags.extend(overrides.unheld());
@@ -148,18 +160,24 @@ impl<'d> Unit<'d> {
         made
     }
 
-    fn label(&self, id: &mut IdTemplate, row: &Row) -> Result<Label, Diagnostic> {
+    /// The layer for messages.
+    fn place(&self) -> String {
+        format!("//{}:{}", self.package, self.decl.id.text)
+    }
+
+    fn label(&self, id: &mut IdTemplate, row: &Row) -> Result<Option<Label>, Diagnostic> {
+        if !id.is_ready(row) {
+            return Ok(None);
+        }
         let name = id.render(row)?;
-        let refused = match Label::new(self.package, &name) {
-            Ok(label) if name != "all" => return Ok(label),
-            Ok(_) => "`all` stands for everything in a plan".to_owned(),
-            Err(error) => error.message,
-        };
-        Err(
-            Diagnostic::error("bad-id", format!("`{name}` cannot be an id: {refused}"))
-                .at(self.id.site.clone(), "")
-                .hint("ids are letters, digits and `._+=,-`, and start with a letter or digit"),
-        )
+        match Label::new(self.package, &name) {
+            Ok(label) if name != "all" => Ok(Some(label)),
+            _ => Err(
+                Diagnostic::error("bad-id", format!("`{name}` cannot be an id"))
+                    .at(self.id.site.clone(), "")
+                    .hint(ID_RULE),
+            ),
+        }
     }
 
     fn few_enough(&self, sizes: &[usize], diags: &mut Vec<Diagnostic>) -> bool {
