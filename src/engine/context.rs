@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use doe_cache::Store;
+use doe_cache::{Digest, Store};
 use tokio::sync::{Mutex, watch};
 
 use super::commit::Committer;
@@ -134,9 +134,10 @@ impl Context {
         facts
     }
 
-    /// The token of one submission.
-    pub(super) fn token(&self, what: &str) -> Token {
-        Token(format!("{}.{what}", self.run_id))
+    /// The token of one submission: the run, what can be read of the name, and its digest, since
+    /// executors allow few characters and labels may be long.
+    pub(crate) fn token(&self, what: &str) -> Token {
+        Token(token_text(&self.run_id, what))
     }
 
     /// Resolves when everything is to be cancelled, at once when it already is.
@@ -152,6 +153,13 @@ impl Context {
     pub(super) fn is_aborted(&self) -> bool {
         *self.abort.borrow()
     }
+}
+
+fn token_text(run_id: &str, what: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let readable = what.chars().map(|c| if plain(c) { c } else { '-' });
+    let readable: String = readable.take(40).collect();
+    format!("{run_id}.{readable}.{}", Digest::of(what).short())
 }
 
 /// A label as one folder name. `~` is in no label, so no two labels share one.
@@ -204,6 +212,19 @@ mod tests {
         let folder = |text: &str| folder_of(&text.parse().unwrap());
         assert_eq!(folder("//phase2:p2-efa-4k-c1"), "phase2~p2-efa-4k-c1");
         assert_ne!(folder("//a/b:c"), folder("//a:b"));
+    }
+
+    #[test]
+    fn tokens_are_short_and_differ() {
+        let long = "x".repeat(300);
+        let one = token_text(&new_run_id(), &format!("{long}~a,b-step-go"));
+        let two = token_text(&new_run_id(), &format!("{long}~a.b-step-go"));
+        assert!(one.len() <= 96, "{one}");
+        assert!(
+            one.chars()
+                .all(|c| c.is_ascii_alphanumeric() || "._:-".contains(c))
+        );
+        assert_ne!(one.rsplit('.').next(), two.rsplit('.').next());
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl std::fmt::Display for Unready {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Unready::Ended(status) => write!(f, "{} before it was ready", describe(status)),
-            Unready::Line(line) => write!(f, "its log says: {line}"),
+            Unready::Line(line) => write!(f, "failed to start: {line}"),
             Unready::Late(within_s) => {
                 write!(f, "was not ready within {}", human_s(*within_s))
             }

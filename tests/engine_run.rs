@@ -1,0 +1,691 @@
+//! The engine as a whole, with real processes on the local executor.
+
+mod lab;
+
+use doe::engine::event::{Body, NodeState, Outcome, ServiceState};
+use doe_cache::{CriterionStatus, ExecutionStatus, NodeState as StoredState, RecordKind};
+use lab::{Build, Lab};
+
+/// A measurement that writes `{"got": n}`; `script` runs before.
+fn rule(name: &str, script: &str) -> String {
+    format!(
+        r#"
+[{name}]
+param.n = {{ type = "int", default = 1, doc = "a number" }}
+param.m = {{ type = "int", default = 0, doc = "another" }}
+roles = {{ first = {{}} }}
+[[{name}.step]]
+name = "go"
+role = "first"
+timeout = "1m"
+run = """
+{script}
+echo '{{"schema": "t-v1", "got": '{{{{ n }}}}'}}' > {{{{ out.result }}}}
+"""
+[{name}.output]
+result = {{ path = "r.json", schema = "t-v1" }}
+[{name}.metric]
+got = {{ from = "result", at = "/got", unit = "" }}
+"#
+    )
+}
+
+fn pattern(id: &str, rule: &str, more: &str) -> String {
+    format!(
+        "[[layer]]\nid = \"{id}\"\nrule = \"t.{rule}\"\npattern = \"p-{id}\"\nestimate = \"1s\"\n{more}\n"
+    )
+}
+
+fn label(id: &str) -> String {
+    format!("//t:p-{id}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_runs_in_order_is_recorded_and_is_reused() {
+    let rules = rule("a", "echo {{ n }} >> SCRATCH/order; echo told");
+    let plan = |last: i64| {
+        pattern("one", "a", "settings = { n = 1 }")
+            + &pattern("two", "a", "settings = { n = 2 }\nneeds = [\"one\"]")
+            + &pattern(
+                "three",
+                "a",
+                &format!("settings = {{ n = {last} }}\nneeds = [\"two\"]"),
+            )
+    };
+    let lab = Lab::new(&rules, &plan(3));
+    let built = lab.build().await;
+    let expected = [
+        (label("one"), Outcome::Ok),
+        (label("two"), Outcome::Ok),
+        (label("three"), Outcome::Ok),
+    ];
+    let outcomes: Vec<_> = built
+        .outcomes()
+        .iter()
+        .map(|(l, o)| (l.to_string(), *o))
+        .collect();
+    assert_eq!(outcomes, expected);
+    assert_eq!(lab.lines("order"), ["1", "2", "3"]);
+    let record = lab.record("//t:p-two");
+    assert_eq!(record.kind, RecordKind::Measure);
+    assert_eq!(record.metrics["got"].value, 2.0);
+    assert_eq!(lab.log(&record, "step-go.stdout"), "told\n");
+    assert_eq!(record.provenance.hosts["first"], "h1");
+    assert!(record.provenance.facts.contains_key("host.h1.kernel"));
+    assert!(!record.provenance.simulated);
+    assert!(record.timings.phases.contains_key("running"));
+    assert!(record.usable());
+    // The states that a node passes, in order.
+    let states: Vec<NodeState> = built
+        .events
+        .iter()
+        .filter_map(|event| match &event.body {
+            Body::NodeState { label, state, .. } if label == "//t:p-two" => Some(*state),
+            _ => None,
+        })
+        .collect();
+    assert!(states.is_sorted() && states.len() == 6, "{states:?}");
+    assert_eq!(lab.store.run_nodes(&built.ended.run_id).unwrap().len(), 3);
+
+    let again = lab.build().await;
+    assert_eq!(again.ended.summary.reused, 3);
+    assert!(!again.ended.begun, "nothing happened, so nothing is noted");
+    assert_eq!(lab.lines("order").len(), 3);
+
+    // Only what changed runs; what it needs is at hand.
+    lab.plan(&plan(4));
+    let changed = lab.build().await;
+    assert_eq!(
+        (changed.ended.summary.ok, changed.ended.summary.reused),
+        (1, 2)
+    );
+    assert_eq!(lab.lines("order"), ["1", "2", "3", "4"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_output_of_a_rerun_leaves_dependents_alone() {
+    let plan =
+        pattern("one", "a", "") + &pattern("two", "a", "settings = { n = 2 }\nneeds = [\"one\"]");
+    let lab = Lab::new(&rule("a", "echo {{ n }} >> SCRATCH/order"), &plan);
+    lab.build().await;
+    let built = lab
+        .build_with(Build {
+            rerun: &["//t:p-one"],
+            ..Build::default()
+        })
+        .await;
+    assert_eq!(built.node("//t:p-one").outcome, Outcome::Ok);
+    assert_eq!(built.node("//t:p-two").outcome, Outcome::Reused);
+    assert_eq!(lab.lines("order"), ["1", "2", "1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_told_with_their_cause_and_others_go_on() {
+    let rules = rule("fails", "echo seen; echo the cause >&2; exit 3")
+        + &rule("silent", "exit 0")
+        + &rule(
+            "wrong",
+            "echo '{\"schema\": \"t-v1\"}' > {{ out.result }}; exit 0",
+        )
+        + &rule("garbage", "echo '{' > {{ out.result }}; exit 0")
+        + &rule("fine", "true");
+    let plan = ["fails", "silent", "wrong", "garbage", "fine"]
+        .map(|r| pattern(r, r, ""))
+        .concat()
+        + &pattern("after", "fine", "settings = { n = 7 }\nneeds = [\"fails\"]")
+        + &pattern(
+            "behind",
+            "fine",
+            "settings = { n = 8 }\nneeds = [\"after\"]",
+        )
+        + &pattern("free", "fine", "settings = { n = 9 }\nneeds = [\"fine\"]");
+    let lab = Lab::new(&rules, &plan);
+    let built = lab.build().await;
+    let node = built.node("//t:p-fails");
+    assert_eq!(node.outcome, Outcome::Failed);
+    assert_eq!(node.class.as_deref(), Some("program"));
+    assert_eq!(
+        built.reason("//t:p-fails"),
+        "step `go` ended with exit code 3"
+    );
+    assert_eq!(built.tail("//t:p-fails"), "the cause");
+    assert_eq!(
+        built.node("//t:p-silent").class.as_deref(),
+        Some("no-result")
+    );
+    assert_eq!(
+        built.reason("//t:p-silent"),
+        "output `result` was not written (r.json)"
+    );
+    assert_eq!(built.node("//t:p-wrong").outcome, Outcome::Invalid);
+    assert!(
+        built
+            .reason("//t:p-wrong")
+            .contains("metric `got` is missing")
+    );
+    assert!(built.reason("//t:p-garbage").contains("it is not JSON"));
+    assert_eq!(
+        built.reason("//t:p-after"),
+        "needs //t:p-fails, which failed"
+    );
+    assert_eq!(
+        built.reason("//t:p-behind"),
+        "needs //t:p-after, which is blocked itself"
+    );
+    assert_eq!(built.node("//t:p-free").outcome, Outcome::Ok);
+    let summary = &built.ended.summary;
+    assert_eq!(
+        (summary.ok, summary.failed, summary.invalid, summary.blocked),
+        (2, 2, 2, 2)
+    );
+
+    let record = lab.record("//t:p-fails");
+    assert_eq!(record.verdicts.execution.status, ExecutionStatus::Failed);
+    assert_eq!(record.verdicts.execution.exit_code, Some(3));
+    assert_eq!(lab.log(&record, "step-go.stdout"), "seen\n");
+    assert!(!record.usable());
+    // What was refused keeps its outputs, for whoever looks closer.
+    assert!(lab.record("//t:p-wrong").outputs.contains_key("result"));
+    let states = lab.store.latest_states().unwrap();
+    let failed: Vec<_> = states
+        .iter()
+        .filter(|(_, s)| s.is_failure())
+        .map(|(l, _)| l.as_str())
+        .collect();
+    let expected = ["after", "behind", "fails", "garbage", "silent", "wrong"].map(label);
+    assert_eq!(failed, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_is_cleared_when_a_stored_result_stands_for_it_again() {
+    let rules = rule("a", "test {{ n }} -lt 5");
+    let plan = |n: i64| pattern("one", "a", &format!("settings = {{ n = {n} }}"));
+    let lab = Lab::new(&rules, &plan(1));
+    lab.build().await;
+    lab.plan(&plan(9));
+    assert_eq!(lab.build().await.ended.summary.failed, 1);
+    assert_eq!(
+        lab.store.latest_states().unwrap()["//t:p-one"],
+        StoredState::Failed
+    );
+    lab.plan(&plan(1));
+    assert_eq!(lab.build().await.ended.summary.reused, 1);
+    assert_eq!(
+        lab.store.latest_states().unwrap()["//t:p-one"],
+        StoredState::Reused
+    );
+}
+
+const GANG: &str = r#"
+[gang]
+param.mode = { type = "str", doc = "what happens" }
+roles = { first = {}, second = {} }
+[[gang.step]]
+name = "server"
+gang = "pair"
+role = "second"
+timeout = "1m"
+ready = { file = "SCRATCH/up-{{ mode }}", within = "30s" }
+run = """
+echo server >> SCRATCH/order-{{ mode }}
+touch SCRATCH/up-{{ mode }}
+case {{ mode }} in
+  good) while ! test -e SCRATCH/served; do sleep 0.01; done ;;
+  early) rm SCRATCH/up-early; exit 0 ;;
+  *) exec sleep 600 ;;
+esac
+"""
+[[gang.step]]
+name = "client"
+gang = "pair"
+role = "first"
+after = ["server"]
+timeout = "1m"
+run = """
+echo client >> SCRATCH/order-{{ mode }}
+case {{ mode }} in bad) exit 4 ;; esac
+touch SCRATCH/served
+"""
+[[gang.step]]
+name = "last"
+role = "first"
+timeout = "1m"
+run = "echo '{}' > {{ out.result }}; echo last >> SCRATCH/order-{{ mode }}"
+[gang.output]
+result = { path = "r.json" }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_gang_run_together_and_one_failure_ends_the_others() {
+    let plan = ["good", "bad"]
+        .map(|mode| pattern(mode, "gang", &format!("settings = {{ mode = \"{mode}\" }}")))
+        .concat();
+    let lab = Lab::new(GANG, &plan);
+    let built = lab.build().await;
+    assert_eq!(
+        built.node("//t:p-good").outcome,
+        Outcome::Ok,
+        "{:?}",
+        built.node("//t:p-good")
+    );
+    assert_eq!(lab.lines("order-good"), ["server", "client", "last"]);
+    // The client fails while the server sleeps: the server is cancelled (nothing is left, which
+    // every build here checks), the last step never begins.
+    assert_eq!(
+        built.reason("//t:p-bad"),
+        "step `client` ended with exit code 4"
+    );
+    assert_eq!(lab.lines("order-bad"), ["server", "client"]);
+    let record = lab.record("//t:p-good");
+    assert_eq!(record.provenance.hosts["second"], "h2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_end_what_takes_too_long() {
+    let rules = rule("slow", "exec sleep 600").replace("timeout = \"1m\"", "timeout = \"200ms\"");
+    let lab = Lab::new(&rules, &pattern("slow", "slow", ""));
+    let built = lab.build().await;
+    let node = built.node("//t:p-slow");
+    assert_eq!(
+        (node.outcome, node.class.as_deref()),
+        (Outcome::Failed, Some("timeout"))
+    );
+    assert_eq!(
+        built.reason("//t:p-slow"),
+        "step `go` took longer than 200ms"
+    );
+    assert_eq!(
+        lab.record("//t:p-slow").verdicts.execution.status,
+        ExecutionStatus::Timeout
+    );
+}
+
+/// A service that takes the GPU of its host; `script` runs when it is up.
+fn served(script: &str, step: &str) -> String {
+    format!(
+        r#"
+[served]
+param.size = {{ type = "int", default = 1, doc = "configuration of the service" }}
+param.n = {{ type = "int", default = 1, doc = "of the step alone" }}
+roles = {{ first = {{ gpus = 1 }} }}
+[[served.service]]
+name = "server"
+role = "first"
+ports = {{ http = 8000 }}
+stop_grace = "2s"
+ready = {{ file = "{{{{ work }}}}/up", within = "30s", fail_on_log = ["FATAL"] }}
+run = """
+echo {{{{ size }}}} {{{{ self.port.http }}}} >> SCRATCH/starts
+echo serving {{{{ size }}}}
+echo $$ > SCRATCH/pid-{{{{ size }}}}
+{script}
+touch {{{{ work }}}}/up
+while sleep 0.05; do
+  test -e SCRATCH/say-{{{{ size }}}} && cat SCRATCH/say-{{{{ size }}}} && rm SCRATCH/say-{{{{ size }}}}
+done
+"""
+[[served.step]]
+name = "go"
+role = "first"
+timeout = "1m"
+run = """
+echo {{{{ size }}}}-{{{{ n }}}} {{{{ service.server.port.http }}}} >> SCRATCH/order
+{step}
+echo '{{}}' > {{{{ out.result }}}}
+"""
+[served.output]
+result = {{ path = "r.json" }}
+"#
+    )
+}
+
+fn cell(size: i64, n: i64, more: &str) -> String {
+    pattern(
+        &format!("s{size}n{n}"),
+        "served",
+        &format!("settings = {{ size = {size}, n = {n} }}\n{more}"),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_shared_by_its_key_and_started_once() {
+    // The file alternates between the two configurations; both need the one GPU of the host.
+    let plan = [(1, 1), (2, 1), (1, 2), (2, 2), (1, 3)]
+        .map(|(s, n)| cell(s, n, ""))
+        .concat();
+    let lab = Lab::new(&served("", ""), &plan);
+    let built = lab.build().await;
+    assert_eq!(built.ended.summary.ok, 5);
+    assert_eq!(built.ended.summary.service_starts, 2);
+    let starts = lab.lines("starts");
+    assert_eq!(starts.len(), 2);
+    let order = lab.lines("order");
+    let words: Vec<_> = order
+        .iter()
+        .map(|line| line.split(' ').next().unwrap())
+        .collect();
+    assert_eq!(words, ["1-1", "1-2", "1-3", "2-1", "2-2"]);
+    // Steps were told the port that the service was given.
+    for (size, line) in [("1", &order[0]), ("2", &order[3])] {
+        let start = starts.iter().find(|start| start.starts_with(size)).unwrap();
+        assert_eq!(start.split(' ').nth(1), line.split(' ').nth(1));
+    }
+    let uses =
+        ["s1n1", "s1n2", "s2n1", "s2n2"].map(|id| lab.record(&label(id)).services[0].clone());
+    assert_eq!(
+        uses.each_ref().map(|u| u.started_for_this),
+        [true, false, true, false]
+    );
+    assert!(uses[0].key == uses[1].key && uses[0].key != uses[2].key);
+    let states: Vec<_> = built
+        .events
+        .iter()
+        .filter_map(|event| match &event.body {
+            Body::Service { state, .. } => Some(*state),
+            _ => None,
+        })
+        .collect();
+    use ServiceState::{Ready, Starting, Stopped};
+    assert_eq!(states, [Starting, Ready, Stopped, Starting, Ready, Stopped]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_node_keeps_its_own_part_of_a_services_log() {
+    let step = "echo word-of-{{ n }} > SCRATCH/say-{{ size }}; while test -e SCRATCH/say-{{ size }}; do sleep 0.01; done";
+    let lab = Lab::new(&served("", step), &(cell(1, 1, "") + &cell(1, 2, "")));
+    assert_eq!(lab.build().await.ended.summary.ok, 2);
+    let log = |id: &str| lab.log(&lab.record(&label(id)), "service-server.stdout");
+    assert_eq!(log("s1n1"), "serving 1\nword-of-1\n");
+    assert_eq!(log("s1n2"), "word-of-2\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_dies_fails_the_node_and_is_started_once_more() {
+    let step =
+        "case {{ n }} in 1) kill -KILL $(cat SCRATCH/pid-{{ size }}); exec sleep 600 ;; esac";
+    let plan = cell(1, 1, "") + &cell(1, 2, "") + &cell(1, 3, "");
+    let lab = Lab::new(&served("", step), &plan);
+    let built = lab.build().await;
+    let node = built.node("//t:p-s1n1");
+    assert_eq!(
+        (node.outcome, node.class.as_deref()),
+        (Outcome::Failed, Some("service-died"))
+    );
+    assert_eq!(
+        built.reason("//t:p-s1n1"),
+        "service `server` was ended by signal 9"
+    );
+    assert_eq!(built.tail("//t:p-s1n1"), "serving 1");
+    assert_eq!(built.node("//t:p-s1n2").outcome, Outcome::Ok);
+    assert_eq!(built.node("//t:p-s1n3").outcome, Outcome::Ok);
+    assert_eq!(built.ended.summary.service_starts, 2);
+    let log = lab.log(&lab.record("//t:p-s1n1"), "service-server.stdout");
+    assert_eq!(log, "serving 1\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_fails_because_its_service_died_is_not_to_blame() {
+    let step = "kill -KILL $(cat SCRATCH/pid-{{ size }}); exit 1";
+    let lab = Lab::new(&served("", step), &cell(1, 1, ""));
+    let built = lab.build().await;
+    assert_eq!(
+        built.reason("//t:p-s1n1"),
+        "service `server` was ended by signal 9"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_does_not_start_is_given_up_after_the_second_try() {
+    let script = "case {{ size }} in 1) echo FATAL: no memory; exec sleep 600 ;; esac";
+    let plan = [(1, 1), (1, 2), (1, 3), (2, 1)]
+        .map(|(s, n)| cell(s, n, ""))
+        .concat();
+    let lab = Lab::new(&served(script, ""), &plan);
+    let built = lab.build().await;
+    assert_eq!(
+        built.reason("//t:p-s1n1"),
+        "service `server` failed to start: FATAL: no memory"
+    );
+    assert!(built.tail("//t:p-s1n1").ends_with("FATAL: no memory"));
+    assert_eq!(built.node("//t:p-s1n2").outcome, Outcome::Failed);
+    assert_eq!(built.node("//t:p-s1n3").outcome, Outcome::Blocked);
+    assert!(
+        built
+            .reason("//t:p-s1n3")
+            .starts_with("service `server` could not be kept up")
+    );
+    assert_eq!(built.node("//t:p-s2n1").outcome, Outcome::Ok);
+    assert_eq!(lab.lines("starts").len(), 3);
+    let log = lab.log(&lab.record("//t:p-s1n1"), "service-server.stdout");
+    assert!(log.contains("FATAL"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gates_hold_back_execution_until_expectations_are_met() {
+    let rules = rule("a", "true");
+    let plan = |expect: &str| {
+        pattern(
+            "base",
+            "a",
+            &format!("settings = {{ n = 10 }}\nexpect = {{ got = \"{expect}\" }}"),
+        ) + &pattern("held", "a", "settings = { n = 2 }\ngate = [\"base\"]")
+    };
+    let lab = Lab::new(&rules, &plan("< 5"));
+    let built = lab.build().await;
+    assert_eq!(
+        built.node("//t:p-base").outcome,
+        Outcome::Ok,
+        "a missed expectation is a result"
+    );
+    assert_eq!(built.node("//t:p-base").missed, ["got is 10, expected < 5"]);
+    assert_eq!(
+        built.reason("//t:p-held"),
+        "is gated on //t:p-base, where got is 10, expected < 5"
+    );
+    assert_eq!(
+        lab.record("//t:p-base").verdicts.criterion.status,
+        CriterionStatus::Missed
+    );
+    // The stored numbers are held against what is expected now.
+    lab.plan(&plan("< 50"));
+    let built = lab.build().await;
+    assert_eq!(built.node("//t:p-base").outcome, Outcome::Reused);
+    assert_eq!(built.node("//t:p-held").outcome, Outcome::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn identical_actions_are_executed_once() {
+    // `m` appears in no script: the patterns ask for different things and would execute the same.
+    let plan = [0, 1, 2]
+        .map(|m| pattern(&format!("m{m}"), "a", &format!("settings = {{ m = {m} }}")))
+        .concat();
+    let lab = Lab::new(&rule("a", "echo go >> SCRATCH/order"), &plan);
+    let built = lab.build().await;
+    assert_eq!((built.ended.summary.ok, built.ended.summary.reused), (1, 2));
+    assert_eq!(lab.lines("order").len(), 1);
+    assert_eq!(lab.build().await.ended.summary.reused, 3);
+
+    let lab = Lab::new(&rule("a", "echo go >> SCRATCH/order; exit 1"), &plan);
+    let built = lab.build().await;
+    assert_eq!(built.ended.summary.failed, 3);
+    assert_eq!(lab.lines("order").len(), 1);
+    assert_eq!(
+        built.reason("//t:p-m2"),
+        "the same as //t:p-m0: step `go` ended with exit code 1"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_definitions_of_numbers_are_read_from_stored_outputs() {
+    let rules = rule("a", "echo go >> SCRATCH/order");
+    let lab = Lab::new(&rules, &pattern("one", "a", "settings = { n = 7 }"));
+    lab.build().await;
+    lab.rules(&(rules.clone() + "twice = { from = \"result\", at = \"/got\", unit = \"x\" }\n[a.valid]\nthat = [\"got > 5\"]\n"));
+    let built = lab.build().await;
+    assert_eq!(built.node("//t:p-one").outcome, Outcome::Reused);
+    let record = lab.record("//t:p-one");
+    assert_eq!(record.metrics["twice"].value, 7.0);
+    assert!(record.rejudged_from.is_some());
+    lab.rules(&(rules + "[a.valid]\nthat = [\"got > 8\"]\n"));
+    for _ in 0..2 {
+        let built = lab.build().await;
+        assert_eq!(built.node("//t:p-one").outcome, Outcome::Invalid);
+        assert_eq!(built.reason("//t:p-one"), "does not hold: got > 8");
+    }
+    assert_eq!(lab.lines("order").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_analysis_reads_the_outputs_of_what_it_needs() {
+    let rules = rule("a", "true")
+        + r#"
+[look]
+kind = "analysis"
+[[look.step]]
+name = "read"
+timeout = "1m"
+run = "cp {{ inputs }} {{ out.result }}"
+[look.output]
+result = { path = "r.json" }
+"#;
+    let plan = pattern("b", "a", "settings = { n = 5 }")
+        + &pattern("a", "a", "settings = { n = 4 }")
+        + &pattern("look", "look", "needs = [\"b\", \"a\"]");
+    let lab = Lab::new(&rules, &plan);
+    let built = lab.build().await;
+    assert_eq!(built.ended.summary.ok, 3, "{:?}", built.node("//t:p-look"));
+    let record = lab.record("//t:p-look");
+    assert_eq!(record.kind, RecordKind::Analysis);
+    let bytes = lab.store.blob(&record.outputs["result"].digest).unwrap();
+    let inputs: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    // In the order of their labels.
+    assert_eq!(inputs[0]["label"], "//t:p-a");
+    assert_eq!(inputs[1]["settings"]["n"], 5);
+    let path = inputs[0]["outputs"]["result"].as_str().unwrap();
+    let text = std::fs::read_to_string(path).unwrap();
+    assert_eq!(text, "{\"schema\": \"t-v1\", \"got\": 4}\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_interrupt_stops_submitting_and_the_second_cancels() {
+    for level in [1, 2] {
+        let script = "touch SCRATCH/begun; while ! test -e SCRATCH/go; do sleep 0.01; done";
+        let plan = cell(1, 1, "") + &cell(2, 1, "");
+        let lab = Lab::new(&served("", script), &plan);
+        let go = lab.scratch().join("go");
+        let built = lab
+            .build_with(Build {
+                watch: Some(Box::new(move |event, interrupts| match &event.body {
+                    Body::NodeState {
+                        state: NodeState::Running,
+                        ..
+                    } => {
+                        interrupts.send_replace(level);
+                    }
+                    Body::Warning { code, .. } if code == "interrupted" && level == 1 => {
+                        std::fs::write(&go, "").unwrap();
+                    }
+                    _ => {}
+                })),
+                ..Build::default()
+            })
+            .await;
+        assert!(built.ended.interrupted);
+        let first = built.node("//t:p-s1n1").outcome;
+        assert_eq!(
+            first,
+            if level == 1 {
+                Outcome::Ok
+            } else {
+                Outcome::Cancelled
+            }
+        );
+        assert_eq!(built.node("//t:p-s2n1").outcome, Outcome::Cancelled);
+        assert_eq!(lab.lines("starts").len(), 1);
+        // Cancelled work is no result: it runs again.
+        std::fs::write(lab.scratch().join("go"), "").unwrap();
+        assert!(lab.build().await.ended.summary.is_good());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_ends_a_service_that_is_starting() {
+    let lab = Lab::new(&served("echo starting; sleep 600", ""), &cell(1, 1, ""));
+    let built = lab
+        .build_with(Build {
+            watch: Some(Box::new(|event, interrupts| {
+                if let Body::Service {
+                    state: ServiceState::Starting,
+                    ..
+                } = &event.body
+                {
+                    interrupts.send_replace(2);
+                }
+            })),
+            ..Build::default()
+        })
+        .await;
+    assert_eq!(built.node("//t:p-s1n1").outcome, Outcome::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fail_fast_begins_nothing_after_the_first_failure() {
+    let rules = rule("fails", "exit 1") + &rule("fine", "true");
+    let plan = pattern("first", "fails", "") + &pattern("second", "fine", "");
+    let lab = Lab::new(&rules, &plan);
+    let built = lab
+        .build_with(Build {
+            fail_fast: true,
+            ..Build::default()
+        })
+        .await;
+    assert_eq!(built.node("//t:p-first").outcome, Outcome::Failed);
+    assert_eq!(built.node("//t:p-second").outcome, Outcome::Cancelled);
+    assert!(!built.ended.interrupted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn measurements_never_share_a_host_and_analyses_share_the_jobs() {
+    let script = "mkdir SCRATCH/alone || exit 9; sleep 0.05; rmdir SCRATCH/alone";
+    let plan = (0..6)
+        .map(|n| pattern(&format!("n{n}"), "a", &format!("settings = {{ n = {n} }}")))
+        .collect::<String>();
+    let lab = Lab::new(&rule("a", script), &plan);
+    assert_eq!(lab.build().await.ended.summary.ok, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_impossible_demand_is_refused_before_anything_starts() {
+    let rules = served("", "").replace("gpus = 1", "gpus = 2");
+    let lab = Lab::new(&rules, &cell(1, 1, ""));
+    let refused = std::panic::AssertUnwindSafe(lab.build());
+    let outcome = futures_util::FutureExt::catch_unwind(refused).await;
+    let message = *outcome
+        .err()
+        .expect("it is refused")
+        .downcast::<String>()
+        .unwrap();
+    assert!(
+        message.contains("needs 2 GPUs of `h1`, there are 1"),
+        "{message}"
+    );
+    assert!(lab.store.last_run().unwrap().is_none());
+    assert!(lab.lines("starts").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_events_of_a_run_are_in_its_folder() {
+    let lab = Lab::new(&rule("a", "true"), &pattern("one", "a", ""));
+    let built = lab.build().await;
+    let dir = lab.store.layout().runs().join(&built.ended.run_id);
+    let events = doe::report::read_events(&dir.join("events.jsonl")).unwrap();
+    assert_eq!(events, built.events);
+    let trace = doe::report::trace::write(&dir).unwrap();
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let spans = trace["traceEvents"].as_array().unwrap();
+    assert!(
+        spans
+            .iter()
+            .any(|span| span["name"] == "//t:p-one" && span["ph"] == "X")
+    );
+}
