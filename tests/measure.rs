@@ -681,6 +681,96 @@ fn canned(answer: &'static [u8], wait: Duration) -> SocketAddr {
     address
 }
 
+/// A server of another make: `tokens_a_word` of its own in every word and `fixed` around them,
+/// with llama.cpp's `/tokenize` (which does not count what is fixed) or with none.
+fn other_make(tokens_a_word: usize, fixed: usize, tokenizer: bool) -> SocketAddr {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = move |path: &str, ask: &Value| -> (u16, String) {
+        let count = |text: &Value| text.as_str().unwrap_or("").split(' ').count() * tokens_a_word;
+        if path == "/tokenize" {
+            return match (tokenizer, ask.get("content")) {
+                (false, _) => (404, "{}".into()),
+                (true, None) => (200, json!({"tokens": []}).to_string()),
+                (true, Some(text)) => (200, json!({"tokens": vec![1; count(text)]}).to_string()),
+            };
+        }
+        let tokens = count(&ask["messages"][0]["content"]) + fixed;
+        let usage = json!({"prompt_tokens": tokens, "completion_tokens": 1});
+        if ask["stream"] != true {
+            return (200, json!({"choices": [], "usage": usage}).to_string());
+        }
+        let token = json!({"choices": [{"delta": {"content": "a"}, "finish_reason": "length"}]});
+        let last = json!({"choices": [], "usage": usage});
+        (
+            200,
+            format!("data: {token}\n\ndata: {last}\n\ndata: [DONE]\n\n"),
+        )
+    };
+    std::thread::spawn(move || {
+        for mut peer in listener.incoming().flatten() {
+            let mut reader = BufReader::new(peer.try_clone().unwrap());
+            let (mut first, mut length) = (String::new(), 0);
+            let _ = reader.read_line(&mut first);
+            loop {
+                let mut line = String::new();
+                let _ = reader.read_line(&mut line);
+                if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = n.trim().parse().unwrap();
+                }
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            let _ = reader.read_exact(&mut body);
+            let ask = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            let (status, text) = answer(first.split(' ').nth(1).unwrap_or(""), &ask);
+            let length = text.len();
+            let _ = write!(
+                peer,
+                "HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{text}"
+            );
+        }
+    });
+    address
+}
+
+#[test]
+fn prompt_lengths_are_found_on_servers_of_other_makes() {
+    for (tokenizer, method) in [(true, "tokenizer"), (false, "usage")] {
+        let settings = Settings {
+            api: Api::Chat,
+            prompt_tokens: 317,
+            ..settings(other_make(4, 17, tokenizer))
+        };
+        let (_, r) = measure(&settings);
+        assert_eq!(r["calibration"]["method"], method);
+        assert_eq!(r["prompt_tokens_off"], 0);
+        let lengths: Vec<_> = r["requests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|q| &q["prompt_tokens"])
+            .collect();
+        assert_eq!(
+            lengths,
+            vec![&json!(317); 6],
+            "75 words of 4 and 17 around them"
+        );
+    }
+    let only_words = Settings {
+        api: Api::Chat,
+        tokenize: Tokenize::Server,
+        ..settings(other_make(4, 17, false))
+    };
+    assert_eq!(
+        load::run(&only_words, &mut |_| {}).unwrap_err().code,
+        "no-tokenizer"
+    );
+}
+
 #[test]
 fn streams_of_other_servers_are_judged_by_how_they_end() {
     let once = |answer, limit_ms, wait| {

@@ -105,10 +105,14 @@ pub(super) async fn lengths(settings: &Settings, endpoint: &Endpoint) -> Result<
     if settings.tokenize == Tokenize::Words {
         return Ok(by_words(settings.prompt_tokens, Counting::Words));
     }
-    let counter = Counter { settings, endpoint };
-    let probe = text(settings.seed, Purpose::Probe, 0, 64);
-    match counter.tokenize(&probe).await {
-        Ok(_) => {}
+    let mut counter = Counter {
+        settings,
+        endpoint,
+        dialect: Dialect::Vllm,
+        unseen: 0,
+    };
+    match counter.tune().await {
+        Ok(()) => {}
         Err(failure) if settings.tokenize == Tokenize::Server => {
             return Err(Error::new(
                 Kind::Infra,
@@ -143,12 +147,42 @@ pub(super) async fn lengths(settings: &Settings, endpoint: &Endpoint) -> Result<
     Ok(lengths)
 }
 
+/// How a server wants to be asked for tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    /// The request as it would be sent; the answer counts the chat template too.
+    Vllm,
+    /// llama.cpp: a text in `content`; the chat template is not counted.
+    Llama,
+}
+
 struct Counter<'a> {
     settings: &'a Settings,
     endpoint: &'a Endpoint,
+    dialect: Dialect,
+    /// Tokens of every prompt that the tokenizer does not count.
+    unseen: u64,
 }
 
+/// Words of the prompt that the tokenizer is tried on.
+const PROBE_WORDS: u32 = 64;
+
 impl Counter<'_> {
+    /// Finds out how the server's tokenizer is asked, and what it leaves out.
+    async fn tune(&mut self) -> Result<(), Failure> {
+        let probe = text(self.settings.seed, Purpose::Probe, 0, PROBE_WORDS);
+        let Err(failure) = self.tokenize(&probe).await else {
+            return Ok(());
+        };
+        self.dialect = Dialect::Llama;
+        let seen = self.tokenize(&probe).await.map_err(|_| failure)?;
+        if self.settings.api == Api::Chat {
+            let all = self.usage(0, PROBE_WORDS).await?;
+            self.unseen = all.saturating_sub(seen);
+        }
+        Ok(())
+    }
+
     /// The number of words that brings this prompt nearest to the wanted tokens.
     async fn fit(&self, purpose: Purpose, index: u32, guess: u32) -> Result<u32, Failure> {
         let target = i64::from(self.settings.prompt_tokens);
@@ -178,23 +212,27 @@ impl Counter<'_> {
 
     /// Tokens of a prompt as the server counts them, special tokens and chat template included.
     async fn tokenize(&self, prompt: &str) -> Result<u64, Failure> {
-        let mut ask = asking(self.settings, prompt, 1);
-        if let Some(fields) = ask.as_object_mut() {
-            fields.shift_remove("max_tokens");
-        }
+        let ask = match self.dialect {
+            Dialect::Vllm => {
+                let mut ask = asking(self.settings, prompt, 1);
+                if let Some(fields) = ask.as_object_mut() {
+                    fields.shift_remove("max_tokens");
+                }
+                ask
+            }
+            Dialect::Llama => json!({ "content": prompt, "add_special": true }),
+        };
         let answer = self.post("/tokenize", &ask).await?;
-        if let Some(count) = answer.get("count").and_then(Value::as_u64) {
-            return Ok(count);
-        }
-        // llama.cpp's form: the text in `content`, the tokens as a list.
-        let ask = json!({ "content": prompt, "add_special": true });
-        let answer = self.post("/tokenize", &ask).await?;
-        match answer.get("tokens").and_then(Value::as_array) {
-            Some(tokens) if !tokens.is_empty() => Ok(tokens.len() as u64),
-            _ => Err(Failure::new(
-                "no_tokenizer",
-                "/tokenize gave no count and no tokens",
-            )),
+        let count = match self.dialect {
+            Dialect::Vllm => answer.get("count").and_then(Value::as_u64),
+            Dialect::Llama => answer
+                .get("tokens")
+                .and_then(Value::as_array)
+                .map(|tokens| tokens.len() as u64),
+        };
+        match count {
+            Some(count) if count > 0 => Ok(count + self.unseen),
+            _ => Err(Failure::new("no_tokenizer", "/tokenize gave no count")),
         }
     }
 
