@@ -211,14 +211,23 @@ fn requirements_are_held_against_settings() {
     assert_eq!(settings::unmet(rule, &settings), []);
     settings.insert("prompt_tokens".into(), Value::Int(40000));
     settings.insert("nixl_backend".into(), Value::Str("LIBFABRIC".into()));
-    insta::assert_snapshot!(lines(&settings::unmet(rule, &settings)), @r#"
-    rules/serving.toml:39:12 ["prompt_tokens + max_tokens <=] requirement-broken: prompt and output must fit the context: `prompt_tokens + max_tokens <= max_model_len` does not hold
-        here max_model_len = 32896, max_tokens = 128, prompt_tokens = 40000
-    rules/serving.toml:40:12 ["prompt_tokens <= native_posit] requirement-broken: a prompt beyond the positions the model was trained for needs `rope_scaling`: `prompt_tokens <= native_positions or rope_scaling` does not hold
-        here native_positions = 32768, prompt_tokens = 40000, rope_scaling = {}
-    rules/serving.toml:131:12 ["not (nixl_backend == 'LIBFABR] requirement-broken: NIXL's LIBFABRIC backend is used over EFA only; TCP goes through UCX: `not (nixl_backend == 'LIBFABRIC' and transport == 'tcp')` does not hold
-        here nixl_backend = "LIBFABRIC", transport = "tcp"
-    "#);
+    let unmet = settings::unmet(rule, &settings);
+    let reasons: Vec<_> = (unmet.iter())
+        .map(|d| d.message.split(':').next().unwrap())
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            "prompt and output must fit the context",
+            "a prompt beyond the positions the model was trained for needs `rope_scaling`",
+            "NIXL's LIBFABRIC backend is used over EFA only; TCP goes through UCX",
+        ]
+    );
+    assert_eq!(
+        unmet[0].hints,
+        ["here max_model_len = 32896, max_tokens = 128, prompt_tokens = 40000"]
+    );
+    assert_eq!(unmet[0].code, "requirement-broken");
     settings.insert("nixl_backend".into(), Value::Str("UCX".into()));
     settings.insert("max_model_len".into(), Value::Int(40128));
     let rope = [("factor".to_owned(), Value::Int(4))];
