@@ -1,12 +1,104 @@
-//! One file a command: typed arguments become a request, the engine answers, and only this room prints or knows a terminal.
+//! One file a command: typed arguments become a request, the engine answers, and only this room
+//! prints or knows a terminal.
 
-pub mod measure;
-pub mod parse;
-pub mod proxy;
+mod analyze;
+mod args;
+mod build;
+mod cache;
+mod check;
+mod completions;
+mod diagnose;
+mod explain;
+mod graph;
+//mod import;
+mod init;
+mod list;
+mod logs;
+mod measure;
+mod out;
+mod parse;
+mod plan;
+mod proxy;
+mod query;
+mod results;
+mod session;
+mod sim;
+mod status;
 
+use std::io::Write;
 use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command, Global};
+use out::Out;
+
+use crate::exec::reaper::{REAPER_COMMAND, reaper_main};
+use crate::exec::session::{SESSION_COMMAND, session_main};
 
 /// Parses the command line, runs the command and maps the outcome to an exit code.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let words: Vec<String> = std::env::args().collect();
+    if let Some(code) = hidden() {
+        return code;
+    }
+    let cli = match Cli::try_parse_from(words.into_iter().map(args::subtraction)) {
+        Ok(cli) => cli,
+        Err(error) => return args::refuse(&error),
+    };
+    let Cli { global, command } = cli;
+    let mut out = Out::new(global.color, global.json);
+    let outcome = run(&global, command, &mut out);
+    let outcome = outcome.and_then(|code| out.flush().map(|()| code));
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            diagnose::report(&mut out, &error);
+            ExitCode::from(error.kind.exit_code())
+        }
+    }
+}
+
+/// What executors run this program as: not commands, so they are looked at before the parser.
+fn hidden() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let command = arguments.next()?;
+    let outcome = if command == SESSION_COMMAND {
+        session_main(arguments)
+    } else if command == REAPER_COMMAND {
+        reaper_main(arguments)
+    } else {
+        return None;
+    };
+    Some(match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "doe: {error}");
+            ExitCode::from(error.kind.exit_code())
+        }
+    })
+}
+
+fn run(global: &Global, command: Command, out: &mut Out) -> crate::error::Result<u8> {
+    match command {
+        Command::Build(args) => build::run(global, &args, out),
+        Command::Plan(args) => plan::run(global, &args, out),
+        Command::Check(args) => check::run(global, &args, out),
+        Command::Explain(args) => explain::run(global, &args, out),
+        Command::Status(args) => status::run(global, &args, out),
+        Command::List(args) => list::run(global, &args, out),
+        Command::Query(args) => query::run(global, &args, out),
+        Command::Graph(args) => graph::run(global, &args, out),
+        Command::Results(args) => results::run(global, &args, out),
+        Command::Logs(args) => logs::run(global, &args, out),
+        Command::Cache(args) => cache::run(global, &args, out),
+        Command::Init(args) => init::run(&args, out),
+        //        Command::Import(args) => import::run(&args, global.json, out),
+        Command::Measure(args) => measure::run(args).map(|()| 0),
+        Command::Proxy(args) => proxy::run(args).map(|()| 0),
+        Command::Parse(args) => parse::run(&args),
+        Command::Analyze(args) => analyze::run(&args, out),
+        Command::Sim(args) => sim::run(&args),
+        Command::Completions(args) => completions::run(&args, out),
+    }
 }

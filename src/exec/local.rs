@@ -640,6 +640,7 @@ impl Executor for LocalExecutor {
             match sign {
                 Sign::Http(url) => look::http(url).await,
                 Sign::Tcp(address) => look::tcp(address).await,
+                Sign::Listen(port) => Ok(look::listens(*port)),
                 Sign::File(path) => Ok(path.exists()),
             }
         }

@@ -78,6 +78,27 @@ pub async fn tcp(address: &str) -> Result<bool> {
     Ok(matches!(connected, Ok(Ok(_))))
 }
 
+/// Whether something on this machine listens on a TCP port, from the kernel's socket table: no
+/// connection is made, so a server that serves one client does not take the look for it.
+pub fn listens(port: u16) -> bool {
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .any(|table| has_listener(&table, port))
+}
+
+/// Looks for a listening socket (state `0A`) in a table of `/proc/net/tcp`'s form: number, local
+/// address `HEX:PORT` with the port in hexadecimal, remote address, state.
+fn has_listener(table: &str, port: u16) -> bool {
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let local = fields.next().and_then(|address| address.rsplit_once(':'));
+        let state = fields.nth(1);
+        let found = local.and_then(|(_, hex)| u16::from_str_radix(hex, 16).ok());
+        found == Some(port) && state == Some("0A")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -144,5 +165,26 @@ mod tests {
                 "{address}"
             );
         }
+    }
+
+    #[test]
+    fn a_listener_is_seen_without_connecting() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(listens(port));
+        listener.set_nonblocking(true).unwrap();
+        let nobody = listener.accept().unwrap_err();
+        assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+        drop(listener);
+        assert!(!listens(port));
+    }
+
+    #[test]
+    fn only_listening_sockets_of_the_port_count() {
+        let table = "  sl  local_address rem_address   st\n   0: 0100007F:1F90 00000000:0000 0A 0\n   1: 0100007F:0050 0100007F:1F91 01 0\n torn";
+        assert!(has_listener(table, 8080));
+        assert!(!has_listener(table, 80));
+        assert!(!has_listener(table, 8081));
+        assert!(!has_listener("", 8080));
     }
 }

@@ -1,0 +1,123 @@
+//! The command line as types. Words that subtract (`-//plan:layer`) are told from flags before
+//! the parser sees them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::out::Color;
+use crate::label::Selector;
+
+/// Declarative, incremental measurement campaigns: every pattern is a content-hashed node, and
+/// only what changed or failed runs again.
+#[derive(Debug, Parser)]
+#[command(name = "doe", version, max_term_width = 100, arg_required_else_help = true, after_help = AFTER)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER: &str = "\
+Targets: //plan:pattern, //plan:layer, //plan:all (without ad-hoc), //plan/..., //..., #tag, @failed, @stale;
+a leading `-` takes away: doe build //... -//phase2:L5-LowLevel
+
+Examples:
+  doe check //...                    is everything that was written sound?
+  doe plan //phase2:all              what would run, and why
+  doe build //phase2:L2-EFA          run what is not up to date
+  doe results //phase2:all           the numbers
+  doe explain //phase2:p2-efa-4k-c1  why it would run, field by field
+
+Exit codes: 0 ok, 1 a node failed, 2 usage, 3 plan invalid, 4 infrastructure, 5 lock held,
+6 not up to date, 7 cache integrity, 70 bug, 130 interrupted.";
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Folder with doe.toml (default: the nearest one upwards)
+    #[arg(long, global = true, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// Platform to run on (default: the workspace's)
+    #[arg(long, global = true, value_name = "NAME")]
+    pub platform: Option<String>,
+    /// Override a setting wherever a rule has it, for example --set max_tokens=64
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Machine-readable output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub color: Color,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run what is not up to date
+    Build(super::build::BuildArgs),
+    /// Show what would run, what may run and what is reused, and why
+    Plan(super::plan::PlanArgs),
+    /// Check plans, rules and the graph without a cluster
+    Check(super::check::CheckArgs),
+    /// Say why a pattern would run again, field by field
+    Explain(super::explain::ExplainArgs),
+    /// Show the state of every pattern
+    Status(Targets),
+    /// List labels
+    List(super::list::ListArgs),
+    /// Ask the graph: what depends on what
+    Query(super::query::QueryArgs),
+    /// Draw the graph
+    Graph(super::graph::GraphArgs),
+    /// Show the numbers
+    Results(super::results::ResultsArgs),
+    /// Show the logs of a pattern's last attempt
+    Logs(super::logs::LogsArgs),
+    /// Look into the store
+    Cache(super::cache::CacheArgs),
+    /// Write a small workspace that runs
+    Init(super::init::InitArgs),
+    /// Turn a plan of the predecessor (JSON) into a plan of ours (TOML)
+    //    Import(super::import::ImportArgs),
+    /// Measure a server (instrument, called by rules)
+    Measure(super::measure::MeasureArgs),
+    /// Put prefill and decode servers behind one address (instrument, called by rules)
+    Proxy(super::proxy::ProxyArgs),
+    /// Read the output of a tool strictly (instrument, called by rules)
+    Parse(super::parse::ParseArgs),
+    /// Compute an analysis from finished results (instrument, called by rules)
+    Analyze(super::analyze::AnalyzeArgs),
+    /// Be one of the simulated external tools
+    #[command(disable_help_flag = true)]
+    Sim(super::sim::SimArgs),
+    /// Print shell completions
+    Completions(super::completions::CompletionsArgs),
+}
+
+/// A list of targets.
+#[derive(Debug, Args)]
+pub struct Targets {
+    /// What: //plan:all, //plan:layer, //plan:pattern, //..., #tag, @failed, @stale
+    #[arg(value_name = "TARGET", default_value = "//...")]
+    pub targets: Vec<Selector>,
+}
+
+/// `-//phase2:L3` is a target that takes away, not a flag: told by its second character.
+pub fn subtraction(word: String) -> String {
+    match word.strip_prefix('-') {
+        Some(rest) if rest.starts_with("//") || rest.starts_with(['#', '@']) => format!("!{rest}"),
+        _ => word,
+    }
+}
+
+/// Prints the parser's own answer: help and version are no errors.
+pub fn refuse(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}

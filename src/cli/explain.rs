@@ -1,0 +1,244 @@
+//! `doe explain`: why a pattern would run, down to the field, its old and new value and the line
+//! it came from; through the chain when the cause lies upstream. It walks the manifests that make
+//! the keys, so it cannot disagree with them.
+
+use clap::Args;
+use doe_cache::{Change, Class, Entry, Manifest};
+use serde_json::json;
+
+use super::args::{Global, Targets};
+use super::out::Out;
+use super::session;
+use crate::engine::decide::{Decider, Decision, Keyed, Why};
+use crate::error::Result;
+use crate::graph::NodeId;
+
+/// Say why a pattern would run again, field by field
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  doe explain //phase2:p2-efa-4k-c1\n  doe explain //phase2:L3 --settings"
+)]
+pub struct ExplainArgs {
+    /// What to explain.
+    #[command(flatten)]
+    pub targets: Targets,
+    /// Also print every setting with its value and the place it came from
+    #[arg(long)]
+    pub settings: bool,
+    /// Also print what would be executed, rendered
+    #[arg(long)]
+    pub action: bool,
+}
+
+/// Runs the command.
+pub fn run(global: &Global, args: &ExplainArgs, out: &mut Out) -> Result<u8> {
+    let workspace = session::workspace(global)?;
+    let graph = session::graph(&workspace)?;
+    let store = session::store(&workspace)?;
+    let decider = session::decider(&graph, session::platform(global, &workspace)?, &store)?;
+    let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
+    let plan = decider.plan(&nodes)?;
+    for &node in &nodes {
+        let decision = plan.iter().find(|(n, _)| *n == node).map(|(_, d)| d);
+        let Some(decision) = decision else { continue };
+        if out.json {
+            as_json(out, &decider, node, decision, &plan)?;
+        } else {
+            as_text(out, &decider, node, decision, &plan)?;
+            if args.settings {
+                settings(out, &decider, node)?;
+            }
+            if args.action {
+                action(out, &decider, node)?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn as_text(
+    out: &mut Out,
+    decider: &Decider<'_>,
+    node: NodeId,
+    decision: &Decision,
+    plan: &[(NodeId, Decision)],
+) -> Result<()> {
+    let label = decider.graph().label(node);
+    match decision {
+        Decision::Reuse { record, .. } => {
+            let verdict = out.paint("32", "is up to date");
+            out.line(format!("{label} {verdict}: record {record} stands for it"))?;
+        }
+        Decision::Run { why, keyed } => {
+            let verdict = out.paint("33", "runs");
+            match why {
+                Why::Changed(changes) => {
+                    out.line(format!("{label} {verdict}, because it changed:"))?;
+                    for change in changes {
+                        field(out, change, "  ")?;
+                    }
+                    rendered(out, decider, node, keyed)?;
+                }
+                other => out.line(format!("{label} {verdict}: {other}"))?,
+            }
+        }
+        Decision::MayRun { .. } => {
+            let verdict = out.paint("36", "may run");
+            out.line(format!(
+                "{label} {verdict}: it reads the outputs of patterns that run"
+            ))?;
+            for (root, why) in roots(decider, node, plan) {
+                out.line(format!("  {} runs: {why}", decider.graph().label(root)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The changed fields of what would be executed: which script, which flag.
+fn rendered(out: &mut Out, decider: &Decider<'_>, node: NodeId, keyed: &Keyed) -> Result<()> {
+    let last = decider.last(decider.graph().label(node));
+    let (Some((_, new)), Some(last)) = (&keyed.action, last) else {
+        return Ok(());
+    };
+    let changes: Vec<Change> = Manifest::diff(&last.action_manifest, new)
+        .into_iter()
+        .filter(|c| c.class == Class::Result && !c.path.starts_with("need."))
+        .collect();
+    if !changes.is_empty() {
+        out.line("  and so does what would be executed:")?;
+    }
+    for change in &changes {
+        match (&change.old, &change.new) {
+            (Some(Entry { value: old, .. }), Some(Entry { value: new, .. }))
+                if change.path.ends_with(".script") =>
+            {
+                out.line(format!("    {}", change.path))?;
+                lines(out, old.as_str().unwrap_or(""), new.as_str().unwrap_or(""))?;
+            }
+            _ => field(out, change, "    ")?,
+        }
+    }
+    Ok(())
+}
+
+/// The lines (split at flags too, as one command is often one line) that differ.
+fn lines(out: &mut Out, old: &str, new: &str) -> Result<()> {
+    let pieces = |text: &str| -> Vec<String> {
+        text.replace(" --", "\n--")
+            .lines()
+            .map(|l| l.trim().trim_end_matches('\\').trim().to_string())
+            .filter(|l| !l.is_empty())
+            .collect()
+    };
+    let (old, new) = (pieces(old), pieces(new));
+    for line in old.iter().filter(|l| !new.contains(l)) {
+        out.line(out.paint("31", &format!("      - {line}")))?;
+    }
+    for line in new.iter().filter(|l| !old.contains(l)) {
+        out.line(out.paint("32", &format!("      + {line}")))?;
+    }
+    Ok(())
+}
+
+fn field(out: &mut Out, change: &Change, indent: &str) -> Result<()> {
+    let show = |entry: &Option<Entry>| match entry {
+        Some(entry) => {
+            let origin = entry.origin.as_deref().map(|o| format!("  ({o})"));
+            format!("{}{}", entry.value, origin.unwrap_or_default())
+        }
+        None => "(absent)".to_string(),
+    };
+    out.line(format!("{indent}{}", change.path))?;
+    out.line(out.paint("31", &format!("{indent}  - {}", show(&change.old))))?;
+    out.line(out.paint("32", &format!("{indent}  + {}", show(&change.new))))
+}
+
+fn settings(out: &mut Out, decider: &Decider<'_>, node: NodeId) -> Result<()> {
+    let mut table = super::out::table(["setting", "value", "set by", "at"]);
+    for (name, setting) in &decider.graph().pattern(node).settings {
+        let source = format!("{:?}", setting.source).to_lowercase();
+        let site = setting.site.as_ref().map_or(String::new(), |s| s.short());
+        table.add_row([name.to_string(), setting.value.to_string(), source, site]);
+    }
+    out.line(table)
+}
+
+fn action(out: &mut Out, decider: &Decider<'_>, node: NodeId) -> Result<()> {
+    let pattern = decider.graph().pattern(node);
+    let settings = pattern.settings.plain();
+    let action = crate::rule::render::render(
+        &pattern.rule,
+        &settings,
+        &crate::rule::action::Binding::Symbolic,
+    )?;
+    let scripts = action
+        .services
+        .iter()
+        .map(|s| {
+            (
+                format!("service {} on {}", s.name, s.role),
+                &s.env,
+                &s.script,
+            )
+        })
+        .chain(action.steps.iter().map(|s| {
+            let role = s.role.as_deref().unwrap_or("doe's own host");
+            (format!("step {} on {role}", s.name), &s.env, &s.script)
+        }));
+    for (title, env, script) in scripts {
+        out.line(format!("-- {title}"))?;
+        for (name, value) in env {
+            out.line(format!("   {name}={value}"))?;
+        }
+        out.line(script.trim_end())?;
+    }
+    Ok(())
+}
+
+/// The nodes at the start of the chain, each with its own reason.
+fn roots<'p>(
+    decider: &Decider<'_>,
+    node: NodeId,
+    plan: &'p [(NodeId, Decision)],
+) -> Vec<(NodeId, &'p Why)> {
+    let above = decider.graph().closure(&[node], false);
+    plan.iter()
+        .filter(|(n, _)| above.contains(n))
+        .filter_map(|(n, d)| match d {
+            Decision::Run { why, .. } => Some((*n, why)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn as_json(
+    out: &mut Out,
+    decider: &Decider<'_>,
+    node: NodeId,
+    decision: &Decision,
+    plan: &[(NodeId, Decision)],
+) -> Result<()> {
+    let label = decider.graph().label(node).to_string();
+    let changes = |why: &Why| match why {
+        Why::Changed(changes) => json!(changes),
+        _ => json!([]),
+    };
+    out.json(&match decision {
+        Decision::Reuse { record, hit, .. } => {
+            json!({"label": label, "decision": "reuse", "record": record.to_string(), "hit": hit})
+        }
+        Decision::Run { why, keyed } => json!({
+            "label": label, "decision": "run", "reason": why.to_string(), "changes": changes(why),
+            "spec_key": keyed.spec.key().to_string(),
+            "action_key": keyed.action.as_ref().map(|(_, m)| m.key().to_string()),
+        }),
+        Decision::MayRun { .. } => json!({
+            "label": label, "decision": "may_run",
+            "roots": roots(decider, node, plan).into_iter().map(|(root, why)| json!({
+                "label": decider.graph().label(root).to_string(),
+                "reason": why.to_string(), "changes": changes(why),
+            })).collect::<Vec<_>>(),
+        }),
+    })
+}

@@ -1,0 +1,128 @@
+//! The one handle to the terminal: every line of every command goes through it, so colour, JSON
+//! and a closed pipe are decided once.
+
+use std::io::{IsTerminal, Write};
+
+use crate::error::{Error, Kind, Result};
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Where output goes.
+#[derive(Debug)]
+pub struct Out {
+    stdout: std::io::BufWriter<std::io::Stdout>,
+    /// Whether standard output takes colours.
+    pub color: bool,
+    /// Whether standard error takes colours.
+    pub color_err: bool,
+    /// Whether the user asked for JSON.
+    pub json: bool,
+    /// Whether standard output is a terminal.
+    pub terminal: bool,
+}
+
+impl Out {
+    /// Opens the handle.
+    pub fn new(color: Color, json: bool) -> Self {
+        let wanted = |terminal: bool| match color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        };
+        Self {
+            color: wanted(std::io::stdout().is_terminal()) && !json,
+            color_err: wanted(std::io::stderr().is_terminal()),
+            terminal: std::io::stdout().is_terminal(),
+            stdout: std::io::BufWriter::new(std::io::stdout()),
+            json,
+        }
+    }
+
+    /// Writes one line.
+    pub fn line(&mut self, text: impl std::fmt::Display) -> Result<()> {
+        writeln!(self.stdout, "{text}").map_err(closed)
+    }
+
+    /// Writes one JSON document on one line.
+    pub fn json(&mut self, value: &impl serde::Serialize) -> Result<()> {
+        let text = serde_json::to_string(value).map_err(|e| {
+            Error::new(Kind::Bug, "json", "a result could not be written as JSON").cause(e)
+        })?;
+        self.line(text)
+    }
+
+    /// Writes a dim note to standard error: never part of the answer.
+    pub fn note(&mut self, text: impl std::fmt::Display) {
+        // A note that nobody can read is not a reason to fail.
+        let _ = self.flush();
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+
+    /// Columns of the terminal; 100 when there is none.
+    pub fn width(&self) -> usize {
+        rustix::termios::tcgetwinsize(std::io::stdout())
+            .map_or(100, |size| usize::from(size.ws_col))
+    }
+
+    /// Writes what is buffered.
+    pub fn flush(&mut self) -> Result<()> {
+        self.stdout.flush().map_err(closed)
+    }
+
+    /// Text in a colour (an ANSI code such as `32`), when colours are on.
+    pub fn paint(&self, code: &str, text: &str) -> String {
+        if self.color {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.to_string()
+        }
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.stdout.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stdout.flush()
+    }
+}
+
+fn closed(error: std::io::Error) -> Error {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        // `doe list | head`: the reader has what it wanted.
+        std::process::exit(0);
+    }
+    Error::new(Kind::Infra, "output", "could not write the output").cause(error)
+}
+
+/// A table in the house's style: no rules but one under the header, as wide as it needs.
+pub fn table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(comfy_table::ContentArrangement::Disabled)
+        .set_header(header);
+    table
+}
+
+/// Writes a JSON document so that it is there whole or not at all.
+pub fn write_json(path: &std::path::Path, value: &serde_json::Value) -> Result<()> {
+    let text = format!("{value:#}\n");
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".part");
+    let temporary = std::path::PathBuf::from(temporary);
+    std::fs::write(&temporary, text)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .map_err(|e| Error::io("write", path, &e))
+}

@@ -1,0 +1,143 @@
+//! What most commands start from: the workspace, its graph, the store as it stands and the judge.
+
+use std::collections::BTreeSet;
+
+use doe_cache::{Snapshot, Store};
+
+use super::args::Global;
+use super::out::Out;
+use crate::engine::decide::{Decider, Decision};
+use crate::engine::instruments;
+use crate::error::{Error, Kind, Result, nearest};
+use crate::graph::{Graph, NodeId, Oracle, select};
+use crate::label::Selector;
+use crate::plan::model::{Platform, Workspace};
+use crate::plan::workspace::{LoadOptions, find_root};
+
+/// Reads the workspace that the global options name.
+pub fn workspace(global: &Global) -> Result<Workspace> {
+    let here = std::env::current_dir()
+        .map_err(|e| Error::new(Kind::Infra, "io", "there is no working folder").cause(e))?;
+    let root = find_root(&here, global.workspace.as_deref())?;
+    let mut sets = Vec::new();
+    for set in &global.sets {
+        let Some((key, value)) = set.split_once('=') else {
+            return Err(Error::new(
+                Kind::Usage,
+                "bad-set",
+                format!("`--set {set}` is not KEY=VALUE"),
+            )
+            .hint("for example `--set max_tokens=64`"));
+        };
+        sets.push((key.trim().to_string(), value.trim().to_string()));
+    }
+    let options = LoadOptions {
+        sets,
+        known_instruments: instruments::known(),
+        known_executors: vec!["local".to_string()],
+    };
+    Workspace::load(&root, &options)
+}
+
+/// Builds the graph; a cycle is an error of the plan.
+pub fn graph(workspace: &Workspace) -> Result<Graph<'_>> {
+    Graph::build(workspace).map_err(Error::from_diagnostics)
+}
+
+/// The platform that the options or the workspace name.
+pub fn platform<'w>(global: &Global, workspace: &'w Workspace) -> Result<&'w Platform> {
+    let name = global
+        .platform
+        .as_deref()
+        .unwrap_or(&workspace.default_platform);
+    workspace.platforms.get(name).ok_or_else(|| {
+        let names = workspace.platforms.keys().map(String::as_str);
+        let all: Vec<_> = names.clone().collect();
+        let mut error = Error::new(
+            Kind::Usage,
+            "unknown-platform",
+            format!("there is no platform `{name}`"),
+        );
+        if let Some(near) = nearest(name, names) {
+            error = error.hint(format!("did you mean `{near}`?"));
+        }
+        error.hint(format!("platforms: {}", all.join(", ")))
+    })
+}
+
+/// The store for reading; an empty one when nothing ran yet.
+pub fn store(workspace: &Workspace) -> Result<Store> {
+    Ok(Store::open_read_only(&workspace.state_dir)?)
+}
+
+/// The nodes that a list of targets names.
+pub fn targets(
+    graph: &Graph<'_>,
+    selectors: &[Selector],
+    decider: &Decider<'_>,
+    store: &Store,
+) -> Result<Vec<NodeId>> {
+    select(
+        graph,
+        selectors,
+        &StoreOracle {
+            decider,
+            store,
+            graph,
+        },
+    )
+}
+
+/// Tells warnings once, on standard error.
+pub fn warn(out: &mut Out, workspace: &Workspace) {
+    for warning in &workspace.warnings {
+        let text = super::diagnose::render(warning, out.color_err);
+        out.note(text);
+    }
+}
+
+/// A judge over the store as it stands.
+pub fn decider<'w>(
+    graph: &'w Graph<'w>,
+    platform: &'w Platform,
+    store: &'w Store,
+) -> Result<Decider<'w>> {
+    let snapshot: Snapshot = store.bulk()?;
+    // A record that cannot be read only makes the reason less exact.
+    let history = move |digest: &doe_cache::Digest| store.record(digest).ok();
+    Ok(Decider::new(graph, platform, snapshot, Box::new(history)))
+}
+
+struct StoreOracle<'a> {
+    decider: &'a Decider<'a>,
+    store: &'a Store,
+    graph: &'a Graph<'a>,
+}
+
+impl Oracle for StoreOracle<'_> {
+    fn failed(&self) -> Result<BTreeSet<NodeId>> {
+        let states = self.store.latest_states()?;
+        Ok(self
+            .graph
+            .nodes()
+            .filter(|&node| {
+                let state = states.get(&self.graph.label(node).to_string());
+                state.is_some_and(|s| s.is_failure())
+            })
+            .collect())
+    }
+
+    fn stale(&self) -> Result<BTreeSet<NodeId>> {
+        let all: Vec<NodeId> = self
+            .graph
+            .nodes()
+            .filter(|&n| !self.graph.pattern(n).adhoc)
+            .collect();
+        let plan = self.decider.plan(&all)?;
+        Ok(plan
+            .into_iter()
+            .filter(|(_, decision)| !matches!(decision, Decision::Reuse { .. }))
+            .map(|(node, _)| node)
+            .collect())
+    }
+}

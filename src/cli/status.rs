@@ -1,0 +1,121 @@
+//! `doe status`: one line a pattern: would it run, what is stored for it, what was the verdict.
+
+use super::args::{Global, Targets};
+use super::out::Out;
+use super::session;
+use crate::engine::decide::{Decider, Decision};
+use crate::error::Result;
+use crate::graph::NodeId;
+use doe_cache::{CriterionStatus, ExecutionStatus, ValidityStatus};
+use serde_json::json;
+
+/// Runs the command.
+pub fn run(global: &Global, args: &Targets, out: &mut Out) -> Result<u8> {
+    let workspace = session::workspace(global)?;
+    let graph = session::graph(&workspace)?;
+    let store = session::store(&workspace)?;
+    let decider = session::decider(&graph, session::platform(global, &workspace)?, &store)?;
+    let nodes = session::targets(&graph, &args.targets, &decider, &store)?;
+    let plan = decider.plan(&nodes)?;
+    let states = store.latest_states()?;
+    let reasons: std::collections::BTreeMap<String, String> = match store.last_run()? {
+        Some(run) => store
+            .run_nodes(&run.info.run_id)?
+            .into_iter()
+            .filter_map(|node| Some((node.label, node.reason?)))
+            .collect(),
+        None => std::collections::BTreeMap::new(),
+    };
+    let mut rows = Vec::with_capacity(nodes.len());
+    for &node in &nodes {
+        let Some((_, decision)) = plan.iter().find(|(n, _)| *n == node) else {
+            continue;
+        };
+        let label = graph.label(node).to_string();
+        let blocked = states
+            .get(&label)
+            .filter(|s| **s == doe_cache::NodeState::Blocked)
+            .map(|_| reasons.get(&label).cloned().unwrap_or_default());
+        rows.push(row(&decider, node, decision, blocked));
+    }
+    if out.json {
+        let list: Vec<_> = rows
+            .iter()
+            .map(|r| json!({"label": r.label, "state": r.state, "detail": r.detail, "criterion": r.criterion, "simulated": r.simulated}))
+            .collect();
+        out.json(&list)?;
+        return Ok(0);
+    }
+    let mut table = super::out::table(["label", "state", "criterion", "detail"]);
+    for row in &rows {
+        let detail = if row.simulated {
+            format!("simulated; {}", row.detail)
+        } else {
+            row.detail.clone()
+        };
+        table.add_row([&row.label, row.state, row.criterion, &detail]);
+    }
+    out.line(table)?;
+    let count = |state: &str| rows.iter().filter(|r| r.state == state).count();
+    let summary: Vec<String> = [
+        "up to date",
+        "stale",
+        "waiting",
+        "failed",
+        "invalid",
+        "blocked",
+        "never ran",
+    ]
+    .into_iter()
+    .filter(|state| count(state) > 0)
+    .map(|state| format!("{} {state}", count(state)))
+    .collect();
+    out.line(summary.join(", "))?;
+    Ok(0)
+}
+
+struct Row {
+    label: String,
+    state: &'static str,
+    criterion: &'static str,
+    detail: String,
+    simulated: bool,
+}
+
+fn row(decider: &Decider<'_>, node: NodeId, decision: &Decision, blocked: Option<String>) -> Row {
+    let label = decider.graph().label(node).to_string();
+    let last = decider.snapshot().latest(&label);
+    let refused = last.and_then(|last| match (last.execution, last.validity) {
+        (ExecutionStatus::Ok, ValidityStatus::Valid) => None,
+        (ExecutionStatus::Ok, _) => Some("invalid"),
+        _ => Some("failed"),
+    });
+    let (state, detail) = match decision {
+        Decision::Reuse { record, .. } => ("up to date", format!("record {}", record.short())),
+        Decision::Run { .. } if blocked.is_some() => ("blocked", blocked.unwrap_or_default()),
+        Decision::Run { why, .. } => match refused {
+            Some(state) => (state, why.to_string()),
+            None if last.is_some() => ("stale", why.to_string()),
+            None => ("never ran", why.to_string()),
+        },
+        Decision::MayRun { because } => match blocked {
+            Some(reason) => ("blocked", reason),
+            None => (
+                "waiting",
+                format!("for {}", decider.graph().label(because[0])),
+            ),
+        },
+    };
+    Row {
+        criterion: match last.map(|l| l.criterion) {
+            Some(CriterionStatus::Met) => "met",
+            Some(CriterionStatus::Missed) => "missed",
+            Some(CriterionStatus::Unknown) => "unknown",
+            Some(CriterionStatus::None) | None => "-",
+        },
+        simulated: last.is_some_and(|l| l.simulated),
+        label,
+        state,
+        detail,
+    }
+}
