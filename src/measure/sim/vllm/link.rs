@@ -2,8 +2,10 @@
 //! what the link delivers at that many transfers; bytes are neither lost nor made, so the times
 //! depend only on when transfers begin and how large they are.
 
-/// Bytes below which a transfer is over; rounding leaves fractions of a byte.
-const EPSILON: f64 = 1e-3;
+/// A transfer is over when what is left of it would flow in less than this many seconds. Finer
+/// steps are lost in the rounding of the present time, and it would never end: after an hour of
+/// virtual time the clock's last digit is worth more than a thousandth of a byte.
+const EPSILON_S: f64 = 1e-9;
 
 /// A link in virtual time (seconds).
 #[derive(Debug)]
@@ -39,7 +41,7 @@ impl FluidLink {
         self.transfers.push(Transfer {
             id,
             starts: starts.max(self.now),
-            left: bytes.max(2.0 * EPSILON),
+            left: bytes.max(1.0),
         });
     }
 
@@ -61,16 +63,18 @@ impl FluidLink {
     /// Moves time to `next()` or to `to`, whichever is earlier, and gives what is then over.
     pub(super) fn advance(&mut self, to: f64) -> Vec<u64> {
         let to = self.next().map_or(to, |next| next.min(to)).max(self.now);
-        let carried = self.rate() * (to - self.now);
+        let rate = self.rate();
+        let carried = rate * (to - self.now);
         for t in &mut self.transfers {
             if t.starts <= self.now {
                 t.left -= carried;
             }
         }
         self.now = to;
-        let over = self.transfers.iter().filter(|t| t.left <= EPSILON);
+        let is_over = |t: &Transfer| t.starts <= to && t.left <= rate * EPSILON_S;
+        let over = self.transfers.iter().filter(|t| is_over(t));
         let over: Vec<u64> = over.map(|t| t.id).collect();
-        self.transfers.retain(|t| t.left > EPSILON);
+        self.transfers.retain(|t| !is_over(t));
         over
     }
 
@@ -114,6 +118,24 @@ mod tests {
         let done = drain(&mut link);
         assert_eq!((done[0].0, done[1].0), (1, 2));
         assert!((done[0].1 - 2.0).abs() < 1e-4 && (done[1].1 - 4.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn a_transfer_ends_however_late_it_is() {
+        // Hours in, where the clock's last digit is worth many bytes, at every phase of rounding.
+        for late in 0..2000 {
+            let begins = 4000.0 + f64::from(late) * 7.123_456_7;
+            let mut link = FluidLink::new(4.375e9, |n| 1.0 / (1.0 + 0.1 * n as f64));
+            for id in 0..4 {
+                link.begin(id, begins + id as f64 * 1e-5, 3.221_225_472e9 + id as f64);
+            }
+            let mut steps = 0;
+            while let Some(next) = link.next() {
+                link.advance(next);
+                steps += 1;
+                assert!(steps < 50, "it does not end");
+            }
+        }
     }
 
     proptest! {
