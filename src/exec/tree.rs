@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
+use super::folder::write_private;
 use super::procfs::{self, Process, ProcessId};
 use super::{Handle, Token};
 use crate::error::{Error, Kind, Result};
@@ -16,6 +17,10 @@ use crate::error::{Error, Kind, Result};
 /// The variable that every process of a tree carries.
 pub const TOKEN_VARIABLE: &str = "DOE_TOKEN";
 
+/// File that keeps a wrapper from running a script that it is about to run.
+const UNWANTED: &str = "unwanted";
+/// How long the wrapper may prepare the script that it is then not going to run.
+const START_PATIENCE: Duration = Duration::from_secs(20);
 /// How long the wrapper may write its record once the rest of the tree is gone.
 const LEADER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the helpers of the wrapper outlive the hard end of the rest.
@@ -122,6 +127,22 @@ impl Snapshot {
             .collect()
     }
 
+    /// Sorted so that a shell has its own signal before it sees a child die of one.
+    fn parents_first(&self, mut ids: Vec<ProcessId>) -> Vec<ProcessId> {
+        let parents: HashMap<u32, u32> = self
+            .processes
+            .iter()
+            .map(|p| (p.id.pid, p.parent))
+            .collect();
+        ids.sort_by_cached_key(|id| {
+            // The links lead to the parent of the first process; a look that was torn by a
+            // change may run in a circle.
+            let line = std::iter::successors(Some(id.pid), |pid| parents.get(pid).copied());
+            (line.take(self.processes.len() + 1).count(), *id)
+        });
+        ids
+    }
+
     /// Whether a process is a child of the leader, as the script is.
     fn is_child_of(&self, id: ProcessId, leader: Option<ProcessId>) -> bool {
         leader.is_some_and(|leader| {
@@ -155,9 +176,11 @@ pub enum Progress {
 pub struct Ending {
     target: Target,
     grace: Duration,
+    asked_for: Instant,
     begun: Instant,
     alone_since: Option<Instant>,
     told: HashSet<ProcessId>,
+    is_unwanted: bool,
     has_asked: bool,
     known: HashSet<ProcessId>,
     clean_looks: u32,
@@ -169,9 +192,11 @@ impl Ending {
         Self {
             target,
             grace,
+            asked_for: Instant::now(),
             begun: Instant::now(),
             alone_since: None,
             told: HashSet::new(),
+            is_unwanted: false,
             has_asked: false,
             known: HashSet::new(),
             clean_looks: 0,
@@ -199,14 +224,15 @@ impl Ending {
         self.known.extend(&members);
         let waited = self.begun.elapsed();
         let leader = self.target.leader.filter(|l| members.contains(l));
+        if !std::mem::replace(&mut self.is_unwanted, true) && leader.is_some() {
+            // Where this cannot be written, a script that is just starting is ended hard.
+            let _ = write_private(&self.target.dir.join(UNWANTED), b"");
+        }
         let helpers = helpers(&self.target);
-        if let Some(leader) = leader
-            && helpers.is_none()
-            && waited < self.grace.max(HELPER_PATIENCE)
-        {
-            // It is about to run the script, and will not: it must not stumble over a tool that
-            // is ended under its hands, for it is going to write this down.
-            self.tell(leader);
+        if leader.is_some() && helpers.is_none() && self.asked_for.elapsed() < START_PATIENCE {
+            // It is about to run the script and will not: nothing is ended under its hands, for
+            // it is going to write this down.
+            self.begun = Instant::now();
             return Progress::Again;
         }
         let wrapper = leader.map_or_else(HashSet::new, |leader| {
@@ -226,7 +252,7 @@ impl Ending {
             // tidy up shall be able to.
             let first = !self.has_asked;
             self.has_asked |= !script.is_empty();
-            for id in script {
+            for id in snapshot.parents_first(script) {
                 if first || snapshot.is_child_of(id, leader) {
                     self.tell(id);
                 }
@@ -408,6 +434,27 @@ mod tests {
             ..daemon.id
         }]);
         assert!(snapshot.members(&target, &known).is_empty());
+    }
+
+    #[test]
+    fn parents_come_before_their_children() {
+        let snapshot = snapshot(
+            vec![
+                process(1, 0, 1, 1),
+                process(9, 1, 9, 5),
+                process(5, 9, 9, 5),
+                process(7, 5, 9, 5),
+                process(3, 7, 9, 5),
+            ],
+            &[],
+        );
+        let ids = snapshot.processes[1..].iter().rev().map(|p| p.id).collect();
+        let sorted: Vec<u32> = snapshot
+            .parents_first(ids)
+            .iter()
+            .map(|id| id.pid)
+            .collect();
+        assert_eq!(sorted, [9, 5, 7, 3]);
     }
 
     #[test]

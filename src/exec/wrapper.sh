@@ -9,7 +9,7 @@
 #   wrapper.sh facts              prints facts of the host as `name=value` lines.
 #
 # DIR holds `job` (settings), `env` and `script`; this program adds `pid` (who runs it; whoever
-# links that name first has the token), `helpers`, `stdout`, `stderr`, `wrapper.log` and at the
+# makes that file has the token), `helpers`, `stdout`, `stderr`, `wrapper.log` and at the
 # very end `exit`. A process belongs to the tree when it is in our session, was left to us by its
 # parent, or carries our token in its environment. Nothing is ever found by its name.
 set -u
@@ -116,16 +116,18 @@ scan() {
 
 # Sends TERM to those of the $tree that are there at the first look, later only to the script
 # itself: what it starts to tidy up shall be able to. Once each, for to some programs a second
-# TERM means to leave at once.
+# TERM means to leave at once. The script comes first: it shall know when its children die.
 ask_tree() {
-    for member in $tree; do
-        case " $told " in *" $member "*) continue ;; esac
-        still "$member" || continue
-        if [ -n "$told" ] && [ "$parent" != "$leader" ]; then continue; fi
-        asked="$asked $member"
-        kill -TERM "$pid" 2>/dev/null && kill -CONT "$pid" 2>/dev/null
+    first=$told
+    for turn in script others; do
+        for member in $tree; do
+            case " $told " in *" $member "*) continue ;; esac
+            still "$member" || continue
+            if [ "$parent" != "$leader" ] && [ "$turn$first" != others ]; then continue; fi
+            told="$told $member"
+            kill -TERM "$pid" 2>/dev/null && kill -CONT "$pid" 2>/dev/null
+        done
     done
-    told="$told $asked"
 }
 
 # Sends KILL to those of the $tree that are still who they were.
@@ -138,7 +140,7 @@ kill_tree() {
 # Ends the $tree: TERM, after $1 hundredths of a second KILL. False when something would not go.
 end_tree() {
     clock
-    hard=$((now + $1)) told='' asked='' pause=1
+    hard=$((now + $1)) told='' pause=1
     while scan && [ -n "$tree" ]; do
         clock
         if [ "$now" -lt "$hard" ]; then
@@ -163,7 +165,7 @@ children_of() {
 
 # Copies the pipe $1 to the log $2: the first bytes at once, and of what is too much only the end.
 keep() {
-    trap '' HUP INT QUIT TERM USR1 USR2 ALRM XFSZ
+    trap '' XFSZ
     {
         # The size limit stops this dd; what it had read of its last block is lost, and said so.
         if (
@@ -188,7 +190,6 @@ keep() {
 
 # Ends the tree when the time is up. Marks it in a file that exists, so a full disk does not matter.
 watch() {
-    trap '' HUP INT QUIT TERM USR1 USR2 ALRM
     read -r me _ </proc/self/stat
     clock
     limit=$((now + timeout_cs))
@@ -201,6 +202,7 @@ watch() {
         case $? in 1) sleep 1 ;; esac
     done
     printf 1 1<>"$dir/.late"
+    : >"$dir/unwanted"
     helpers="$helpers $me"
     end_tree "$grace_cs"
 }
@@ -235,7 +237,7 @@ give_up() {
 # Waits until the logs are written. Who escaped us may hold a pipe for ever: not longer than 2 s.
 drain() {
     clock
-    limit=$((now + 200)) pause=1
+    limit=$((now + 200)) pause=0
     while stat_of "$out" || stat_of "$err"; do
         clock
         if [ "$now" -ge "$limit" ]; then
@@ -243,8 +245,9 @@ drain() {
             give_up "$err" "$dir/stderr"
             return
         fi
-        nap "$pause"
-        [ "$pause" -ge 5 ] || pause=$((pause + 1))
+        # They mostly are at their very end: no need to start a `sleep` for that.
+        [ "$pause" -lt 10 ] || nap 1
+        pause=$((pause + 1))
     done
 }
 
@@ -262,7 +265,7 @@ undo_ignored() {
         case $key in SigIgn:) break ;; esac
     done </proc/$$/status
     case $value in
-    *[!0189]) env --default-signal=INT,QUIT true 2>/dev/null && reset='--default-signal=INT,QUIT' ;;
+    *[!0189]) env --default-signal=INT,QUIT true 2>/dev/null && reset="$(command -v env) --default-signal=INT,QUIT" ;;
     esac
 }
 
@@ -272,28 +275,30 @@ run() {
     token='' work='' timeout_cs=0 grace_cs=0 cap_bytes=0 adopts=0
     # shellcheck source=/dev/null
     . "$dir/job"
-    if [ "${DOE_TOKEN-}" != "$token" ]; then
-        DOE_TOKEN=$token
-        export DOE_TOKEN
-        exec /bin/sh "$0" run "$dir"
-    fi
+    # Who gives us the token gives us this environment too, and saves us the way round.
+    [ "${DOE_TOKEN-}" = "$token" ] ||
+        exec env -i "PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}" \
+            "HOME=${HOME:-/}" LANG=C.UTF-8 "DOE_TOKEN=$token" /bin/sh "$0" run "$dir"
     stat_of $$
     leader=$$ ticks_of_leader=$ticks
     [ "$session" = $$ ] || fail 64 'not a session leader: start the wrapper with setsid'
-    trap '' HUP
-    trap : INT QUIT USR1 USR2 ALRM
-    unwanted=''
-    trap 'unwanted=1' TERM
-    mkdir -p -- "$work" || fail 73 "could not make the working folder \`$work\`"
+    undo_ignored
+    # Ignored and not trapped: a trap would break off whatever we are reading.
+    trap '' HUP INT QUIT TERM USR1 USR2 ALRM
+    [ -d "$work" ] || mkdir -p -- "$work" || fail 73 "could not make the working folder \`$work\`"
 
-    # A link is made whole or not at all, and once: it claims the token and says who has it.
+    # Made once and never over another: it claims the token and says who has it.
     read -r boot </proc/sys/kernel/random/boot_id
-    printf '%s %s %s\n' $$ "$ticks" "$boot" >"$dir/.pid.$$" || fail 73 'could not write the pid'
-    if ! ln "$dir/.pid.$$" "$dir/pid" 2>/dev/null; then
-        rm -f "$dir/.pid.$$"
-        [ -s "$dir/pid" ] || fail 73 'could not claim the token: the folder takes no hard links'
-        exit 0
-    fi
+    claimed=''
+    set -C
+    {
+        { if printf '%s %s %s\n' $$ "$ticks" "$boot"; then claimed=1; else claimed=0; fi; } >"$dir/pid"
+    } 2>/dev/null
+    set +C
+    case $claimed in
+    0) rm -f "$dir/pid" && fail 73 'the disk is full' ;;
+    '') if [ -e "$dir/pid" ]; then exit 0; else fail 73 "could not write into \`$dir\`"; fi ;;
+    esac
 
     # These files get their blocks now, so that the end can be written down on a full disk.
     printf 0 >"$dir/.late"
@@ -308,7 +313,6 @@ run() {
     err=$!
     helpers="$out $err"
     watcher=''
-    undo_ignored
     unix_ms
     started=$ms
     if [ "$timeout_cs" -gt 0 ]; then
@@ -316,16 +320,22 @@ run() {
         watcher=$!
         helpers="$helpers $watcher"
     fi
-    # Before this file is there, whoever ends us tells nobody but us; then the script too.
+    # Whoever ends us leaves `unwanted`, and signals nobody before this file is there.
     printf '%s\n' "$helpers" >"$dir/helpers"
 
     # In the foreground: what a shell runs in the background ignores INT.
     (
-        [ -z "$unwanted" ] || exit 143
-        # shellcheck disable=SC2016,SC2086
-        exec env $reset -i "PATH=${PATH:-/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}" \
-            "HOME=${HOME:-/}" LANG=C.UTF-8 "DOE_TOKEN=$token" \
-            /bin/sh -c 'cd -- "$1" && . "$0/env" && exec /bin/sh -eu "$0/script"' "$dir" "$work"
+        trap - INT QUIT TERM USR1 USR2 ALRM
+        # Looked for after that: a TERM from before it went unheard.
+        [ ! -e "$dir/unwanted" ] || exit 143
+        cd -- "$work" || exit 126
+        # shellcheck disable=SC2086
+        set -- $reset /bin/sh -eu "$dir/script"
+        unset LC_ALL
+        # From here on no variable of ours is used: it may have been replaced.
+        # shellcheck source=/dev/null
+        . "$dir/env"
+        exec "$@"
     ) >"$dir/.out" 2>"$dir/.err"
     status=$?
 
@@ -342,7 +352,7 @@ run() {
     # is also what a script ends with when a command of it was killed.
     code=$status signal=''
     if [ "$status" -gt 128 ] && [ "$status" -le 192 ]; then code='' signal=$((status - 128)); fi
-    rm -f "$dir/.pid.$$" "$dir/.out" "$dir/.err"
+    rm -f "$dir/.out" "$dir/.err"
     printf 'code=%s\nsignal=%s\ntimed_out=%s\nstarted_ms=%s\nended_ms=%s\nend\n' \
         "$code" "$signal" "$timed_out" "$started" "$ms" 1<>"$dir/.exit" &&
         mv "$dir/.exit" "$dir/exit"
@@ -386,11 +396,11 @@ end() {
     # shellcheck source=/dev/null
     . "$dir/job"
     helpers=''
+    : >"$dir/unwanted"
     clock
-    limit=$((now + 500))
+    limit=$((now + 2000))
     while still "$leader:$ticks_of_leader"; do
         { read -r helpers <"$dir/helpers"; } 2>/dev/null && break
-        kill -TERM "$leader"
         clock
         [ "$now" -lt "$limit" ] || break
         nap 1

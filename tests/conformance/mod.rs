@@ -37,7 +37,8 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 /// A token that nobody else uses.
 pub fn token() -> Token {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    Token(format!("test-{}-{count}", std::process::id()))
+    // The full stop keeps it from being the beginning of another.
+    Token(format!("test-{}-{count}.", std::process::id()))
 }
 
 impl Rig {

@@ -62,7 +62,7 @@ pub async fn timeout(rig: &Rig) {
 
 pub async fn timeout_of_a_polite_script(rig: &Rig) {
     let mut script = rig.script("trap 'echo bye; exit 0' TERM; while :; do sleep 0.02; done");
-    script.timeout = Some(Duration::from_millis(150));
+    script.timeout = Some(Duration::from_secs(2));
     let ran = rig.run(&script).await;
     // It ended well, but not in time.
     assert!(
@@ -135,7 +135,7 @@ pub async fn cancel_is_polite_first(rig: &Rig) {
 
 pub async fn cancel_twice_and_late(rig: &Rig) {
     let handle = rig.start(&rig.script("sleep 1001")).await;
-    let cancel = || rig.executor.cancel(&handle, Duration::from_secs(5));
+    let cancel = || rig.executor.cancel(&handle, Duration::from_secs(60));
     let (one, two) = bounded(async { tokio::join!(cancel(), cancel()) }).await;
     one.unwrap();
     two.unwrap();

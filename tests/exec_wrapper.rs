@@ -1,0 +1,506 @@
+//! The wrapper by itself, as hosts without `doe` run it, under every POSIX shell that is
+//! installed here: started with `setsid`, asked with `status`, ended with `end`.
+
+// Its helpers stand in the suite of the executors.
+mod conformance;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use conformance::{carriers, runs, token};
+use doe::exec::folder::{self, Claim, Job, Record};
+use doe::exec::{Exit, Script, Token};
+
+/// One execution under one shell.
+struct Execution {
+    shell: &'static [&'static str],
+    dir: tempfile::TempDir,
+    token: Token,
+}
+
+const SHELLS: [&[&str]; 5] = [
+    &["/bin/sh"],
+    &["dash"],
+    &["bash", "--posix"],
+    &["busybox", "sh"],
+    &["mksh"],
+];
+
+/// Runs a test under every shell there is; `/bin/sh` must be one.
+fn under_each_shell(test: impl Fn(&'static [&'static str])) {
+    let mut tested = 0;
+    for shell in SHELLS {
+        let works = Command::new(shell[0])
+            .args(&shell[1..])
+            .args(["-c", "exit 5"])
+            .output();
+        if works.is_ok_and(|output| output.status.code() == Some(5)) {
+            tested += 1;
+            test(shell);
+        } else {
+            assert_ne!(shell, SHELLS[0], "there is no shell at all");
+        }
+    }
+    assert!(tested >= 1);
+}
+
+/// Waits for a condition, for a bounded time.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..6000 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("never came about: {what}");
+}
+
+impl Execution {
+    fn new(shell: &'static [&'static str], text: &str, timeout: Option<Duration>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let token = token();
+        let script = Script {
+            name: "step".into(),
+            text: text.into(),
+            env: BTreeMap::from([("GIVEN".into(), "it's $(x)\n".into())]),
+            work: dir.path().join("work folder"),
+            timeout,
+            log_cap_bytes: 64 * 1024,
+        };
+        let job = Job {
+            token: &token,
+            script: &script,
+            grace: Duration::from_secs(1),
+            adopts: false,
+        };
+        for (name, content) in folder::files(&job).unwrap() {
+            fs::write(dir.path().join(name), content).unwrap();
+        }
+        fs::write(dir.path().join("wrapper.sh"), folder::WRAPPER).unwrap();
+        Self { shell, dir, token }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        String::from_utf8_lossy(&fs::read(self.path(name)).unwrap_or_default()).into_owned()
+    }
+
+    /// `SHELL wrapper.sh ARGUMENTS` behind the words of `before`.
+    fn command(&self, before: &[&str], arguments: &[&str]) -> Command {
+        let words: Vec<&str> = before.iter().chain(self.shell).copied().collect();
+        let mut command = Command::new(words[0]);
+        command
+            .args(&words[1..])
+            .arg(self.path("wrapper.sh"))
+            .arg(arguments[0])
+            .arg(self.dir.path())
+            .args(&arguments[1..])
+            .env_remove("DOE_TOKEN")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn start(&self) -> Child {
+        self.command(&["setsid"], &["run"]).spawn().unwrap()
+    }
+
+    fn run(&self) -> Exit {
+        assert!(
+            self.start().wait().unwrap().success(),
+            "{}",
+            self.read("wrapper.log")
+        );
+        self.record()
+    }
+
+    fn record(&self) -> Exit {
+        match Record::read(self.dir.path()).unwrap() {
+            Record::Whole(exit) => exit,
+            other => panic!("{:?}: {other:?}: {}", self.shell, self.read("wrapper.log")),
+        }
+    }
+
+    fn status(&self) -> String {
+        let output = self.command(&[], &["status"]).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn end(&self, grace_ms: &str) {
+        let status = self.command(&[], &["end", grace_ms]).status().unwrap();
+        assert!(
+            status.success(),
+            "{:?}: {}",
+            self.shell,
+            self.read("wrapper.log")
+        );
+        assert_eq!(carriers(&self.token.0), [0; 0], "{:?}", self.shell);
+    }
+
+    fn leader(&self) -> Claim {
+        Claim::read(self.dir.path()).unwrap().unwrap()
+    }
+
+    fn number_in(&self, name: &str) -> u32 {
+        eventually(name, || self.read(name).ends_with('\n'));
+        self.read(name).trim().parse().unwrap()
+    }
+}
+
+/// A tree that heeds no TERM, with a daemon that left the session.
+const STUBBORN: &str = "cd \"${0%/*}\"; trap '' TERM
+    sh -c 'trap \"\" TERM; echo $$ >child; while :; do sleep 1001; done' &
+    setsid sh -c 'trap \"\" TERM; echo $$ >daemon; while :; do sleep 1002; done' &
+    while :; do sleep 1003; done\n";
+
+#[test]
+fn from_absent_to_running_to_exited() {
+    under_each_shell(|shell| {
+        let text =
+            "cd \"${0%/*}\"; echo \"$GIVEN\"; while [ ! -e go ]; do sleep 0.02; done; exit 3";
+        let execution = Execution::new(shell, text, None);
+        assert_eq!(execution.status(), "absent\n");
+        let mut child = execution.start();
+        eventually("it runs", || execution.status().starts_with("running "));
+        let leader = execution.leader().leader;
+        assert_eq!(
+            execution.status(),
+            format!("running {} {}\n", leader.pid, leader.start_ticks)
+        );
+        assert_eq!(leader.pid, child.id());
+        fs::write(execution.path("go"), b"").unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(execution.record().code, Some(3));
+        let status = execution.status();
+        let record = status.strip_prefix("exited\n").unwrap();
+        assert_eq!(Record::parse(record), Record::Whole(execution.record()));
+        assert_eq!(execution.read("stdout"), "it's $(x)\n\n");
+        assert_eq!(execution.read("wrapper.log"), "");
+        // Everything in the folder is private.
+        for entry in fs::read_dir(execution.dir.path()).unwrap().flatten() {
+            use std::os::unix::fs::PermissionsExt;
+            let name = entry.file_name().into_string().unwrap();
+            if !["job", "env", "script", "wrapper.sh", "go"].contains(&name.as_str()) {
+                let mode = entry.metadata().unwrap().permissions().mode();
+                assert_eq!(mode & 0o077, 0, "{name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn codes_and_signals() {
+    under_each_shell(|shell| {
+        for (text, code, signal) in [
+            ("true", Some(0), None),
+            ("exit 255", Some(255), None),
+            ("exit 128", Some(128), None),
+            ("kill -9 $$", None, Some(9)),
+            ("kill -15 $$", None, Some(15)),
+            ("kill -2 $$", None, Some(2)),
+            ("kill -10 $$", None, Some(10)),
+            // A signal to the whole group reaches neither the wrapper nor its helpers.
+            (
+                "echo before; trap 'exit 4' TERM; kill 0; sleep 5",
+                Some(4),
+                None,
+            ),
+        ] {
+            let execution = Execution::new(shell, text, Some(Duration::from_secs(100)));
+            let exit = execution.run();
+            assert_eq!(
+                (exit.code, exit.signal),
+                (code, signal),
+                "{shell:?}: {text}"
+            );
+            if text.starts_with("echo") {
+                assert_eq!(execution.read("stdout"), "before\n");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_timeout_ends_the_tree() {
+    under_each_shell(|shell| {
+        let execution = Execution::new(shell, STUBBORN, Some(Duration::from_secs(2)));
+        let mut child = execution.start();
+        let pids = [execution.number_in("child"), execution.number_in("daemon")];
+        assert!(pids.iter().all(|pid| runs(*pid)));
+        assert!(child.wait().unwrap().success());
+        let exit = execution.record();
+        assert!(
+            exit.timed_out && exit.signal == Some(9),
+            "{shell:?}: {exit:?}"
+        );
+        assert_eq!(carriers(&execution.token.0), [0; 0]);
+        assert!(!pids.iter().any(|pid| runs(*pid)));
+    });
+}
+
+#[test]
+fn end_leaves_nothing_and_a_record() {
+    under_each_shell(|shell| {
+        let execution = Execution::new(shell, STUBBORN, None);
+        let mut child = execution.start();
+        let pids = [execution.number_in("child"), execution.number_in("daemon")];
+        execution.end("100");
+        assert!(!pids.iter().any(|pid| runs(*pid)));
+        child.wait().unwrap();
+        assert_eq!(execution.record().signal, Some(9));
+        execution.end("100");
+
+        let text =
+            "trap 'sleep 0.1; echo tidied; exit 6' TERM; echo ready; while :; do sleep 0.02; done";
+        let execution = Execution::new(shell, text, None);
+        let mut child = execution.start();
+        eventually("it is ready", || execution.read("stdout") == "ready\n");
+        execution.end("60000");
+        child.wait().unwrap();
+        assert_eq!(execution.record().code, Some(6));
+        assert_eq!(execution.read("stdout"), "ready\ntidied\n");
+    });
+}
+
+#[test]
+fn end_at_any_moment_of_the_start() {
+    under_each_shell(|shell| {
+        for round in 0..8 {
+            let execution = Execution::new(shell, "sleep 1001", None);
+            let mut child = execution.start();
+            eventually("it is claimed", || {
+                Claim::read(execution.dir.path()).unwrap().is_some()
+            });
+            std::thread::sleep(Duration::from_millis(round));
+            execution.end("60000");
+            child.wait().unwrap();
+            assert_eq!(
+                execution.record().signal,
+                Some(15),
+                "{shell:?}, round {round}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_killed_leader_is_lost_and_its_tree_can_be_ended() {
+    under_each_shell(|shell| {
+        let execution = Execution::new(shell, STUBBORN, Some(Duration::from_secs(600)));
+        let mut child = execution.start();
+        let pids = [execution.number_in("child"), execution.number_in("daemon")];
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            execution.status().starts_with("lost process "),
+            "{}",
+            execution.status()
+        );
+        assert!(pids.iter().all(|pid| runs(*pid)));
+        execution.end("100");
+        assert!(!pids.iter().any(|pid| runs(*pid)));
+        assert!(execution.status().starts_with("lost process "));
+    });
+}
+
+#[test]
+fn the_second_start_changes_nothing() {
+    under_each_shell(|shell| {
+        let text = "cd \"${0%/*}\"; echo once >>count; while [ ! -e go ]; do sleep 0.02; done";
+        let execution = Execution::new(shell, text, None);
+        let mut starts: Vec<Child> = (0..6).map(|_| execution.start()).collect();
+        eventually("five of them are gone", || {
+            starts
+                .iter_mut()
+                .filter_map(|c| c.try_wait().unwrap())
+                .count()
+                == 5
+        });
+        let leader = execution.leader().leader.pid;
+        fs::write(execution.path("go"), b"").unwrap();
+        for mut start in starts {
+            assert!(
+                start.wait().unwrap().success(),
+                "{}",
+                execution.read("wrapper.log")
+            );
+        }
+        assert_eq!(execution.leader().leader.pid, leader);
+        assert_eq!(execution.read("count"), "once\n");
+        assert_eq!(execution.record().code, Some(0));
+        assert!(execution.start().wait().unwrap().success());
+        assert_eq!(execution.read("count"), "once\n");
+    });
+}
+
+#[test]
+fn a_long_log_keeps_both_ends() {
+    under_each_shell(|shell| {
+        let execution = Execution::new(
+            shell,
+            "echo START; seq 1 1000000; echo END >&1; exit 9",
+            None,
+        );
+        assert_eq!(execution.run().code, Some(9));
+        let log = execution.read("stdout");
+        assert!(
+            log.len() <= 64 * 1024 && log.len() > 56 * 1024,
+            "{shell:?}: {}",
+            log.len()
+        );
+        assert!(log.starts_with("START\n1\n2\n") && log.ends_with("999999\n1000000\nEND\n"));
+        assert_eq!(log.matches(" bytes or a few more were cut here").count(), 1);
+        assert_eq!(execution.read("stderr"), "");
+        let left: Vec<_> = fs::read_dir(execution.dir.path())
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name().into_string().unwrap())
+            .filter(|n| n.contains("cut") || n.contains("tail") || n == ".out" || n == ".err")
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    });
+}
+
+#[test]
+fn the_environment_is_made_clean_where_it_is_not() {
+    under_each_shell(|shell| {
+        let execution = Execution::new(shell, "env", None);
+        let status = execution
+            .command(&["setsid"], &["run"])
+            .env("STRAY", "1")
+            .env("LD_PRELOAD_NOT", "x")
+            .env("IFS", "x")
+            .status();
+        assert!(status.unwrap().success());
+        let log = execution.read("stdout");
+        assert!(log.contains(&format!("DOE_TOKEN={}\n", execution.token.0)));
+        assert!(log.contains("LANG=C.UTF-8\n") && log.contains("GIVEN=it's $(x)\n"));
+        assert!(
+            !log.contains("STRAY") && !log.contains("LD_PRELOAD") && !log.contains("LC_ALL"),
+            "{log}"
+        );
+    });
+}
+
+#[test]
+fn who_escapes_does_not_keep_the_end_from_being_written() {
+    under_each_shell(|shell| {
+        // Neither its session nor its environment nor its parents tell where it came from.
+        let text = "cd \"${0%/*}\"
+            env -i setsid /bin/sh -c 'echo $$ >escaped; exec /bin/sleep 1001' &
+            while [ ! -s escaped ]; do sleep 0.02; done; echo done; exit 2";
+        let execution = Execution::new(shell, text, None);
+        let exit = execution.run();
+        let escaped = execution.number_in("escaped");
+        let still_there = runs(escaped);
+        Command::new("/bin/sh")
+            .args(["-c", &format!("kill -9 {escaped}")])
+            .status()
+            .unwrap();
+        assert!(still_there, "the test lost its subject");
+        assert_eq!(exit.code, Some(2));
+        let log = execution.read("stdout");
+        assert!(
+            log.starts_with("done\n\n[doe: cut here: a process that got away"),
+            "{log}"
+        );
+    });
+}
+
+#[test]
+fn a_script_can_be_interrupted_even_where_its_starter_cannot() {
+    let can_reset = Command::new("env")
+        .args(["--default-signal=INT", "true"])
+        .output();
+    if !can_reset.is_ok_and(|output| output.status.success()) {
+        use std::io::Write;
+        std::io::stderr()
+            .write_all(b"SKIPPED: env knows no --default-signal here\n")
+            .unwrap();
+        return;
+    }
+    under_each_shell(|shell| {
+        let text = "sh -c 'kill -INT $$; echo not interrupted' || echo \"code $?\"";
+        let execution = Execution::new(shell, text, None);
+        let deaf = [
+            "/bin/sh",
+            "-c",
+            "trap '' INT QUIT; exec setsid \"$@\"",
+            "sh",
+        ];
+        assert!(
+            execution
+                .command(&deaf, &["run"])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(execution.read("stdout"), "code 130\n", "{shell:?}");
+    });
+}
+
+#[test]
+fn what_cannot_run_says_why() {
+    under_each_shell(|shell| {
+        // Not the leader of a session.
+        let execution = Execution::new(shell, "true", None);
+        let status = execution.command(&[], &["run"]).status().unwrap();
+        assert_eq!(status.code(), Some(64));
+        assert!(execution.read("wrapper.log").contains("setsid"));
+        assert_eq!(execution.status(), "absent\n");
+        // A file stands where the working folder should be.
+        fs::write(execution.path("work folder"), b"").unwrap();
+        let status = execution.start().wait().unwrap();
+        assert_eq!(status.code(), Some(73));
+        assert!(execution.read("wrapper.log").contains("working folder"));
+        assert_eq!(execution.status(), "absent\n");
+        // Nothing was started: there is nothing to end.
+        execution.end("0");
+        let usage = execution.command(&[], &["dance"]).output().unwrap();
+        assert_eq!(usage.status.code(), Some(64));
+    });
+}
+
+#[test]
+fn facts_are_read_alike() {
+    let mut seen = Vec::new();
+    for shell in SHELLS {
+        let execution = Execution::new(shell, "true", None);
+        let Ok(output) = execution.command(&[], &["facts"]).output() else {
+            continue;
+        };
+        let facts = folder::parse_facts(&String::from_utf8(output.stdout).unwrap());
+        assert_eq!(facts["boot_id"], doe::exec::procfs::boot_id());
+        seen.push(facts);
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
+}
+
+/// The wrapper is plain POSIX: what checks shell scripts finds nothing, where it is installed.
+#[test]
+fn shellcheck_is_content() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/exec/wrapper.sh");
+    match Command::new("shellcheck")
+        .args(["--shell=sh"])
+        .arg(path)
+        .output()
+    {
+        Ok(output) => assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        ),
+        Err(_) => {
+            use std::io::Write;
+            std::io::stderr()
+                .write_all(b"SKIPPED: shellcheck is not installed\n")
+                .unwrap();
+        }
+    }
+}
