@@ -22,6 +22,9 @@ use crate::rule::action::StepAction;
 /// Between the polite and the hard end of a step.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How long after the failure of a step the end of a service is taken for its cause.
+const HINDSIGHT: Duration = Duration::from_secs(1);
+
 /// How a node's execution failed.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
@@ -228,14 +231,24 @@ async fn run_gang(
     Ok(failure)
 }
 
-/// When a step fails because a service it talks to is gone, the service is to blame.
+/// When a step fails because a service it talks to is gone, the service is to blame. Its end is
+/// seen a moment after the step's own, so it is given that moment.
 async fn blame(context: &Context, used: &[Used], why: Failure) -> Failure {
-    for service in used {
-        if let Some(found) = service.instance.failure(context, service.log_from).await {
-            return Failure::of_service(&found);
-        }
+    if used.is_empty() || matches!(why.cause, Cause::Timeout) || why.cancelled {
+        return why;
     }
-    why
+    let until = tokio::time::Instant::now() + HINDSIGHT;
+    loop {
+        for service in used {
+            if let Some(found) = service.instance.failure(context, service.log_from).await {
+                return Failure::of_service(&found);
+            }
+        }
+        if tokio::time::Instant::now() >= until {
+            return why;
+        }
+        tokio::time::sleep(HINDSIGHT / 20).await;
+    }
 }
 
 /// Resolves when one of the services has ended; never when there is none.
