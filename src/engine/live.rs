@@ -12,8 +12,9 @@ use super::decide::Keyed;
 use super::drive::Drive;
 use super::event::{Body, NodeState, Outcome, ServiceState};
 use super::judge::Cause;
-use super::node_run::{self, InputRef, Job, NodeEnd};
+use super::node_run::{self, InputRef, Job};
 use super::prepare::values;
+use super::record::NodeEnd;
 use super::resolve::Final;
 use super::schedule::{ServiceId, TaskId};
 use super::services::{self, Instance, ServiceDef, ServiceFailure};
@@ -198,6 +199,10 @@ impl<'w> Drive<'_, '_, 'w> {
         self.spawn(
             async move {
                 let error = services::stop(&context, &instance).await;
+                if error.is_none() {
+                    // Every node has kept its part of the logs: what is left is a copy.
+                    let _ = context.executor.discard(&instance.handle).await;
+                }
                 Report::ServiceStopped(service, error)
             },
             move || Report::ServiceStopped(service, None),

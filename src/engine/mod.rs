@@ -14,6 +14,7 @@ mod node_run;
 pub mod preflight;
 mod prepare;
 mod ready;
+mod record;
 mod resolve;
 pub mod resources;
 pub mod run;

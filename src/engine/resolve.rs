@@ -9,8 +9,9 @@ use super::decide::{Decider, Decision, Hit, Keyed, Why};
 use super::event::{CriterionWord, Outcome};
 use super::judge::{self, Document};
 use super::key::Needs;
-use super::node_run::end_of;
+
 use super::prepare::values;
+use super::record::{NodeEnd, end_of};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{EdgeKind, Graph, NodeId};
 
@@ -323,7 +324,7 @@ fn refused(record: &Record) -> Final {
 }
 
 /// The end of an execution, as dependents see it.
-pub(super) fn final_of(end: &super::node_run::NodeEnd) -> Final {
+pub(super) fn final_of(end: &NodeEnd) -> Final {
     let summary: Option<&Summary> = end.summary.as_ref();
     let good = end.outcome.is_good();
     Final {

@@ -16,11 +16,14 @@ use super::judge::Cause;
 use super::ready::{Unready, describe, logs, telling_tail, wait_ready};
 use super::services::{Instance, ServiceFailure};
 use crate::error::Result;
-use crate::exec::{Exit, Handle, HostSpec, Status};
+use crate::exec::{Executor, Exit, Handle, HostSpec, Status};
 use crate::rule::action::StepAction;
 
 /// Between the polite and the hard end of a step.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long after the failure of a step the end of a service is taken for its cause.
+const HINDSIGHT: Duration = Duration::from_secs(1);
 
 /// How a node's execution failed.
 #[derive(Debug, Clone)]
@@ -90,12 +93,14 @@ pub(super) struct Used {
 }
 
 /// What the steps left behind.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Ran {
     /// Logs by name (`step-measure.stdout`), in order of steps.
     pub logs: Vec<(String, Vec<u8>)>,
     /// How they failed, if they did.
     pub failure: Option<Failure>,
+    /// Their processes, all ended.
+    pub(super) processes: Vec<(Arc<dyn Executor>, Handle)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +137,7 @@ pub(super) async fn run(
         };
         let (gang, after) = rest.split_at(together);
         rest = after;
-        ran.failure = run_gang(context, name, gang, work, used, &mut ran.logs).await?;
+        ran.failure = run_gang(context, name, gang, work, used, &mut ran).await?;
         if ran.failure.is_some() {
             break;
         }
@@ -146,7 +151,7 @@ async fn run_gang(
     gang: &[StepAction],
     work: &Path,
     used: &[Used],
-    kept: &mut Vec<(String, Vec<u8>)>,
+    ran: &mut Ran,
 ) -> Result<Option<Failure>> {
     let (stop, stopped) = watch::channel(false);
     let mut readiness: BTreeMap<&str, watch::Sender<Readiness>> = BTreeMap::new();
@@ -186,11 +191,12 @@ async fn run_gang(
         tokio::select! {
             end = members.next() => {
                 let Some((step, handle, end)) = end else { break };
-                let executor = &**context.executor(step.role.as_deref());
+                let executor = context.executor(step.role.as_deref());
                 let found = match &handle {
-                    Some(handle) => logs(executor, handle, [0; 2]).await,
+                    Some(handle) => logs(&**executor, handle, [0; 2]).await,
                     None => Vec::new(),
                 };
+                ran.processes.extend(handle.map(|handle| (executor.clone(), handle)));
                 if let Err(mut why) = end && failure.is_none() {
                     why.tail = telling_tail(&found)
                         .map(|(stream, lines)| (format!("step-{}.{stream}", step.name), lines));
@@ -219,19 +225,30 @@ async fn run_gang(
         }
     }
     for step in gang {
-        kept.extend(logs_by_step.remove(step.name.as_str()).unwrap_or_default());
+        ran.logs
+            .extend(logs_by_step.remove(step.name.as_str()).unwrap_or_default());
     }
     Ok(failure)
 }
 
-/// When a step fails because a service it talks to is gone, the service is to blame.
+/// When a step fails because a service it talks to is gone, the service is to blame. Its end is
+/// seen a moment after the step's own, so it is given that moment.
 async fn blame(context: &Context, used: &[Used], why: Failure) -> Failure {
-    for service in used {
-        if let Some(found) = service.instance.failure(context, service.log_from).await {
-            return Failure::of_service(&found);
-        }
+    if used.is_empty() || matches!(why.cause, Cause::Timeout) || why.cancelled {
+        return why;
     }
-    why
+    let until = tokio::time::Instant::now() + HINDSIGHT;
+    loop {
+        for service in used {
+            if let Some(found) = service.instance.failure(context, service.log_from).await {
+                return Failure::of_service(&found);
+            }
+        }
+        if tokio::time::Instant::now() >= until {
+            return why;
+        }
+        tokio::time::sleep(HINDSIGHT / 20).await;
+    }
 }
 
 /// Resolves when one of the services has ended; never when there is none.

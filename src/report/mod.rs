@@ -7,6 +7,8 @@ pub mod live;
 pub mod plain;
 pub mod style;
 pub mod summary;
+#[cfg(test)]
+mod tests;
 pub mod text;
 pub mod trace;
 pub mod view;

@@ -56,15 +56,14 @@ pub(super) fn line(body: &Body, view: &View, style: Style) -> Option<String> {
             Some(finished(node, view, style))
         }
         Body::Service {
-            name,
             host,
             state: ServiceState::Failed,
             reason,
             ..
         } => {
             let reason = reason.as_deref().unwrap_or("failed");
-            let what = style.bad("service");
-            Some(format!("{what} {name} on {host}: {reason}"))
+            let what = style.bad("service failed");
+            Some(format!("{what} on {host}: {reason}"))
         }
         Body::Warning { message, .. } => Some(format!("{} {message}", style.warn("warning:"))),
         _ => None,

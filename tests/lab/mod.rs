@@ -1,6 +1,10 @@
 //! A small workspace with an executor and a store, in which tests let the engine run for real.
 //! Services and steps are shell scripts; nothing waits for a time to pass.
 
+#![allow(dead_code)] // each test program uses a part of it
+
+pub(crate) mod rules;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -169,6 +173,13 @@ impl Lab {
             }
         }
         built.check();
+        // Whoever has just written its exit record may still be on its way out.
+        for _ in 0..500 {
+            if left_over(&built.ended.run_id).is_empty() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
         assert_eq!(left_over(&built.ended.run_id), Vec::<String>::new());
         built
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::resources::HostId;
+use crate::engine::resources::{Claim, HostId};
 
 /// A small generator, so that a failing case is one number.
 struct Rng(u64);

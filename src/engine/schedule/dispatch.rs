@@ -1,0 +1,208 @@
+//! Who is next: tasks whose services are up, in file order; then the next set of services. What is
+//! taken is taken whole, and whoever is first in line and lacks a host keeps later ones off it.
+
+use std::collections::BTreeSet;
+
+use super::sequence::{self, Choice, Snapshot};
+use super::{Command, Phase, Scheduler, ServiceId, Stage, TaskId};
+use crate::engine::resources::PoolId;
+
+impl Scheduler {
+    /// One pass over the tasks in line; says whether services are being set up, after which
+    /// more tasks may be free.
+    pub(super) fn dispatch(&mut self, commands: &mut Vec<Command>) -> bool {
+        while self.active < self.limits.tasks && self.active_hostless < self.limits.hostless {
+            let Some(task) = self.ready_hostless.pop_first() else {
+                break;
+            };
+            self.acquire(task, &[], commands);
+        }
+        let mut kept = vec![false; self.ledger.host_count()];
+        let mut needs_setup = false;
+        let candidates: Vec<TaskId> = self.ready_hosted.iter().copied().collect();
+        for task in candidates {
+            let all_kept = !kept.is_empty() && kept.iter().all(|kept| *kept);
+            if self.active >= self.limits.tasks || all_kept {
+                return false;
+            }
+            if !self.is_free(task) {
+                needs_setup = true;
+                continue;
+            }
+            self.acquire_or_keep(task, &[], &mut kept, commands);
+        }
+        needs_setup && self.active < self.limits.tasks && self.set_up(&mut kept, commands)
+    }
+
+    /// Whether all its services are up or on their way, and its own units are to be had without
+    /// stopping one (or are held by tasks that will end).
+    fn is_free(&self, task: TaskId) -> bool {
+        let spec = &self.problem.tasks[task.index()];
+        spec.services.iter().all(|s| self.is_usable(s.index()))
+            && spec.claim.units.iter().all(|&(pool, count)| {
+                let services = self.problem.services.iter().enumerate();
+                let held: u32 = services
+                    .filter(|(at, _)| self.holds_units(*at))
+                    .flat_map(|(_, service)| &service.units)
+                    .filter(|(p, _)| *p == pool)
+                    .map(|(_, c)| *c)
+                    .sum();
+                self.ledger.capacity(pool) - held >= count
+            })
+    }
+
+    fn is_usable(&self, service: usize) -> bool {
+        !self.tainted[service]
+            && matches!(
+                self.phase[service],
+                Phase::Queued | Phase::Starting | Phase::Up
+            )
+    }
+
+    fn holds_units(&self, service: usize) -> bool {
+        matches!(
+            self.phase[service],
+            Phase::Queued | Phase::Starting | Phase::Up
+        )
+    }
+
+    fn acquire_or_keep(
+        &mut self,
+        task: TaskId,
+        victims: &[ServiceId],
+        kept: &mut [bool],
+        commands: &mut Vec<Command>,
+    ) {
+        let hosts = &self.problem.tasks[task.index()].claim.hosts;
+        let barred = hosts.iter().any(|(host, _)| kept[host.0 as usize]);
+        if !barred && self.ledger.hosts_fit(hosts) && self.fits_without(task, victims) {
+            self.acquire(task, victims, commands);
+            return;
+        }
+        for (host, _) in hosts {
+            kept[host.0 as usize] = true;
+        }
+    }
+
+    fn fits_without(&self, task: TaskId, victims: &[ServiceId]) -> bool {
+        let spec = &self.problem.tasks[task.index()];
+        let mut ledger = self.ledger.clone();
+        for victim in victims {
+            if self.pins[victim.index()] > 0 || self.phase[victim.index()] != Phase::Up {
+                return false;
+            }
+            ledger.give_units(&self.problem.services[victim.index()].units);
+        }
+        for service in &spec.services {
+            if self.is_usable(service.index()) {
+                continue;
+            }
+            // On its way down: it must be gone before it can be started again.
+            if self.phase[service.index()] != Phase::Down {
+                return false;
+            }
+            let units = &self.problem.services[service.index()].units;
+            if !ledger.units_fit(units) {
+                return false;
+            }
+            ledger.take_units(units);
+        }
+        ledger.units_fit(&spec.claim.units)
+    }
+
+    fn acquire(&mut self, task: TaskId, victims: &[ServiceId], commands: &mut Vec<Command>) {
+        for victim in victims {
+            self.drain(victim.index());
+        }
+        let spec = self.problem.tasks[task.index()].clone();
+        for service in &spec.services {
+            let at = service.index();
+            self.pins[at] += 1;
+            if self.phase[at] == Phase::Down {
+                self.ledger.take_units(&self.problem.services[at].units);
+                self.phase[at] = Phase::Queued;
+            }
+        }
+        self.ledger.take_hosts(&spec.claim.hosts);
+        self.ledger.take_units(&spec.claim.units);
+        self.ready_hosted.remove(&task);
+        self.stage[task.index()] = Stage::Acquired;
+        self.acquired.insert(task);
+        self.active += 1;
+        if self.is_hostless(task) {
+            self.active_hostless += 1;
+        }
+        commands.push(Command::Acquired(task));
+    }
+
+    /// Brings up the next set of services, and further ones that touch nothing of those before.
+    fn set_up(&mut self, kept: &mut [bool], commands: &mut Vec<Command>) -> bool {
+        let before = self.active;
+        let choices = sequence::sequence(&self.problem, &self.snapshot());
+        let mut touched: BTreeSet<PoolId> = BTreeSet::new();
+        for choice in choices {
+            if self.active >= self.limits.tasks {
+                break;
+            }
+            let pools = self.pools_of(&choice);
+            let apart = pools.is_disjoint(&touched);
+            touched.extend(pools);
+            if apart && self.stage[choice.task.index()] == Stage::Ready && !self.is_early(&choice) {
+                self.acquire_or_keep(choice.task, &choice.victims, kept, commands);
+            }
+        }
+        self.active > before
+    }
+
+    /// Pools whose holders the choice changes.
+    fn pools_of(&self, choice: &Choice) -> BTreeSet<PoolId> {
+        let spec = &self.problem.tasks[choice.task.index()];
+        let services = spec.services.iter().chain(&choice.victims);
+        let units = services.flat_map(|s| &self.problem.services[s.index()].units);
+        units
+            .chain(&spec.claim.units)
+            .map(|(pool, _)| *pool)
+            .collect()
+    }
+
+    /// Whether a task that the sequence runs before the choice still needs one of its victims, or
+    /// units that it takes.
+    fn is_early(&self, choice: &Choice) -> bool {
+        let pools = self.pools_of(choice);
+        self.problem.tasks.iter().enumerate().any(|(at, task)| {
+            let pending = matches!(
+                self.stage[at],
+                Stage::Waiting | Stage::Undecided | Stage::Ready
+            );
+            let uses_victim = || task.services.iter().any(|s| choice.victims.contains(s));
+            let uses_units = || {
+                task.claim
+                    .units
+                    .iter()
+                    .any(|(pool, _)| pools.contains(pool))
+            };
+            choice.done[at] && pending && (uses_victim() || uses_units())
+        })
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut free = self.ledger.capacities();
+        let up: Vec<bool> = (0..self.phase.len()).map(|at| self.is_usable(at)).collect();
+        for (at, service) in self.problem.services.iter().enumerate() {
+            if up[at] {
+                for &(pool, count) in &service.units {
+                    free[pool.0 as usize] -= count;
+                }
+            }
+        }
+        let done = self
+            .stage
+            .iter()
+            .map(|stage| matches!(stage, Stage::Acquired | Stage::Running | Stage::Ended));
+        Snapshot {
+            done: done.collect(),
+            up,
+            free,
+        }
+    }
+}
