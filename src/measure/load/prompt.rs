@@ -130,15 +130,20 @@ pub(super) async fn lengths(settings: &Settings, endpoint: &Endpoint) -> Result<
     }
     let mut lengths = by_words(settings.prompt_tokens, Counting::Tokenizer);
     let mut guess = settings.prompt_tokens;
+    let mut exact = 0;
     for (purpose, list) in [
         (Purpose::Warmup, &mut lengths.warmup),
         (Purpose::Measured, &mut lengths.measured),
     ] {
         for (index, words) in (0u32..).zip(list.iter_mut()) {
             *words = guess;
+            if exact >= ENOUGH_EXACT {
+                continue;
+            }
             // A prompt that cannot be counted keeps the last good guess: if the server is gone,
             // the request itself will say so.
             if let Ok(found) = counter.fit(purpose, index, guess).await {
+                exact = if found == guess { exact + 1 } else { 0 };
                 *words = found;
                 guess = found;
             }
@@ -146,6 +151,11 @@ pub(super) async fn lengths(settings: &Settings, endpoint: &Endpoint) -> Result<
     }
     Ok(lengths)
 }
+
+/// When so many prompts in a row needed the same number of words, the server's tokens are as
+/// regular as words and the rest is not asked for: `usage` tells of each request anyway, and a
+/// prompt that is off is flagged in the result.
+const ENOUGH_EXACT: u32 = 16;
 
 /// How a server wants to be asked for tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,7 +22,7 @@ impl Prompt {
     /// How many tokens it has.
     pub(super) fn tokens(&self) -> u64 {
         match self {
-            Prompt::Words(text) => text.split_whitespace().count() as u64,
+            Prompt::Words(text) => count_words(text),
             Prompt::Ids(ids) => ids.len() as u64,
         }
     }
@@ -31,8 +31,8 @@ impl Prompt {
     pub(super) fn ids(&self) -> Vec<u64> {
         match self {
             Prompt::Words(text) => text
-                .split_whitespace()
-                .map(|w| digest(&w) % 151_643)
+                .split_ascii_whitespace()
+                .map(|word| word_id(word.as_bytes()))
                 .collect(),
             Prompt::Ids(ids) => ids.clone(),
         }
@@ -42,9 +42,13 @@ impl Prompt {
     pub(super) fn digest(&self) -> u64 {
         match self {
             Prompt::Words(text) => {
-                let mut hasher = DefaultHasher::new();
-                text.split_whitespace().for_each(|w| w.hash(&mut hasher));
-                hasher.finish()
+                let mut hasher = blake3::Hasher::new();
+                for word in text.split_ascii_whitespace() {
+                    hasher.update(word.as_bytes()).update(b" ");
+                }
+                let digest = hasher.finalize();
+                let (head, _) = digest.as_bytes().split_at(8);
+                head.iter().fold(0, |all, byte| all << 8 | u64::from(*byte))
             }
             Prompt::Ids(ids) => digest(ids),
         }
@@ -61,6 +65,27 @@ impl Prompt {
         })
         .collect()
     }
+}
+
+/// Words between ASCII white space, counted without looking at characters: prompts of megabytes
+/// are counted several times a request.
+fn count_words(text: &str) -> u64 {
+    let mut words = 0;
+    let mut outside = true;
+    for byte in text.bytes() {
+        let space = byte.is_ascii_whitespace();
+        words += u64::from(outside && !space);
+        outside = space;
+    }
+    words
+}
+
+/// A word's id below the size of the vocabulary (FNV-1a, 64 bits).
+fn word_id(word: &[u8]) -> u64 {
+    let hash = word.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash % 151_643
 }
 
 fn digest(value: &impl Hash) -> u64 {
