@@ -1,5 +1,6 @@
 //! One file a command: typed arguments become a request, the engine answers, and only this room prints or knows a terminal.
 
+pub mod import;
 pub mod measure;
 pub mod parse;
 pub mod proxy;
