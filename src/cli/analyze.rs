@@ -38,8 +38,10 @@ pub fn run(args: &AnalyzeArgs, out: &mut Out) -> Result<u8> {
     for item in listed {
         let mut outputs = BTreeMap::new();
         for (name, path) in item.outputs {
-            if path.extension().is_some_and(|e| e == "json") {
-                outputs.insert(name, read(&path)?);
+            let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+            // A raw file (a tool's own text) is no document, and no analysis reads one.
+            if let Ok(document) = serde_json::from_slice(&bytes) {
+                outputs.insert(name, document);
             }
         }
         inputs.push(Input {

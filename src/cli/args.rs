@@ -84,7 +84,7 @@ pub enum Command {
     /// Write a small workspace that runs
     Init(super::init::InitArgs),
     /// Turn a plan of the predecessor (JSON) into a plan of ours (TOML)
-    //    Import(super::import::ImportArgs),
+    Import(super::import::Args),
     /// Measure a server (instrument, called by rules)
     Measure(super::measure::MeasureArgs),
     /// Put prefill and decode servers behind one address (instrument, called by rules)

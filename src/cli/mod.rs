@@ -10,7 +10,7 @@ mod completions;
 mod diagnose;
 mod explain;
 mod graph;
-//mod import;
+mod import;
 mod init;
 mod list;
 mod logs;
@@ -93,7 +93,10 @@ fn run(global: &Global, command: Command, out: &mut Out) -> crate::error::Result
         Command::Logs(args) => logs::run(global, &args, out),
         Command::Cache(args) => cache::run(global, &args, out),
         Command::Init(args) => init::run(&args, out),
-        //        Command::Import(args) => import::run(&args, global.json, out),
+        Command::Import(args) => {
+            let (root, options) = session::place(global)?;
+            import::run(&args, global.json, &root, &options, out).map(|_| 0)
+        }
         Command::Measure(args) => measure::run(args).map(|()| 0),
         Command::Proxy(args) => proxy::run(args).map(|()| 0),
         Command::Parse(args) => parse::run(&args),

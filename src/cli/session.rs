@@ -1,6 +1,7 @@
 //! What most commands start from: the workspace, its graph, the store as it stands and the judge.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use doe_cache::{Snapshot, Store};
 
@@ -16,6 +17,12 @@ use crate::plan::workspace::{LoadOptions, find_root};
 
 /// Reads the workspace that the global options name.
 pub fn workspace(global: &Global) -> Result<Workspace> {
+    let (root, options) = place(global)?;
+    Workspace::load(&root, &options)
+}
+
+/// Where the workspace is, and with what it is read.
+pub fn place(global: &Global) -> Result<(PathBuf, LoadOptions)> {
     let here = std::env::current_dir()
         .map_err(|e| Error::new(Kind::Infra, "io", "there is no working folder").cause(e))?;
     let root = find_root(&here, global.workspace.as_deref())?;
@@ -36,7 +43,7 @@ pub fn workspace(global: &Global) -> Result<Workspace> {
         known_instruments: instruments::known(),
         known_executors: vec!["local".to_string()],
     };
-    Workspace::load(&root, &options)
+    Ok((root, options))
 }
 
 /// Builds the graph; a cycle is an error of the plan.

@@ -74,6 +74,35 @@ pub fn find_root(start: &Path, given: Option<&Path>) -> Result<PathBuf> {
     })
 }
 
+/// The rules of a workspace, and where its plans are.
+#[derive(Debug)]
+pub struct RulesOnly {
+    /// Rules by id.
+    pub rules: BTreeMap<RuleId, Arc<Rule>>,
+    /// The folder of the plans.
+    pub plans_dir: PathBuf,
+}
+
+/// Reads `doe.toml` and the rules, not the plans: for what makes plans.
+///
+/// # Errors
+/// As [`Workspace::load`].
+pub fn load_rules(root: &Path, options: &LoadOptions) -> Result<RulesOnly> {
+    let mut diags = Vec::new();
+    let (doc, found) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE)?;
+    let unreadable = has_errors(&found);
+    diags.extend(found);
+    let head = head(&doc, unreadable, options, &mut diags);
+    let (rules, _) = rules(root, &head.rules, options, &mut diags)?;
+    if has_errors(&diags) {
+        return Err(Error::from_diagnostics(diags));
+    }
+    Ok(RulesOnly {
+        rules,
+        plans_dir: root.join(head.plans),
+    })
+}
+
 impl Workspace {
     /// Reads everything under a folder.
     ///

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::view::ServiceName;
 use crate::engine::event::{Body, Event, NodeState, ServiceState};
 use crate::error::{Error, Result};
 
@@ -34,9 +35,12 @@ struct Trace {
     spans: Vec<Value>,
     lanes: Lanes,
     nodes: BTreeMap<String, Node>,
-    services: BTreeMap<(String, String, String), (u64, u32, &'static str, u64)>,
+    services: BTreeMap<ServiceName, Phase>,
     last_us: u64,
 }
+
+/// Since when, on which lane, in which phase, since when in it (microseconds).
+type Phase = (u64, u32, &'static str, u64);
 
 struct Node {
     began_us: u64,

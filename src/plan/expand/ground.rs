@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use doe_cache::Value;
+
 use super::CommandLine;
 use super::base::Base;
 use super::memo::Row;
-use super::picks::fingerprint;
 use super::unit::Unit;
 use crate::error::{Diagnostic, Site};
 use crate::plan::model::{Setting, Source};
@@ -178,7 +179,7 @@ impl<'d> Ground<'d> {
         diags: &mut Vec<Diagnostic>,
     ) {
         let mut levels = Vec::with_capacity(decl.levels.len());
-        let mut seen: HashMap<String, &Site> = HashMap::new();
+        let mut seen: HashMap<Value, &Site> = HashMap::new();
         for level in &decl.levels {
             let setting =
                 base.setting(&decl.key, &level.value, &level.site, Source::Pattern, diags);
@@ -186,7 +187,7 @@ impl<'d> Ground<'d> {
                 self.incomplete = true;
                 continue;
             };
-            if let Some(first) = seen.insert(fingerprint(&setting.value), &level.site) {
+            if let Some(first) = seen.insert(setting.value.clone(), &level.site) {
                 diags.push(
                     Diagnostic::error(
                         "duplicate-level",

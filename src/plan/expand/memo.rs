@@ -67,7 +67,14 @@ impl Row {
 pub(super) struct Memo<T> {
     slots: Vec<usize>,
     key: Vec<usize>,
-    known: HashMap<Vec<usize>, (T, Vec<Option<Arc<Setting>>>)>,
+    known: HashMap<Vec<usize>, Known<T>>,
+}
+
+/// An answer, and the settings whose pointers are its key.
+#[derive(Debug)]
+struct Known<T> {
+    answer: T,
+    _kept: Box<[Option<Arc<Setting>>]>,
 }
 
 impl<T> Memo<T> {
@@ -100,9 +107,9 @@ impl<T> Memo<T> {
         if !self.known.contains_key(&self.key) {
             let answer = make(row, &self.slots);
             let kept = self.slots.iter().map(|slot| row.get(*slot).cloned());
-            self.known
-                .insert(self.key.clone(), (answer, kept.collect()));
+            let _kept = kept.collect();
+            self.known.insert(self.key.clone(), Known { answer, _kept });
         }
-        &self.known[&self.key].0
+        &self.known[&self.key].answer
     }
 }

@@ -62,12 +62,12 @@ struct Picks {
 #[derive(Debug)]
 struct Group {
     slots: Vec<usize>,
-    by_first: HashMap<String, Vec<Wanted>>,
+    by_first: HashMap<Value, Vec<Wanted>>,
 }
 
 #[derive(Debug)]
 struct Wanted {
-    rest: Vec<HashSet<String>>,
+    rest: Vec<HashSet<Value>>,
     number: usize,
 }
 
@@ -101,7 +101,7 @@ impl Picks {
             let Some(values) = values.into_iter().collect::<Option<Vec<_>>>() else {
                 return;
             };
-            wanted.push((slot, values.iter().map(fingerprint).collect::<HashSet<_>>()));
+            wanted.push((slot, values.into_iter().collect::<HashSet<_>>()));
         }
         wanted.sort_by_key(|(slot, _)| *slot);
         let (slots, mut values): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
@@ -144,9 +144,9 @@ impl Picks {
         for group in &self.groups {
             let value = |at: usize| {
                 let setting = row.get(*group.slots.get(at)?)?;
-                Some(fingerprint(&setting.value))
+                Some(&setting.value)
             };
-            let Some(candidates) = value(0).and_then(|first| group.by_first.get(&first)) else {
+            let Some(candidates) = value(0).and_then(|first| group.by_first.get(first)) else {
                 continue;
             };
             let rest: Vec<_> = (1..group.slots.len()).map(value).collect();
@@ -155,7 +155,7 @@ impl Picks {
                     .rest
                     .iter()
                     .zip(&rest)
-                    .all(|(values, value)| value.as_ref().is_some_and(|v| values.contains(v)));
+                    .all(|(values, value)| value.is_some_and(|v| values.contains(v)));
                 if fits {
                     self.matched[wanted.number].1 = true;
                     any = true;
@@ -183,15 +183,5 @@ impl Picks {
                 .hint("compare it with the levels of the matrix, or take it away")
             })
             .collect()
-    }
-}
-
-/// Equal values have equal fingerprints and no others: values went through the same parameter's
-/// check, so equal numbers are written alike.
-pub(super) fn fingerprint(value: &Value) -> String {
-    match value {
-        Value::Str(text) => format!("s{text}"),
-        Value::Int(number) => number.to_string(),
-        other => format!("{other:?}"),
     }
 }
