@@ -199,12 +199,11 @@ fn the_predecessors_plan_is_imported_and_loads() {
     let args = doe::cli::import::Args {
         file: here.join("tests/data/predecessor-phase2.json"),
         out: Some("old".into()),
-        json: false,
         force: false,
     };
     let mut told = Vec::new();
     let report =
-        doe::cli::import::run(&args, root.path(), &options(Vec::new()), &mut told).unwrap();
+        doe::cli::import::run(&args, false, root.path(), &options(Vec::new()), &mut told).unwrap();
     let plan = std::fs::read_to_string(root.path().join("plans/old.toml")).unwrap();
     let told = String::from_utf8(told).unwrap();
     // The first line names the folder of this test.

@@ -31,8 +31,8 @@ pub struct Stamps {
     pub decode_done_ms: Option<f64>,
     /// The answer had been passed on. May be absent.
     pub done_ms: Option<f64>,
-    /// HTTP status that the client got; absent means 200.
-    pub status: Option<u16>,
+    /// How the proxy says it ended: `ok`, or the name of the failure; absent means `ok`.
+    pub status: Option<String>,
 }
 
 /// The stamps of one pattern.
@@ -66,7 +66,7 @@ pub struct Counts {
     pub requests: usize,
     /// Those used.
     pub valid: usize,
-    /// Those with another status than 200.
+    /// Those with another status than `ok`.
     pub failed: usize,
     /// Those without one of the six stamps that are needed, or with one that is not finite.
     pub missing_stamps: usize,
@@ -206,7 +206,7 @@ fn collect(requests: &[Stamps]) -> (Split, Counts) {
         ..Counts::default()
     };
     for request in requests {
-        if request.status.is_some_and(|status| status != 200) {
+        if request.status.as_deref().is_some_and(|status| status != "ok") {
             counts.failed += 1;
             continue;
         }
@@ -327,7 +327,7 @@ mod tests {
     fn unusable_requests_are_counted_by_their_reason() {
         let good = stamps([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
         let failed = Stamps {
-            status: Some(500),
+            status: Some("prefill_failed".into()),
             ..good.clone()
         };
         let missing = Stamps {

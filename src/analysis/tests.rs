@@ -32,8 +32,8 @@ fn proxy() -> Value {
     json!({"schema": "proxy-v1", "requests": [
         {"id": "a", "received_ms": 0.0, "prefill_sent_ms": 1.0, "prefill_done_ms": 50.0,
          "decode_sent_ms": 51.5, "decode_first_byte_ms": 90.0, "first_byte_relayed_ms": 90.5,
-         "done_ms": 200.0, "status": 200},
-        {"id": "b", "received_ms": 0.0, "status": 500},
+         "done_ms": 200.0, "status": "ok"},
+        {"id": "b", "received_ms": 0.0, "status": "prefill_failed"},
     ]})
 }
 

@@ -104,8 +104,16 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Targets {
     /// What: //plan:all, //plan:layer, //plan:pattern, //..., #tag, @failed, @stale
-    #[arg(value_name = "TARGET", default_value = "//...")]
+    #[arg(value_name = "TARGET", default_value = "//...", value_parser = selector)]
     pub targets: Vec<Selector>,
+}
+
+/// A target, with the hints of a wrong one.
+pub fn selector(word: &str) -> Result<Selector, String> {
+    word.parse().map_err(|error: crate::error::Error| {
+        let hints = error.hints.iter().map(|hint| format!("\n  hint: {hint}"));
+        hints.fold(error.to_string(), |text, hint| text + &hint)
+    })
 }
 
 /// `-//phase2:L3` is a target that takes away, not a flag: told by its second character.

@@ -17,7 +17,7 @@ use crate::label::Selector;
 )]
 pub struct LogsArgs {
     /// Whose logs
-    #[arg(value_name = "TARGET", required = true)]
+    #[arg(value_name = "TARGET", required = true, value_parser = super::args::selector)]
     pub targets: Vec<Selector>,
     /// Only this log, by the name that the list shows
     #[arg(long, value_name = "NAME")]

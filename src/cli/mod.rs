@@ -10,7 +10,7 @@ mod completions;
 mod diagnose;
 mod explain;
 mod graph;
-mod import;
+pub mod import;
 mod init;
 mod list;
 mod logs;

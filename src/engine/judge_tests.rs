@@ -95,7 +95,8 @@ fn numbers_texts_and_series_are_read_in_document_order() {
 #[test]
 fn what_is_missing_or_broken_is_invalid_and_named() {
     let rule = rule(METRICS);
-    let mutations: [(&str, fn(&mut Json), &str); 10] = [
+    type Mutation = (&'static str, fn(&mut Json), &'static str);
+    let mutations: [Mutation; 10] = [
         (
             "metric gone",
             |d| {

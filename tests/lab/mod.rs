@@ -167,11 +167,6 @@ impl Lab {
             ended,
             events: recorder.events,
         };
-        if std::env::var_os("LAB_EVENTS").is_some() {
-            for event in &built.events {
-                eprintln!("{}", serde_json::to_string(event).unwrap());
-            }
-        }
         built.check();
         // Whoever has just written its exit record may still be on its way out.
         for _ in 0..500 {

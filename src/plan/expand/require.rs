@@ -153,6 +153,13 @@ impl Requirements {
             }
         }
         found = found.at(that.site.clone(), format!("required by `{}`", self.rule.id));
+        let names: Vec<_> = settings
+            .iter()
+            .map(|(name, ..)| format!("`{name}`"))
+            .collect();
+        if !names.is_empty() {
+            found = found.hint(format!("change {} so that it holds", names.join(" or ")));
+        }
         if let Some(first) = failure.labels.first() {
             found = found.label(first);
         }
