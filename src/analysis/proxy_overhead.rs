@@ -206,7 +206,11 @@ fn collect(requests: &[Stamps]) -> (Split, Counts) {
         ..Counts::default()
     };
     for request in requests {
-        if request.status.as_deref().is_some_and(|status| status != "ok") {
+        if request
+            .status
+            .as_deref()
+            .is_some_and(|status| status != "ok")
+        {
             counts.failed += 1;
             continue;
         }
