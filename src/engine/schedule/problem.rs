@@ -79,11 +79,11 @@ impl Problem {
 pub enum Command {
     /// The task got all it asked for; its services are being brought up.
     Acquired(TaskId),
-    /// Start the service; answer with [`Scheduler::service_up`] or [`Scheduler::service_down`].
+    /// Start the service; answer with [`super::Scheduler::service_up`] or [`super::Scheduler::service_down`].
     Start(ServiceId),
-    /// Stop the service; answer with [`Scheduler::service_down`].
+    /// Stop the service; answer with [`super::Scheduler::service_down`].
     Stop(ServiceId),
-    /// Run the task; answer with [`Scheduler::finish`].
+    /// Run the task; answer with [`super::Scheduler::finish`].
     Run(TaskId),
 }
 
