@@ -227,7 +227,7 @@ fn views(workspace: &Workspace) {
     );
     assert!(count("SELECT count(*) FROM metrics") > 36 * 8);
     assert!(count("SELECT count(*) FROM samples") > 36 * 30);
-    assert!(count("SELECT count(*) FROM runs") >= 3);
+    assert!(count("SELECT count(*) FROM runs") >= 2);
 }
 
 #[test]

@@ -208,7 +208,8 @@ async fn run_gang(
                 logs_by_step.insert(&step.name, named.collect());
             }
             dead = first_death(used), if failure.is_none() => {
-                let found = dead.instance.failure(context, dead.log_from).await;
+                // Its last words may be older than this node.
+                let found = dead.instance.failure(context, [0; 2]).await;
                 failure = Some(match found {
                     Some(found) => Failure::of_service(&found),
                     None => Failure::plain(
@@ -240,7 +241,7 @@ async fn blame(context: &Context, used: &[Used], why: Failure) -> Failure {
     let until = tokio::time::Instant::now() + HINDSIGHT;
     loop {
         for service in used {
-            if let Some(found) = service.instance.failure(context, service.log_from).await {
+            if let Some(found) = service.instance.failure(context, [0; 2]).await {
                 return Failure::of_service(&found);
             }
         }
