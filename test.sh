@@ -2,4 +2,5 @@
 # Runs every test of the workspace.
 set -euo pipefail
 cd "$(dirname "$0")"
-INSTA_UPDATE=no cargo test --workspace --locked "$@"
+# The campaigns in the tests are heavy: one after the other.
+INSTA_UPDATE=no RUST_TEST_THREADS="${RUST_TEST_THREADS:-2}" cargo test --workspace --locked "$@"

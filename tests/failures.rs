@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use support::{Workspace, wait_for};
 
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(500);
 
 /// Pids of this workspace's processes whose command line has a part.
 fn pids(workspace: &Workspace, part: &str) -> Vec<i32> {
