@@ -2,5 +2,5 @@
 # Runs every test of the workspace.
 set -euo pipefail
 cd "$(dirname "$0")"
-# The campaigns in the tests are heavy: one after the other.
+# The campaigns in the tests are heavy: two at a time, whatever the number of cores.
 INSTA_UPDATE=no RUST_TEST_THREADS="${RUST_TEST_THREADS:-2}" cargo test --workspace --locked "$@"
