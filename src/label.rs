@@ -26,6 +26,19 @@ impl Label {
         })
     }
 
+    /// Another name in the same package. The package is shared, so that many labels of one plan
+    /// hold its text once.
+    ///
+    /// # Errors
+    /// The name is not valid.
+    pub fn sibling(&self, name: &str) -> Result<Self, Error> {
+        check_name(name, name)?;
+        Ok(Self {
+            package: self.package.clone(),
+            name: name.into(),
+        })
+    }
+
     /// The package: `phase2`, or `a/b` for a nested plan.
     pub fn package(&self) -> &str {
         &self.package
@@ -273,7 +286,8 @@ mod tests {
         fn labels_round_trip(package in "[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,2}", name in "[A-Za-z0-9][A-Za-z0-9_.=,+-]{0,20}") {
             prop_assume!(!name.contains("...") && name != "all");
             let label = Label::new(&package, &name).unwrap();
-            prop_assert_eq!(label.to_string().parse::<Label>().unwrap(), label);
+            prop_assert_eq!(label.to_string().parse::<Label>().unwrap(), label.clone());
+            prop_assert_eq!(Label::new(&package, "x").unwrap().sibling(&name).unwrap(), label);
         }
     }
 }

@@ -263,8 +263,9 @@ mod tests {
         assert_eq!(heading("ttft_median_ms", "ms"), "ttft_median_ms");
         assert_eq!(
             heading("output_tokens_per_s", "tokens/s"),
-            "output_tokens_per_s [tokens/s]"
+            "output_tokens_per_s"
         );
+        assert_eq!(heading("throughput", "tokens/s"), "throughput [tokens/s]");
         assert_eq!(heading("gpu_compute_ratio", "1"), "gpu_compute_ratio");
     }
 }

@@ -15,7 +15,7 @@ const MOST: usize = 256;
 
 struct Order {
     record: Option<Record>,
-    node: NodeUpdate,
+    node: Option<NodeUpdate>,
     done: Option<oneshot::Sender<Result<Option<Digest>>>>,
 }
 
@@ -42,7 +42,7 @@ impl Committer {
         let (done, answer) = oneshot::channel();
         self.send(Order {
             record: Some(record),
-            node,
+            node: Some(node),
             done: Some(done),
         })?;
         answer.await.map_err(|_| gone())??;
@@ -53,9 +53,21 @@ impl Committer {
     pub(super) fn note(&self, node: NodeUpdate) -> Result<()> {
         self.send(Order {
             record: None,
-            node,
+            node: Some(node),
             done: None,
         })
+    }
+
+    /// Waits until everything that was noted before is durable.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        let (done, answer) = oneshot::channel();
+        self.send(Order {
+            record: None,
+            node: None,
+            done: Some(done),
+        })?;
+        answer.await.map_err(|_| gone())??;
+        Ok(())
     }
 
     fn send(&self, order: Order) -> Result<()> {
@@ -86,8 +98,8 @@ fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>) {
         let mut nodes = Vec::new();
         let mut waiting = Vec::new();
         for order in orders {
-            let digest = order.node.record;
-            nodes.push(order.node.clone());
+            let digest = order.node.as_ref().and_then(|node| node.record);
+            nodes.extend(order.node.clone());
             let at = order.record.map(|record| {
                 records.push(record);
                 records.len() - 1
@@ -107,7 +119,7 @@ fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>) {
                 Err(_) => {
                     let alone = Batch {
                         records: at.map_or(&[], |at| &records[at..=at]),
-                        nodes: std::slice::from_ref(&node),
+                        nodes: node.as_slice(),
                         ..Batch::default()
                     };
                     store.write(&alone).map(|_| digest).map_err(Error::from)

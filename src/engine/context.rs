@@ -10,6 +10,7 @@ use doe_cache::{Digest, Store};
 use tokio::sync::{Mutex, watch};
 
 use super::commit::Committer;
+use super::scratch::Scratch;
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Executor, Facts, HostSpec, Script, Token};
 use crate::label::Label;
@@ -37,6 +38,8 @@ pub(super) struct Context {
     pub run_dir: PathBuf,
     /// Folder of the run on the platform's hosts.
     pub host_dir: PathBuf,
+    /// Short paths for temporary files.
+    pub(crate) scratch: Scratch,
     /// How scripts call `doe`.
     pub doe: PathBuf,
     /// Environment of every script, below that of the platform and of the rule.
@@ -106,10 +109,11 @@ impl Context {
         text: &str,
         env: &BTreeMap<String, String>,
         work: &Path,
+        tmp: &Path,
         timeout_s: Option<f64>,
     ) -> Script {
         let mut all = self.env.clone();
-        all.insert("TMPDIR".into(), work.join("tmp").display().to_string());
+        all.insert("TMPDIR".into(), tmp.display().to_string());
         all.extend(self.platform.env.clone());
         all.extend(env.clone());
         Script {

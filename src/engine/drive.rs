@@ -65,7 +65,7 @@ impl<'w> Drive<'_, '_, 'w> {
         if driven.is_err() {
             self.clear_up(&mut inbox).await;
         }
-        driven
+        driven.and(self.context.committer.flush().await)
     }
 
     async fn drive(
@@ -145,7 +145,7 @@ impl<'w> Drive<'_, '_, 'w> {
             }
             Resolution::Reuse { record, hit, keyed } => self.reuse(task, record, hit, &keyed),
             Resolution::Run { keyed, why } => self.admit(task, keyed, &why),
-            Resolution::Wait => Err(Error::new(
+            Resolution::Wait { .. } => Err(Error::new(
                 Kind::Bug,
                 "undecided",
                 format!("{} was to be decided too early", self.graph().label(node)),

@@ -406,6 +406,7 @@ impl<'w> Drive<'_, '_, 'w> {
             judge: keyed.judge,
             inputs,
             roles: planned.roles.clone(),
+            scratch: format!("n{}", task.0),
             acquired_unix_ms: 0,
             running: false,
         })

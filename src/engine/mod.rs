@@ -19,5 +19,6 @@ mod resolve;
 pub mod resources;
 pub mod run;
 pub mod schedule;
+mod scratch;
 mod services;
 mod steps;

@@ -50,6 +50,8 @@ pub(super) struct Job {
     pub inputs: Vec<InputRef>,
     /// Roles that it uses.
     pub roles: Vec<String>,
+    /// Short name of its folder for temporary files.
+    pub scratch: String,
     /// When it got its hosts.
     pub acquired_unix_ms: u64,
     /// Whether its steps have been begun.
@@ -149,15 +151,16 @@ async fn execute(
     let below = Path::new("nodes").join(&name).join("1");
     let work = context.host_dir.join(&below).join("work");
     let kept = context.run_dir.join(&below).join("out");
-    for folder in [&kept, &work.join("tmp")] {
+    for folder in [&kept, &work] {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, &e))?;
     }
+    let tmp = context.scratch.folder(&job.scratch)?;
     let inputs = context.run_dir.join(&below).join("inputs.json");
     write_inputs(&inputs, &job.inputs)?;
     let action = render_real(context, job, used, &work, &inputs, &name).await?;
     state(NodeState::Running);
     let began = draft.phase("staging", began);
-    let ran = steps::run(context, &name, &action.steps, &work, used).await?;
+    let ran = steps::run(context, &name, &action.steps, &work, &tmp, used).await?;
     draft.logs = ran.logs;
     draft.processes = ran.processes;
     draft.failure = ran.failure;

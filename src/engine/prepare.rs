@@ -235,3 +235,7 @@ impl Builder<'_> {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "prepare_tests.rs"]
+mod tests;

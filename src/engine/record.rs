@@ -81,6 +81,7 @@ async fn try_record(
     let failure = draft.failure.take();
     let class = failure
         .as_ref()
+        .filter(|failure| !failure.cancelled)
         .map(|failure| classify(job, failure, &draft.logs));
     let mut metrics = BTreeMap::new();
     let mut texts = BTreeMap::new();
@@ -185,9 +186,6 @@ async fn try_record(
 }
 
 fn classify(job: &Job, failure: &Failure, logs: &[(String, Vec<u8>)]) -> String {
-    if failure.cancelled {
-        return "cancelled".into();
-    }
     let logs: Vec<_> = logs
         .iter()
         .map(|(_, log)| String::from_utf8_lossy(log))

@@ -76,7 +76,10 @@ pub(super) enum Resolution {
         why: Why,
     },
     /// Something it depends on has not ended.
-    Wait,
+    Wait {
+        /// Whether it is known already that it runs, unless a gate stays shut.
+        runs: bool,
+    },
 }
 
 /// Resolves a node by how its dependencies ended; `finals` is by node.
@@ -114,7 +117,7 @@ pub(super) fn resolve(
         return Ok(Resolution::Blocked(reason));
     }
     if waits {
-        return Ok(Resolution::Wait);
+        return Ok(Resolution::Wait { runs: false });
     }
     let (keyed, why) = match decider.decide(node, &needs)? {
         Decision::Reuse {
@@ -154,7 +157,7 @@ pub(super) fn resolve(
         return Ok(Resolution::Blocked(reason));
     }
     if waits {
-        return Ok(Resolution::Wait);
+        return Ok(Resolution::Wait { runs: true });
     }
     Ok(Resolution::Run { keyed, why })
 }

@@ -20,6 +20,7 @@ use super::prepare::prepare;
 use super::record::stored_state;
 use super::resolve::{Final, Resolution, resolve, reuse};
 use super::schedule::{Limits, Scheduler};
+use super::scratch::Scratch;
 use crate::error::{Error, Result};
 use crate::exec::Executor;
 use crate::graph::NodeId;
@@ -112,12 +113,12 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
                 reuse(&store, decider, &run_id, node, record, hit, &keyed)?
             }
             Resolution::Blocked(reason) => Final::without_result(Outcome::Blocked, reason),
-            Resolution::Run { .. } => {
+            Resolution::Run { .. } | Resolution::Wait { runs: true } => {
                 planned.0 += 1;
                 tasks.push(node);
                 continue;
             }
-            Resolution::Wait => {
+            Resolution::Wait { runs: false } => {
                 planned.1 += 1;
                 tasks.push(node);
                 continue;
@@ -277,6 +278,7 @@ fn begin(
     for run in store.runs(20)? {
         if run.status == RunStatus::Running {
             store.end_run(&run.info.run_id, RunStatus::Abandoned)?;
+            Scratch::forget(&run.info.run_id);
         }
     }
     store.begin_run(&RunInfo {
@@ -292,13 +294,15 @@ fn begin(
     Ok(())
 }
 
-/// Seconds that a node took when it last ran, else what the plan says, else nothing.
+/// Seconds that a node took when it last ran on the same kind of platform, else what the plan
+/// says, else nothing. A plan speaks of real hardware: it says nothing about a simulation.
 fn estimate_s(decider: &Decider<'_>, node: NodeId) -> Option<f64> {
     let pattern = decider.graph().pattern(node);
-    let label = pattern.label.to_string();
-    let history = decider.snapshot().current(&label);
+    let simulated = decider.platform().simulated;
+    let history = decider.snapshot().current(&pattern.label.to_string());
+    let history = history.filter(|summary| summary.simulated == simulated);
     let history = history.map(|summary| summary.duration_ms as f64 / 1000.0);
-    history.or(pattern.estimate_s)
+    history.or(pattern.estimate_s.filter(|_| !simulated))
 }
 
 fn limits(options: &Options) -> Limits {
@@ -357,6 +361,7 @@ fn context(
         store: store.clone(),
         run_id: run_id.to_owned(),
         host_dir: run_dir.clone(),
+        scratch: Scratch::new(run_id, &run_dir),
         run_dir,
         doe: options.doe.clone(),
         env,

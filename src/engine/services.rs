@@ -195,7 +195,11 @@ pub(super) async fn start(
         .await
         .map_err(early)?;
     let name = format!("service-{}", def.name);
-    let script = context.script(name, &action.script, &action.env, &work, None);
+    let tmp = context
+        .scratch
+        .folder(&format!("s{}-{start}", def.id.0))
+        .map_err(early)?;
+    let script = context.script(name, &action.script, &action.env, &work, &tmp, None);
     if context.is_aborted() {
         return Err(ServiceFailure {
             cancelled: true,

@@ -123,6 +123,7 @@ pub(super) async fn run(
     name: &str,
     steps: &[StepAction],
     work: &Path,
+    tmp: &Path,
     used: &[Used],
 ) -> Result<Ran> {
     let mut ran = Ran::default();
@@ -137,7 +138,7 @@ pub(super) async fn run(
         };
         let (gang, after) = rest.split_at(together);
         rest = after;
-        ran.failure = run_gang(context, name, gang, work, used, &mut ran).await?;
+        ran.failure = run_gang(context, name, gang, (work, tmp), used, &mut ran).await?;
         if ran.failure.is_some() {
             break;
         }
@@ -149,7 +150,7 @@ async fn run_gang(
     context: &Context,
     name: &str,
     gang: &[StepAction],
-    work: &Path,
+    folders: (&Path, &Path),
     used: &[Used],
     ran: &mut Ran,
 ) -> Result<Option<Failure>> {
@@ -172,7 +173,7 @@ async fn run_gang(
         };
         let stopped = stopped.clone();
         members.push(async move {
-            let (handle, end) = run_member(context, name, &member, work, stopped).await;
+            let (handle, end) = run_member(context, name, &member, folders, stopped).await;
             if end.is_err() {
                 member.readiness.send_if_modified(|now| {
                     let pending = *now == Readiness::Pending;
@@ -275,7 +276,7 @@ async fn run_member(
     context: &Context,
     name: &str,
     member: &Member<'_>,
-    work: &Path,
+    (work, tmp): (&Path, &Path),
     mut stopped: watch::Receiver<bool>,
 ) -> (Option<Handle>, Result<(), Failure>) {
     let step = member.step;
@@ -297,6 +298,7 @@ async fn run_member(
         &step.script,
         &step.env,
         work,
+        tmp,
         Some(step.timeout_s),
     );
     let token = context.token(&format!("{name}-step-{}", step.name));

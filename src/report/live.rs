@@ -159,3 +159,115 @@ impl Sink for Live {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use indicatif::TermLike;
+
+    use super::*;
+    use crate::engine::event::{Body, NodeFinished, Outcome, Summary};
+
+    /// A terminal that keeps what is written to it.
+    #[derive(Debug, Clone, Default)]
+    struct Paper(Arc<Mutex<String>>);
+
+    impl TermLike for Paper {
+        fn width(&self) -> u16 {
+            100
+        }
+        fn move_cursor_up(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, text: &str) -> std::io::Result<()> {
+            self.0.lock().unwrap().push_str(&format!("{text}\n"));
+            Ok(())
+        }
+        fn write_str(&self, text: &str) -> std::io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+        fn clear_line(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_runs_where_is_drawn_and_what_ended_is_told() {
+        let paper = Paper::default();
+        let target = ProgressDrawTarget::term_like_with_hz(Box::new(paper.clone()), 255);
+        let mut live = Live::new(target, 100, Style::PLAIN);
+        let label = "//phase2:p2-efa-1k-c1".parse().unwrap();
+        let drawn = |paper: &Paper| paper.0.lock().unwrap().clone();
+        live.event(&Event::new(
+            0,
+            Body::RunStarted {
+                run_id: "r".into(),
+                platform: "sim".into(),
+                simulated: true,
+                nodes: 2,
+                run_dir: "d".into(),
+                command: "c".into(),
+            },
+        ));
+        live.event(&Event::new(
+            1,
+            Body::Service {
+                name: "decode".into(),
+                key: "k".into(),
+                host: "node2".into(),
+                state: ServiceState::Starting,
+                starts: 1,
+                reason: None,
+            },
+        ));
+        live.event(&Event::new(
+            2,
+            Body::NodeState {
+                label: "//phase2:p2-efa-1k-c1".into(),
+                state: NodeState::Running,
+                hosts: vec!["node1".into(), "node2".into()],
+                estimate_s: None,
+                why: None,
+            },
+        ));
+        live.total.tick();
+        // The bars draw at most some hundred times a second.
+        for _ in 0..1000 {
+            if drawn(&paper).contains("node1, node2") {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            live.total.tick();
+        }
+        let text = drawn(&paper);
+        assert!(
+            text.contains("//phase2:p2-efa-1k-c1 runs on node1, node2"),
+            "{text}"
+        );
+        assert!(
+            text.contains("1 service: decode@node2 (starting)"),
+            "{text}"
+        );
+        live.event(&Event::new(
+            3,
+            Body::NodeFinished(NodeFinished::new(&label, Outcome::Ok)),
+        ));
+        live.event(&Event::new(4, Body::Summary(Summary::default())));
+        assert!(drawn(&paper).contains("[1/2] ok        //phase2:p2-efa-1k-c1"));
+        assert!(live.slots.is_empty());
+    }
+}

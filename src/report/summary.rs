@@ -129,10 +129,7 @@ fn counts(out: &mut String, view: &View, style: Style) {
     }
     if !view.finished.is_empty() {
         let folder = &view.run_dir;
-        let _ = writeln!(
-            out,
-            "results: doe results; logs: doe logs LABEL; events: {folder}"
-        );
+        let _ = writeln!(out, "logs: doe logs LABEL; events: {folder}");
     }
     if counts.failed + counts.invalid + counts.blocked > 0 {
         let _ = writeln!(out, "run what failed again: doe build @failed");

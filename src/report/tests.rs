@@ -165,7 +165,7 @@ fn closing_block() {
     missed //phase2:p2-baseline-iperf3: tcp_bandwidth_gbps is 4.1, expected 9..12
     7 nodes: 1 ok, 1 reused, 1 failed, 1 invalid, 2 blocked, 1 cancelled in 1m 15s, 1 service start, 1m 01s saved by reuse
     all results are simulated: they say nothing about hardware
-    results: doe results; logs: doe logs LABEL; events: /w/.doe/runs/20260101T000000-000-1
+    logs: doe logs LABEL; events: /w/.doe/runs/20260101T000000-000-1
     run what failed again: doe build @failed
     ");
 }

@@ -136,7 +136,7 @@ pub(super) fn expand(
                 continue;
             }
         };
-        expand_layer(package, &decl, layer, context, &mut out, &mut in_use, diags);
+        expand_layer(&label, &decl, layer, context, &mut out, &mut in_use, diags);
         // A value in `[settings]` and a demand in a rule file are not the layer's.
         let of_plan = |site: &Site| {
             let settings = decl.settings.iter();
@@ -167,7 +167,7 @@ pub(super) fn expand(
 }
 
 fn expand_layer(
-    package: &str,
+    label: &Label,
     plan: &PlanDecl,
     layer: &LayerDecl,
     context: &mut Context<'_>,
@@ -175,13 +175,13 @@ fn expand_layer(
     in_use: &mut Vec<Arc<Rule>>,
     diags: &mut Vec<Diagnostic>,
 ) {
-    let (units, whole) = units(package, plan, layer, out.plan.layers.len(), context, diags);
+    let (units, whole) = units(label, plan, layer, out.plan.layers.len(), context, diags);
     out.incomplete |= !whole || layer.broken;
     let mut held = vec![false; layer.common.overrides.len()];
     for unit in &units {
         let before = diags.len();
         let mut made = unit.expand(context, &mut held, diags);
-        if let (Some(own), Ok(label)) = (unit.own, Label::new(package, &unit.id.text)) {
+        if let (Some(own), Ok(label)) = (unit.own, label.sibling(&unit.id.text)) {
             for found in &mut diags[before..] {
                 // The pattern's own file region is its, the rest is the layer's.
                 let start = own.site.range.start;
@@ -214,7 +214,7 @@ fn expand_layer(
 
 /// The matrices of a layer, and whether all of them could be made.
 fn units<'d>(
-    package: &'d str,
+    label: &Label,
     plan: &'d PlanDecl,
     layer: &'d LayerDecl,
     number: usize,
@@ -226,7 +226,7 @@ fn units<'d>(
     let common = &layer.common;
     let unit = |own, id, rule| Unit {
         plan,
-        package,
+        label: label.clone(),
         layer: number,
         decl: layer,
         own,

@@ -41,8 +41,8 @@ const MAX_CELLS: usize = 1_000_000;
 pub(super) struct Unit<'d> {
     /// The plan it is in.
     pub(super) plan: &'d PlanDecl,
-    /// Its package.
-    pub(super) package: &'d str,
+    /// The layer's label.
+    pub(super) label: Label,
     /// Index of the layer.
     pub(super) layer: usize,
     /// The layer.
@@ -126,7 +126,7 @@ impl<'d> Unit<'d> {
             match self.label(&mut id, row) {
                 // A setting that the id mentions has no value.
                 Ok(None) => {
-                    missing.look(row, &self.place());
+                    missing.look(row, &self.label);
                     made.incomplete = true;
                 }
                 Ok(Some(label)) => {
@@ -160,17 +160,12 @@ impl<'d> Unit<'d> {
         made
     }
 
-    /// The layer for messages.
-    fn place(&self) -> String {
-        format!("//{}:{}", self.package, self.decl.id.text)
-    }
-
     fn label(&self, id: &mut IdTemplate, row: &Row) -> Result<Option<Label>, Diagnostic> {
         if !id.is_ready(row) {
             return Ok(None);
         }
         let name = id.render(row)?;
-        match Label::new(self.package, &name) {
+        match self.label.sibling(&name) {
             Ok(label) if name != "all" => Ok(Some(label)),
             _ => Err(
                 Diagnostic::error("bad-id", format!("`{name}` cannot be an id"))

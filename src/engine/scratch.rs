@@ -1,0 +1,86 @@
+//! Short paths for temporary files. Programs make sockets below `TMPDIR`, whose paths may have
+//! 107 bytes; the folder of a run alone can be longer. So each run has one short link to its
+//! folder, gone when the run is; a link that a killed run left behind goes with the next run.
+
+use std::path::{Path, PathBuf};
+
+use doe_cache::Digest;
+
+use crate::error::{Error, Result};
+
+/// The link to a run's folder, removed on drop.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    run_dir: PathBuf,
+    link: PathBuf,
+}
+
+impl Scratch {
+    /// Makes the link. Where none can be made the long path is used.
+    pub(crate) fn new(run_id: &str, run_dir: &Path) -> Self {
+        let link = link_of(run_id);
+        let made = std::os::unix::fs::symlink(run_dir, &link).is_ok();
+        Self {
+            link: if made { link } else { run_dir.to_owned() },
+            run_dir: run_dir.to_owned(),
+        }
+    }
+
+    /// A folder for the temporary files of one process.
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
+        let below = Path::new("tmp").join(name);
+        let real = self.run_dir.join(&below);
+        std::fs::create_dir_all(&real).map_err(|e| Error::io("make", &real, &e))?;
+        Ok(self.link.join(below))
+    }
+
+    /// Removes the link of a run that was killed.
+    pub(crate) fn forget(run_id: &str) {
+        remove(&link_of(run_id));
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.link != self.run_dir {
+            remove(&self.link);
+        }
+    }
+}
+
+fn link_of(run_id: &str) -> PathBuf {
+    let name = format!("doe-{}", &Digest::of(run_id).short()[..10]);
+    std::env::temp_dir().join(name)
+}
+
+fn remove(link: &Path) {
+    // Never anything but a link; one that is gone already is fine.
+    if std::fs::symlink_metadata(link).is_ok_and(|meta| meta.file_type().is_symlink()) {
+        let _ = std::fs::remove_file(link);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_short_and_nothing_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir = dir.path().join("a-long-name".repeat(9)).join("run");
+        std::fs::create_dir_all(&run_dir).unwrap();
+        let id = format!("scratch-test-{}", std::process::id());
+        let scratch = Scratch::new(&id, &run_dir);
+        let folder = scratch.folder("n17").unwrap();
+        assert!(folder.as_os_str().len() < 60, "{folder:?}");
+        std::os::unix::net::UnixListener::bind(folder.join("x".repeat(36))).unwrap();
+        assert!(run_dir.join("tmp/n17").is_dir());
+        let link = scratch.link.clone();
+        drop(scratch);
+        assert!(std::fs::symlink_metadata(&link).is_err());
+        assert!(run_dir.join("tmp/n17").is_dir());
+        std::mem::forget(Scratch::new(&id, &run_dir));
+        Scratch::forget(&id);
+        assert!(std::fs::symlink_metadata(&link).is_err());
+    }
+}
