@@ -482,6 +482,29 @@ fn facts_are_read_alike() {
     assert!(seen.windows(2).all(|pair| pair[0] == pair[1]), "{seen:?}");
 }
 
+#[test]
+fn a_listener_is_seen_without_connecting() {
+    under_each_shell(|shell| {
+        let execution = Execution::new(shell, "true", None);
+        let ask = |port: u16| {
+            let mut command = Command::new(shell[0]);
+            command.args(&shell[1..]).arg(execution.path("wrapper.sh"));
+            command
+                .args(["listens", &port.to_string()])
+                .status()
+                .unwrap()
+                .code()
+        };
+        for address in ["127.0.0.1:0", "0.0.0.0:0"] {
+            let socket = std::net::TcpListener::bind(address).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            assert_eq!(ask(port), Some(0), "{shell:?} {address}");
+            drop(socket);
+            assert_eq!(ask(port), Some(1), "{shell:?} {address}");
+        }
+    });
+}
+
 /// The wrapper is plain POSIX: what checks shell scripts finds nothing, where it is installed.
 #[test]
 fn shellcheck_is_content() {

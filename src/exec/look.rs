@@ -2,6 +2,8 @@
 //! wrong one and a late one are all the same `false`; only a sign that cannot be looked for is
 //! an error.
 
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::folder::read_if_there;
 use crate::error::{Error, Kind, Result};
 
 /// How long one look may take.
@@ -78,31 +81,49 @@ pub async fn tcp(address: &str) -> Result<bool> {
     Ok(matches!(connected, Ok(Ok(_))))
 }
 
-/// Whether something on this machine listens on a TCP port, from the kernel's socket table: no
-/// connection is made, so a server that serves one client does not take the look for it.
-pub fn listens(port: u16) -> bool {
-    ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|path| std::fs::read_to_string(path).ok())
-        .any(|table| has_listener(&table, port))
+/// Whether something on this machine listens on a TCP port at one of the addresses or at all of
+/// them, seen in the kernel's tables without connecting.
+pub fn listens(addresses: &[IpAddr], port: u16) -> Result<bool> {
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        // A machine may know only one of the two.
+        if let Some(text) = read_if_there(Path::new(table))?
+            && text.lines().filter_map(listener).any(|listener| {
+                listener.port() == port
+                    && (listener.ip().is_unspecified() || addresses.contains(&listener.ip()))
+            })
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-/// Looks for a listening socket (state `0A`) in a table of `/proc/net/tcp`'s form: number, local
-/// address `HEX:PORT` with the port in hexadecimal, remote address, state.
-fn has_listener(table: &str, port: u16) -> bool {
-    table.lines().skip(1).any(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let local = fields.next().and_then(|address| address.rsplit_once(':'));
-        let state = fields.nth(1);
-        let found = local.and_then(|(_, hex)| u16::from_str_radix(hex, 16).ok());
-        found == Some(port) && state == Some("0A")
-    })
+/// The address of a line of `/proc/net/tcp` or `tcp6`, when it is of a listening socket. Both
+/// write an address as the bytes in memory, four at a time as a number of the machine.
+fn listener(line: &str) -> Option<SocketAddr> {
+    const LISTEN: &str = "0A";
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (address, port) = fields.next()?.split_once(':')?;
+    if fields.nth(1)? != LISTEN {
+        return None;
+    }
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = Vec::with_capacity(16);
+    for at in (0..address.len()).step_by(8) {
+        let word = u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?;
+        bytes.extend(word.to_ne_bytes());
+    }
+    let ip = match bytes.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?).to_canonical(),
+    };
+    Some(SocketAddr::new(ip, port))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{SocketAddr, TcpListener};
+    use std::net::{Ipv6Addr, TcpListener};
 
     use super::*;
 
@@ -168,23 +189,46 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_seen_without_connecting() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        assert!(listens(port));
-        listener.set_nonblocking(true).unwrap();
-        let nobody = listener.accept().unwrap_err();
-        assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
-        drop(listener);
-        assert!(!listens(port));
+    #[cfg(target_endian = "little")]
+    fn lines_of_the_kernel_are_read() {
+        let v4 =
+            "   0: 0200007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 1";
+        assert_eq!(listener(v4), Some("127.0.0.2:8080".parse().unwrap()));
+        let v6 = "   1: 00000000000000000000000000000000:0016 00000000000000000000000000000000:0000 0A 0";
+        assert_eq!(listener(v6), Some("[::]:22".parse().unwrap()));
+        let mapped = "   1: 0000000000000000FFFF00000100007F:0016 00000000000000000000000000000000:0000 0A 0";
+        assert_eq!(listener(mapped), Some("127.0.0.1:22".parse().unwrap()));
+        let connected = v4.replace(" 0A ", " 01 ");
+        assert_eq!(listener(&connected), None);
+        for bad in [
+            "",
+            "  sl  local_address rem_address   st",
+            "0: 0:0 0:0 0A",
+            "0: zz00007F:1F90 0:0 0A",
+        ] {
+            assert_eq!(listener(bad), None, "{bad}");
+        }
     }
 
     #[test]
-    fn only_listening_sockets_of_the_port_count() {
-        let table = "  sl  local_address rem_address   st\n   0: 0100007F:1F90 00000000:0000 0A 0\n   1: 0100007F:0050 0100007F:1F91 01 0\n torn";
-        assert!(has_listener(table, 8080));
-        assert!(!has_listener(table, 80));
-        assert!(!has_listener(table, 8081));
-        assert!(!has_listener("", 8080));
+    fn a_listener_is_seen_at_its_address_only_and_not_connected_to() {
+        let socket = TcpListener::bind("127.0.0.2:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let here: IpAddr = "127.0.0.2".parse().unwrap();
+        let there: IpAddr = "127.0.0.1".parse().unwrap();
+        assert!(listens(&[here], port).unwrap());
+        assert!(!listens(&[there], port).unwrap());
+        assert!(socket.accept().is_err(), "nobody connected");
+        drop(socket);
+        assert!(!listens(&[here], port).unwrap());
+        for all in [
+            TcpListener::bind("0.0.0.0:0"),
+            TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)),
+        ] {
+            // A machine without IPv6 has no second one.
+            let Ok(all) = all else { continue };
+            assert!(listens(&[there], all.local_addr().unwrap().port()).unwrap());
+        }
     }
 }

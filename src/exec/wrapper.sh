@@ -6,6 +6,7 @@
 #   wrapper.sh end DIR GRACE_MS   ends the whole tree: TERM, after the grace KILL. 0: nothing is left.
 #   wrapper.sh status DIR         prints `exited` and the record, `running PID TICKS`, `lost WHY`
 #                                 or `absent` (nobody has started it yet).
+#   wrapper.sh listens PORT       0: something listens on the TCP port, 1: nothing does.
 #   wrapper.sh facts              prints facts of the host as `name=value` lines.
 #
 # DIR holds `job` (settings), `env` and `script`; this program adds `pid` (who runs it; whoever
@@ -435,11 +436,16 @@ facts() {
     printf 'boot_id=%s\n' "$boot"
 }
 
+listens() {
+    grep -qs ":$(printf '%04X' "$1") [0-9A-F]*:0000 0A " /proc/net/tcp /proc/net/tcp6
+}
+
 dir=${2-}
 case ${1-} in
 run) run ;;
 status) status ;;
 end) end "${3:-10000}" ;;
+listens) listens "$2" ;;
 facts) facts ;;
-*) fail 64 'expected run, end, status or facts' ;;
+*) fail 64 'expected run, end, status, listens or facts' ;;
 esac

@@ -254,7 +254,14 @@ pub async fn signs(rig: &Rig) {
     let address = format!("{}:{port}", host.address);
     assert!(!look(Sign::Tcp(address.clone())).await);
     assert!(!look(Sign::Http(format!("http://{address}/"))).await);
+    assert!(!look(Sign::Listen(port)).await);
     let listener = std::net::TcpListener::bind(&address).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    assert!(look(Sign::Listen(port)).await);
+    assert!(
+        listener.accept().is_err(),
+        "it was looked at, not connected to"
+    );
     assert!(look(Sign::Tcp(address)).await);
     drop(listener);
     let bad = Sign::Http("https://example.invalid/".into());

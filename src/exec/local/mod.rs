@@ -248,12 +248,20 @@ impl Executor for LocalExecutor {
         blocking(move || read_log(&handle, stream, offset)).boxed()
     }
 
-    fn look<'a>(&'a self, _host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>> {
+    fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>> {
         async move {
             match sign {
                 Sign::Http(url) => look::http(url).await,
                 Sign::Tcp(address) => look::tcp(address).await,
-                Sign::Listen(port) => Ok(look::listens(*port)),
+                Sign::Listen(port) => {
+                    let addresses = tokio::net::lookup_host((host.address.as_str(), *port)).await;
+                    let addresses = addresses.map_err(|cause| {
+                        let text = format!("the host `{}` has no address", host.name);
+                        Error::new(Kind::Infra, "no-address", text).cause(cause)
+                    })?;
+                    let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
+                    look::listens(&addresses, *port)
+                }
                 Sign::File(path) => Ok(path.exists()),
             }
         }
