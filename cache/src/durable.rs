@@ -3,6 +3,7 @@
 //! however little there is to write.
 
 use crate::error::{Error, Result};
+use crate::fault::{self, Point};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -28,6 +29,7 @@ impl Temp {
     pub(crate) fn create(tmp: &Path) -> Result<(Self, File)> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let open = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
+        at(Point::BeforeTmpWrite, "write in", tmp)?;
         loop {
             let count = COUNTER.fetch_add(1, Ordering::Relaxed);
             let path = tmp.join(format!("{}-{count}", std::process::id()));
@@ -59,7 +61,8 @@ impl Temp {
     /// Takes away the right to write, once the content is complete.
     pub(crate) fn finish(&self, file: &File) -> Result<()> {
         file.set_permissions(Permissions::from_mode(READ_ONLY))
-            .map_err(|e| Error::io("set the permissions of", &self.path, &e))
+            .map_err(|e| Error::io("set the permissions of", &self.path, &e))?;
+        at(Point::AfterTmpWrite, "write", &self.path)
     }
 
     /// Where it is now.
@@ -77,12 +80,19 @@ impl Drop for Temp {
     }
 }
 
+/// Passes a point where a test may have the disk refuse; the words are those of the real refusal.
+pub(crate) fn at(point: Point, what: &'static str, path: &Path) -> Result<()> {
+    fault::hit(point).map_err(|e| Error::io(what, path, &e))
+}
+
 /// Publishes complete temporary files under their final names. Groups become visible in order:
 /// when a file of one group survives a crash, so do all files of the groups before it. On return
 /// everything is durable. Existing files are replaced, so content must follow from the name.
 pub(crate) fn publish(root: &Path, groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<()> {
     let files: Vec<&Path> = groups.iter().flatten().map(|(t, _)| t.path()).collect();
+    at(Point::BeforeFsync, "sync", root)?;
     sync(root, &files)?;
+    at(Point::AfterFsync, "sync", root)?;
     for group in groups {
         let mut parents = BTreeSet::new();
         for (mut temp, path) in group {
@@ -90,11 +100,15 @@ pub(crate) fn publish(root: &Path, groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<
             if parents.insert(parent.clone()) {
                 create_dir(&parent)?;
             }
+            at(Point::BeforeRename, "rename to", &path)?;
             fs::rename(&temp.path, &path).map_err(|e| Error::io("rename to", &path, &e))?;
             temp.keep = true;
+            at(Point::AfterRename, "rename to", &path)?;
         }
         let parents: Vec<&Path> = parents.iter().map(PathBuf::as_path).collect();
+        at(Point::BeforeDirSync, "sync", root)?;
         sync(root, &parents)?;
+        at(Point::AfterDirSync, "sync", root)?;
     }
     Ok(())
 }
@@ -142,6 +156,7 @@ pub(crate) fn sweep(tmp: &Path) -> Result<u64> {
 /// Returns where it went.
 pub(crate) fn quarantine(file: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
     create_dir(dir)?;
+    at(Point::BeforeQuarantine, "quarantine", file)?;
     for count in 0_u32.. {
         let target = match count {
             0 => dir.join(name),
@@ -151,6 +166,7 @@ pub(crate) fn quarantine(file: &Path, dir: &Path, name: &str) -> Result<PathBuf>
         match fs::hard_link(file, &target) {
             Ok(()) => {
                 fs::remove_file(file).map_err(|e| Error::io("remove", file, &e))?;
+                at(Point::AfterQuarantine, "quarantine", file)?;
                 return Ok(target);
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}

@@ -5,6 +5,8 @@ use crate::cas::{Blob, Cas};
 use crate::digest::Digest;
 use crate::durable::{self, Temp};
 use crate::error::{Error, Result};
+use crate::fault::Point;
+use crate::generation::{self, Generation};
 use crate::index::{self, Access};
 use crate::layout::Layout;
 use crate::lock::WriterLock;
@@ -94,6 +96,14 @@ impl Store {
     /// The blobs.
     pub fn cas(&self) -> &Cas {
         &self.cas
+    }
+
+    /// Where the index is in its history: two equal generations have seen the same writes.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn generation(&self) -> Result<Generation> {
+        generation::read(&self.index())
     }
 
     /// The current time for [`Record::recorded_unix_ms`]: never before, and never the same as,
@@ -447,7 +457,11 @@ impl Store {
         let mut index = self.index();
         let transaction = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = work(&transaction)?;
+        generation::advance(&transaction)?;
+        let path = self.layout.index();
+        durable::at(Point::BeforeCommit, "commit to", &path)?;
         transaction.commit()?;
+        durable::at(Point::AfterCommit, "commit to", &path)?;
         Ok(value)
     }
 
