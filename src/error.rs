@@ -259,10 +259,15 @@ impl From<doe_cache::Error> for Error {
 
 /// The nearest of `candidates` to `name`, when one is near enough to be meant.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let letters = |text: &str| text.chars().count();
     candidates
         .into_iter()
         .map(|c| (strsim::damerau_levenshtein(name, c), c))
-        .filter(|(distance, c)| *distance <= (name.len().max(c.len()) / 3).max(1))
+        .filter(|(distance, c)| {
+            let longer = letters(name).max(letters(c));
+            // Where every letter differs nothing speaks for the one rather than another.
+            *distance <= (longer / 3).max(1) && *distance < longer
+        })
         .min()
         .map(|(_, c)| c)
 }

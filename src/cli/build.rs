@@ -65,13 +65,13 @@ pub struct BuildArgs {
 /// Runs the command.
 pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let workspace = session::workspace(global)?;
-    session::warn(out, &workspace);
     let graph = session::graph(&workspace)?;
     let platform = session::platform(global, &workspace)?;
     if args.dry_run {
         let store = session::store(&workspace)?;
         let mut decider = session::decider(&graph, platform, &store)?;
         let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
+        session::warn(out, &workspace, &graph, &nodes);
         if args.rerun {
             decider = decider.rerun(nodes.iter().copied());
         }
@@ -86,6 +86,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     store.sweep_tmp(&lock)?;
     let mut decider = session::decider(&graph, platform, &store)?;
     let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
+    session::warn(out, &workspace, &graph, &nodes);
     let needed = graph.closure(&nodes, false);
     let findings = preflight::check(&graph, &needed, platform);
     if findings.iter().any(|d| d.severity == Severity::Error) {

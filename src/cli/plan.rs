@@ -30,11 +30,11 @@ pub struct PlanArgs {
 /// Runs the command.
 pub fn run(global: &Global, args: &PlanArgs, out: &mut Out) -> Result<u8> {
     let workspace = session::workspace(global)?;
-    session::warn(out, &workspace);
     let graph = session::graph(&workspace)?;
     let store = session::store(&workspace)?;
     let mut decider = session::decider(&graph, session::platform(global, &workspace)?, &store)?;
     let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
+    session::warn(out, &workspace, &graph, &nodes);
     if args.rerun {
         decider = decider.rerun(nodes.iter().copied());
     }

@@ -1,14 +1,12 @@
 //! `doe query`: what depends on what.
 
-use std::collections::BTreeSet;
-
 use clap::{Args, Subcommand};
 
 use super::args::{Global, Targets};
 use super::out::Out;
 use super::session;
 use crate::error::Result;
-use crate::graph::{Graph, NodeId};
+use crate::query::{Direction, walk as walk_from};
 
 /// Ask the graph: what depends on what
 #[derive(Debug, Args)]
@@ -47,16 +45,12 @@ pub fn run(global: &Global, args: &QueryArgs, out: &mut Out) -> Result<u8> {
     let graph = session::graph(&workspace)?;
     let store = session::store(&workspace)?;
     let decider = session::decider(&graph, session::platform(global, &workspace)?, &store)?;
-    let (walk, along) = match &args.question {
-        Question::Deps(walk) => (walk, false),
-        Question::Rdeps(walk) => (walk, true),
+    let (walk, direction) = match &args.question {
+        Question::Deps(walk) => (walk, Direction::Needs),
+        Question::Rdeps(walk) => (walk, Direction::NeededBy),
     };
     let seeds = session::targets(&graph, &walk.targets.targets, &decider, &store)?;
-    let found = if walk.direct {
-        direct(&graph, &seeds, along)
-    } else {
-        graph.closure(&seeds, along)
-    };
+    let found = walk_from(&graph, &seeds, direction, walk.direct);
     let labels: Vec<String> = found.iter().map(|&n| graph.label(n).to_string()).collect();
     if out.json {
         out.json(&labels)?;
@@ -66,13 +60,4 @@ pub fn run(global: &Global, args: &QueryArgs, out: &mut Out) -> Result<u8> {
         }
     }
     Ok(0)
-}
-
-fn direct(graph: &Graph<'_>, seeds: &[NodeId], along: bool) -> Vec<NodeId> {
-    let found: BTreeSet<NodeId> = seeds
-        .iter()
-        .flat_map(|&n| if along { graph.rdeps(n) } else { graph.deps(n) })
-        .map(|(n, _)| n)
-        .collect();
-    found.into_iter().collect()
 }

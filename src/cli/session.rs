@@ -9,7 +9,7 @@ use super::args::Global;
 use super::out::Out;
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::instruments;
-use crate::error::{Error, Kind, Result, nearest};
+use crate::error::{Diagnostic, Error, Kind, Result, nearest};
 use crate::graph::{Graph, NodeId, Oracle, select};
 use crate::label::Selector;
 use crate::plan::model::{Platform, Workspace};
@@ -95,9 +95,20 @@ pub fn targets(
     )
 }
 
-/// Tells warnings once, on standard error.
-pub fn warn(out: &mut Out, workspace: &Workspace) {
-    for warning in &workspace.warnings {
+/// Tells the warnings that concern the targets, on standard error: those of their plans and of no
+/// plan. `doe check` tells all.
+pub fn warn(out: &mut Out, workspace: &Workspace, graph: &Graph<'_>, targets: &[NodeId]) {
+    let packages = targets.iter().map(|&node| graph.label(node).package());
+    let packages: BTreeSet<&str> = packages.collect();
+    let concerns = |warning: &&Diagnostic| {
+        let Some((site, _)) = warning.sites.first() else {
+            return true;
+        };
+        let plan = site.file.name.strip_prefix("plans/");
+        let package = plan.and_then(|name| name.strip_suffix(".toml"));
+        package.is_none_or(|package| packages.contains(package))
+    };
+    for warning in workspace.warnings.iter().filter(concerns) {
         let text = super::diagnose::render(warning, out.color_err);
         out.note(text);
     }

@@ -75,9 +75,8 @@ impl Doc {
             if let Some(range) = error.span() {
                 diagnostic = diagnostic.at(doc.site(range), "");
             }
-            if message.contains("duplicate key") {
-                diagnostic = diagnostic
-                    .hint("a key or table can be written once; give one of them another name");
+            if let Some(hint) = syntax_hint(message) {
+                diagnostic = diagnostic.hint(hint);
             }
             if !diagnostics.contains(&diagnostic) {
                 diagnostics.push(diagnostic);
@@ -116,6 +115,42 @@ impl Doc {
             range,
         }
     }
+}
+
+/// What to do about a syntax error, by the parser's words.
+fn syntax_hint(message: &str) -> Option<&'static str> {
+    let hints = [
+        (
+            "duplicate key",
+            "a key or table can be written once; give one of them another name",
+        ),
+        (
+            "string values must be quoted",
+            "write text in quotes, for example `name = \"text\"`",
+        ),
+        (
+            "invalid basic string",
+            "close the string with `\"` on the same line; inside it write `\\\"` for a quote and `\\\\` for a backslash, or use '...' as it stands",
+        ),
+        (
+            "invalid literal string",
+            "close the string with `'` on the same line",
+        ),
+        ("unclosed table", "close the header: `[name]` or `[[name]]`"),
+        ("unclosed array", "close the list with `]`"),
+        ("unclosed inline table", "close the table with `}`"),
+        ("key with no value", "write `key = value`"),
+        (
+            "extra `",
+            "a value ends its line; separate the entries of lists and inline tables with `,`",
+        ),
+        ("newline", "one `key = value` a line"),
+    ];
+    let found = hints.iter().find(|(words, _)| message.contains(words));
+    Some(found.map_or(
+        "a file is `key = value` lines below `[table]` headers; text stands in quotes, lists in `[]`",
+        |(_, hint)| hint,
+    ))
 }
 
 #[cfg(test)]

@@ -118,10 +118,10 @@ fn all_syntax_errors_come_at_once() {
         "a = \nb = 1\nb = 2\nc = \"x\n[t\nd = 08\ne = 99999999999999999999\n",
     );
     insta::assert_snapshot!(messages(&diags).join("\n"), @r#"
-    f.toml:1:5 syntax: not valid TOML: string values must be quoted, expected literal string ()
+    f.toml:1:5 syntax: not valid TOML: string values must be quoted, expected literal string (write text in quotes, for example `name = "text"`)
     f.toml:3:1 syntax: not valid TOML: duplicate key (a key or table can be written once; give one of them another name)
-    f.toml:4:7 syntax: not valid TOML: invalid basic string, expected `"` ()
-    f.toml:5:3 syntax: not valid TOML: unclosed table, expected `]` ()
+    f.toml:4:7 syntax: not valid TOML: invalid basic string, expected `"` (close the string with `"` on the same line; inside it write `\"` for a quote and `\\` for a backslash, or use '...' as it stands)
+    f.toml:5:3 syntax: not valid TOML: unclosed table, expected `]` (close the header: `[name]` or `[[name]]`)
     "#);
 }
 

@@ -4,6 +4,9 @@
 
 use serde::Serialize;
 
+use crate::analysis::quantile::{Method, quantile_sorted};
+use crate::analysis::summary::stdev;
+
 /// Summary statistics in the unit of the values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Summary {
@@ -24,19 +27,16 @@ impl Summary {
         values.sort_unstable_by(f64::total_cmp);
         let n = values.len();
         let mean = (n > 0).then(|| values.iter().sum::<f64>() / n as f64);
-        let stdev = mean.filter(|_| n > 1).map(|m| {
-            let squares: f64 = values.iter().map(|v| (v - m) * (v - m)).sum();
-            (squares / (n - 1) as f64).sqrt()
-        });
+        let quantile = |p: f64| (n > 0).then(|| quantile_sorted(&values, p, Method::Type7));
         Self {
             n,
             mean,
-            stdev,
+            stdev: stdev(&values).ok().flatten(),
             min: values.first().copied(),
-            p50: quantile(&values, 0.50),
-            p90: quantile(&values, 0.90),
-            p95: quantile(&values, 0.95),
-            p99: quantile(&values, 0.99),
+            p50: quantile(0.50),
+            p90: quantile(0.90),
+            p95: quantile(0.95),
+            p99: quantile(0.99),
             max: values.last().copied(),
         }
     }
@@ -45,14 +45,6 @@ impl Summary {
     pub(super) fn p50(&self) -> Option<f64> {
         self.p50
     }
-}
-
-/// The type 7 quantile of sorted values.
-fn quantile(sorted: &[f64], p: f64) -> Option<f64> {
-    let rank = sorted.len().checked_sub(1)? as f64 * p;
-    let low = rank.floor() as usize;
-    let high = rank.ceil() as usize;
-    Some(sorted[low] + (sorted[high] - sorted[low]) * (rank - low as f64))
 }
 
 #[cfg(test)]
