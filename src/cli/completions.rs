@@ -18,6 +18,8 @@ pub struct CompletionsArgs {
 
 /// Runs the command.
 pub fn run(args: &CompletionsArgs, out: &mut Out) -> Result<u8> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "doe", out);
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "doe", &mut script);
+    out.line(String::from_utf8_lossy(&script).trim_end())?;
     Ok(0)
 }

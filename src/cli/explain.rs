@@ -97,14 +97,7 @@ fn as_text(
 
 /// The changed fields of what would be executed: which script, which flag.
 fn rendered(out: &mut Out, decider: &Decider<'_>, node: NodeId, keyed: &Keyed) -> Result<()> {
-    let last = decider.last(decider.graph().label(node));
-    let (Some((_, new)), Some(last)) = (&keyed.action, last) else {
-        return Ok(());
-    };
-    let changes: Vec<Change> = Manifest::diff(&last.action_manifest, new)
-        .into_iter()
-        .filter(|c| c.class == Class::Result && !c.path.starts_with("need."))
-        .collect();
+    let changes = action_changes(decider, node, keyed);
     if !changes.is_empty() {
         out.line("  and so does what would be executed:")?;
     }
@@ -113,13 +106,27 @@ fn rendered(out: &mut Out, decider: &Decider<'_>, node: NodeId, keyed: &Keyed) -
             (Some(Entry { value: old, .. }), Some(Entry { value: new, .. }))
                 if change.path.ends_with(".script") =>
             {
-                out.line(format!("    {}", change.path))?;
+                let new_entry = change.new.as_ref().and_then(|e| e.origin.as_deref());
+                let origin = new_entry.map_or(String::new(), |o| format!("  ({o})"));
+                out.line(format!("    {}{origin}", change.path))?;
                 lines(out, old.as_str().unwrap_or(""), new.as_str().unwrap_or(""))?;
             }
             _ => field(out, change, "    ")?,
         }
     }
     Ok(())
+}
+
+/// What the label's last record executed against what would be executed now.
+fn action_changes(decider: &Decider<'_>, node: NodeId, keyed: &Keyed) -> Vec<Change> {
+    let last = decider.last(decider.graph().label(node));
+    let (Some((_, new)), Some(last)) = (&keyed.action, last) else {
+        return Vec::new();
+    };
+    Manifest::diff(&last.action_manifest, new)
+        .into_iter()
+        .filter(|c| c.class == Class::Result && !c.path.starts_with("need."))
+        .collect()
 }
 
 /// The lines (split at flags too, as one command is often one line) that differ.
@@ -230,6 +237,7 @@ fn as_json(
         }
         Decision::Run { why, keyed } => json!({
             "label": label, "decision": "run", "reason": why.to_string(), "changes": changes(why),
+            "action_changes": action_changes(decider, node, keyed),
             "spec_key": keyed.spec.key().to_string(),
             "action_key": keyed.action.as_ref().map(|(_, m)| m.key().to_string()),
         }),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::args::Global;
 use super::out::Out;
 use crate::error::{Error, Kind, Result};
 
@@ -14,9 +15,8 @@ use crate::error::{Error, Kind, Result};
     after_help = "Examples:\n  doe init my-campaign && cd my-campaign && doe build //hello:all\n  doe init efa --example phase2"
 )]
 pub struct InitArgs {
-    /// Where: a new or empty folder
-    #[arg(default_value = ".")]
-    pub dir: PathBuf,
+    /// Where: a new or empty folder [default: that of --workspace, else this one]
+    pub dir: Option<PathBuf>,
     /// What to start from
     #[arg(long, value_enum, default_value_t = Example::Hello)]
     pub example: Example,
@@ -61,14 +61,17 @@ const PHASE2: &[(&str, &str)] = &[
 ];
 
 /// Runs the command.
-pub fn run(args: &InitArgs, out: &mut Out) -> Result<u8> {
+pub fn run(global: &Global, args: &InitArgs, out: &mut Out) -> Result<u8> {
+    let here = Path::new(".");
+    let dir = args.dir.as_deref().or(global.workspace.as_deref());
+    let dir = dir.unwrap_or(here);
     let (files, target) = match args.example {
         Example::Hello => (HELLO, "//hello:all"),
         Example::Phase2 => (PHASE2, "//phase2:all"),
     };
     // All or nothing: look before anything is written.
     for (name, _) in files {
-        let path = args.dir.join(name);
+        let path = dir.join(name);
         if path.exists() {
             return Err(Error::new(
                 Kind::Usage,
@@ -79,15 +82,23 @@ pub fn run(args: &InitArgs, out: &mut Out) -> Result<u8> {
         }
     }
     for (name, text) in files {
-        write(&args.dir.join(name), text)?;
+        write(&dir.join(name), text)?;
     }
-    write(&args.dir.join(".gitignore"), ".doe/\n")?;
-    for (name, _) in files {
-        out.line(args.dir.join(name).display())?;
+    write(&dir.join(".gitignore"), ".doe/\n")?;
+    let written: Vec<PathBuf> = files.iter().map(|(name, _)| dir.join(name)).collect();
+    let next = match dir == here {
+        true => format!("doe build {target}"),
+        false => format!("doe build {target} --workspace {}", dir.display()),
+    };
+    if out.json {
+        out.json(&serde_json::json!({"written": written, "next": next}))?;
+        return Ok(0);
+    }
+    for path in written {
+        out.line(path.display())?;
     }
     out.line("")?;
-    let dir = args.dir.display();
-    out.line(format!("next: doe build {target} --workspace {dir}"))?;
+    out.line(format!("next: {next}"))?;
     Ok(0)
 }
 

@@ -92,7 +92,7 @@ fn run(global: &Global, command: Command, out: &mut Out) -> crate::error::Result
         Command::Results(args) => results::run(global, &args, out),
         Command::Logs(args) => logs::run(global, &args, out),
         Command::Cache(args) => cache::run(global, &args, out),
-        Command::Init(args) => init::run(&args, out),
+        Command::Init(args) => init::run(global, &args, out),
         Command::Import(args) => {
             let (root, options) = session::place(global)?;
             import::run(&args, global.json, &root, &options, out).map(|_| 0)

@@ -148,6 +148,9 @@ impl Forecast {
 
 impl std::fmt::Display for Forecast {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.unknown > 0 && self.sure_s + self.perhaps_s == 0.0 {
+            return f.write_str("how long is not known yet: nothing like it ran here");
+        }
         write!(f, "about {} of work", people(self.sure_s))?;
         if self.perhaps_s > 0.0 {
             write!(

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use doe_cache::{Class, Digest, Manifest, Value};
 
 use super::instruments;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, Site};
 use crate::label::Label;
 use crate::plan::model::{Host, Pattern, Platform, Setting, Source};
 use crate::rule::action::{Action, Demand, OutputAction, Probe, Ready, ServiceAction, StepAction};
@@ -23,10 +23,11 @@ pub type Needs = BTreeMap<Label, Digest>;
 /// What is asked for: rule, settings, platform facts, inputs. Nothing is rendered.
 pub fn spec_manifest(pattern: &Pattern, platform: &Platform, needs: &Needs) -> Result<Manifest> {
     let mut manifest = Manifest::new("doe.spec", KEY_SCHEMA);
-    manifest.set(
+    manifest.set_from(
         "rule.definition",
         definition_digest(&pattern.rule),
         Class::Result,
+        line_of(&pattern.rule.site),
     );
     settings(&mut manifest, pattern);
     surroundings(&mut manifest, &pattern.rule, platform, needs)?;
@@ -48,10 +49,14 @@ pub fn action_manifest(
         roles,
     } = action;
     for service in services {
-        service_entries(&mut manifest, &format!("service.{}", service.name), service);
+        let def = rule.services.iter().find(|def| def.name == service.name);
+        let origin = def.map(|def| line_of(&def.site));
+        let at = format!("service.{}", service.name);
+        service_entries(&mut manifest, &at, service, origin);
     }
     for (at, step) in steps.iter().enumerate() {
-        step_entries(&mut manifest, at, step);
+        let def = rule.steps.iter().find(|def| def.name == step.name);
+        step_entries(&mut manifest, at, step, def.map(|def| line_of(&def.site)));
     }
     for output in outputs {
         let OutputAction {
@@ -84,7 +89,7 @@ pub fn service_key(
     platform: &Platform,
 ) -> Digest {
     let mut manifest = Manifest::new("doe.service", KEY_SCHEMA);
-    service_entries(&mut manifest, "service", service);
+    service_entries(&mut manifest, "service", service, None);
     for (role, host) in hosts {
         let mentioned = *role == service.role
             || service.script.contains(&format!("@{role}."))
@@ -142,13 +147,16 @@ fn settings(manifest: &mut Manifest, pattern: &Pattern) {
         } = setting;
         let origin = match (source, site) {
             (Source::CommandLine, _) | (_, None) => "--set".to_string(),
-            (_, Some(site)) => {
-                let (line, _) = site.file.line_column(site.range.start);
-                format!("{}:{line}", site.file.name)
-            }
+            (_, Some(site)) => line_of(site),
         };
         manifest.set_from(format!("setting.{name}"), value.clone(), class, origin);
     }
+}
+
+/// `plans/phase2.toml:12`.
+fn line_of(site: &Site) -> String {
+    let (line, _) = site.file.line_column(site.range.start);
+    format!("{}:{line}", site.file.name)
 }
 
 /// What surrounds an execution: rule version, instruments, platform, inputs.
@@ -158,7 +166,12 @@ fn surroundings(
     platform: &Platform,
     needs: &Needs,
 ) -> Result<()> {
-    manifest.set("rule.version", rule.version, Class::Result);
+    manifest.set_from(
+        "rule.version",
+        rule.version,
+        Class::Result,
+        line_of(&rule.site),
+    );
     for name in &rule.instruments {
         let version = instruments::version(name).ok_or_else(|| {
             Error::new(
@@ -167,10 +180,11 @@ fn surroundings(
                 format!("`doe {name}` has no version"),
             )
         })?;
-        manifest.set(
+        manifest.set_from(
             format!("instrument.{}", name.replace(' ', ".")),
             i64::from(version),
             Class::Result,
+            concat!("doe ", env!("CARGO_PKG_VERSION")),
         );
     }
     // The inputs' labels are read by analyses and appear in what they write.
@@ -239,7 +253,13 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
     }
 }
 
-fn service_entries(manifest: &mut Manifest, at: &str, service: &ServiceAction) {
+/// `origin` is where its rule defines it, for `explain`.
+fn service_entries(
+    manifest: &mut Manifest,
+    at: &str,
+    service: &ServiceAction,
+    origin: Option<String>,
+) {
     let ServiceAction {
         name: _,
         role,
@@ -252,8 +272,7 @@ fn service_entries(manifest: &mut Manifest, at: &str, service: &ServiceAction) {
         stop_grace_s,
     } = service;
     manifest.set(format!("{at}.role"), role.as_str(), Class::Result);
-    manifest.set(format!("{at}.script"), script.as_str(), Class::Result);
-    environment(manifest, at, env);
+    rendered(manifest, at, script, env, origin);
     manifest.set(format!("{at}.after"), list(after), Class::Result);
     manifest.set(format!("{at}.gpus"), i64::from(*gpus), Class::Result);
     manifest.set(
@@ -264,7 +283,12 @@ fn service_entries(manifest: &mut Manifest, at: &str, service: &ServiceAction) {
     ready_entries(manifest, at, ready);
 }
 
-fn step_entries(manifest: &mut Manifest, order: usize, step: &StepAction) {
+fn step_entries(
+    manifest: &mut Manifest,
+    order: usize,
+    step: &StepAction,
+    origin: Option<String>,
+) {
     let StepAction {
         name,
         role,
@@ -279,8 +303,7 @@ fn step_entries(manifest: &mut Manifest, order: usize, step: &StepAction) {
     let at = format!("step.{name}");
     manifest.set(format!("{at}.order"), order as i64, Class::Result);
     optional(manifest, format!("{at}.role"), role.as_deref());
-    manifest.set(format!("{at}.script"), script.as_str(), Class::Result);
-    environment(manifest, &at, env);
+    rendered(manifest, &at, script, env, origin);
     manifest.set(
         format!("{at}.timeout_s"),
         number(*timeout_s),
@@ -321,9 +344,22 @@ fn ready_entries(manifest: &mut Manifest, at: &str, ready: &Ready) {
     );
 }
 
-fn environment(manifest: &mut Manifest, at: &str, env: &BTreeMap<String, String>) {
+fn rendered(
+    manifest: &mut Manifest,
+    at: &str,
+    script: &str,
+    env: &BTreeMap<String, String>,
+    origin: Option<String>,
+) {
+    let mut set = |path: String, value: &str| {
+        match &origin {
+            Some(origin) => manifest.set_from(path, value, Class::Result, origin.as_str()),
+            None => manifest.set(path, value, Class::Result),
+        };
+    };
+    set(format!("{at}.script"), script);
     for (name, value) in env {
-        manifest.set(format!("{at}.env.{name}"), value.as_str(), Class::Result);
+        set(format!("{at}.env.{name}"), value);
     }
 }
 

@@ -55,7 +55,8 @@ pub fn find_root(start: &Path, given: Option<&Path>) -> Result<PathBuf> {
     };
     if let Some(given) = given {
         if given.join(WORKSPACE_FILE).is_file() {
-            return Ok(given.to_owned());
+            // Steps run in folders of their own, so the paths made of it must not be relative.
+            return std::path::absolute(given).map_err(|e| Error::io("find", given, &e));
         }
         return Err(none(format!(
             "`{}` has no `{WORKSPACE_FILE}`",

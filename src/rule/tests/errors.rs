@@ -298,6 +298,7 @@ fn each_mistake_is_told_with_its_place() {
           keys in a rule: compare_only_on, doc, env, extends, failure, kind, let, metric, output, param, require, roles, sample, service, step, valid, version
     [r] -> [r
       t.toml:1:3 [] syntax: not valid TOML: unclosed table, expected `]`
+          close the header: `[name]` or `[[name]]`
     [r.valid] -> [r.metric]
       t.toml:28:4 [metric] syntax: not valid TOML: duplicate key
           a key or table can be written once; give one of them another name

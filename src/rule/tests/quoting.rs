@@ -122,7 +122,7 @@ fn values_print_in_one_way_only() {
     expression-failed: this template failed: none has no one way to be printed (test it with `is none` first)
     expression-failed: this template failed: inf is not a finite number ()
     undefined-variable: `nope` is not defined (defined here: empty, list, real, table, text, tiny, whole, yes)
-    undefined-variable: `x` is not in `table` (did you mean `k`?)
+    undefined-variable: `x` is not in `table` ()
     bad-expression: this template cannot be read: unexpected end of block ()
     bad-expression: there is no filter `upperr` (did you mean `upper`?)
     "#);
