@@ -283,12 +283,7 @@ fn service_entries(
     ready_entries(manifest, at, ready);
 }
 
-fn step_entries(
-    manifest: &mut Manifest,
-    order: usize,
-    step: &StepAction,
-    origin: Option<String>,
-) {
+fn step_entries(manifest: &mut Manifest, order: usize, step: &StepAction, origin: Option<String>) {
     let StepAction {
         name,
         role,
