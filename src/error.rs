@@ -242,7 +242,7 @@ impl From<doe_cache::Error> for Error {
     fn from(error: doe_cache::Error) -> Self {
         use doe_cache::Error as Store;
         let kind = match &error {
-            Store::Io { .. } | Store::Database { .. } => Kind::Infra,
+            Store::Io { .. } | Store::Database { .. } | Store::Mirror { .. } => Kind::Infra,
             Store::Corrupt { .. } | Store::SchemaTooNew { .. } => Kind::Integrity,
             Store::Locked { .. } => Kind::Lock,
             Store::NotFound { .. } | Store::BadDigest { .. } => Kind::Usage,

@@ -271,6 +271,15 @@ impl Cas {
         }
     }
 
+    /// Stages a finished file whose content the caller has held against the digest.
+    pub(crate) fn adopt(&self, blob: Blob, temp: Temp) -> Result<()> {
+        self.writable()?;
+        if !self.present(&blob)? {
+            self.stage(blob, temp);
+        }
+        Ok(())
+    }
+
     fn stage(&self, blob: Blob, temp: Temp) {
         // Another thread may have staged the same: then this copy is dropped.
         lock(&self.staged).entry(blob.digest).or_insert(Staged {

@@ -66,6 +66,11 @@ pub enum Error {
         /// Root of the store.
         root: PathBuf,
     },
+    /// The mirror could not be used, or does not have what it should.
+    Mirror {
+        /// What, and why.
+        what: String,
+    },
     /// SQLite refused, for a reason that is none of the above.
     Database {
         /// SQLite's own words.
@@ -104,6 +109,7 @@ impl Error {
             Self::BadDigest { .. } => "bad-digest",
             Self::Invalid { .. } => "store-invalid",
             Self::ReadOnly { .. } => "store-read-only",
+            Self::Mirror { .. } => "mirror",
             Self::Database { .. } => "store-database",
         }
     }
@@ -145,6 +151,11 @@ impl Error {
                     .to_owned()
             }
             Self::ReadOnly { .. } => "open the store for writing".to_owned(),
+            Self::Mirror { .. } => {
+                "check the mirror in `doe.toml` and the credentials; `--remote-cache off` does \
+                 without it"
+                    .to_owned()
+            }
             Self::Invalid { .. } | Self::Database { .. } => return None,
         })
     }
@@ -169,7 +180,7 @@ impl fmt::Display for Error {
             ),
             Self::NotFound { what } => write!(f, "{what} is not in the store"),
             Self::BadDigest { text, why } => write!(f, "`{text}` is not a digest: {why}"),
-            Self::Invalid { what } => f.write_str(what),
+            Self::Invalid { what } | Self::Mirror { what } => f.write_str(what),
             Self::ReadOnly { root } => {
                 write!(
                     f,

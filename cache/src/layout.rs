@@ -5,6 +5,7 @@
 //! index.sqlite             the index, rebuildable
 //! cas/ab/cdef…             blobs by digest
 //! records/ab/abcdef….json  records by digest
+//! imported/ab/abcdef…      where a record came from that was not made here
 //! runs/                    what the engine keeps of each run
 //! tmp/                     half-written files; never referred to
 //! quarantine/              damaged files, kept for inspection
@@ -69,6 +70,17 @@ impl Layout {
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.cas().join(&hex[..2]).join(&hex[2..])
+    }
+
+    /// Folder of the notes about records from a mirror.
+    pub fn imported(&self) -> PathBuf {
+        self.root.join("imported")
+    }
+
+    /// The note that says which mirror a record came from.
+    pub fn imported_note(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.imported().join(&hex[..2]).join(hex)
     }
 
     /// Where a record lies, once it is durable.

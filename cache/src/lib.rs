@@ -15,6 +15,7 @@ mod manifest;
 mod read;
 mod rebuild;
 mod record;
+pub mod remote;
 mod runs;
 mod schema;
 mod store;

@@ -64,6 +64,13 @@ pub(crate) fn by_action(db: &Connection, key: &Digest) -> Result<Option<Summary>
         .optional()?)
 }
 
+/// Whether a record is there and may be reused.
+pub(crate) fn is_usable(db: &Connection, record: &Digest) -> Result<bool> {
+    Ok(db
+        .prepare_cached("SELECT 1 FROM record WHERE digest = ?1 AND usable")?
+        .exists([record.as_bytes()])?)
+}
+
 fn place(id: i64) -> usize {
     usize::try_from(id).unwrap_or(0)
 }

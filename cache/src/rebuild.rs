@@ -86,10 +86,11 @@ impl Store {
                         continue;
                     }
                 };
-                let complete = record
+                let here = record
                     .outputs
                     .values()
                     .all(|o| self.cas().size(&o.digest) == Some(o.size_bytes));
+                let complete = here || self.is_imported(&digest);
                 if !complete {
                     report.incomplete.push(digest);
                 }

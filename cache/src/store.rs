@@ -12,6 +12,7 @@ use crate::layout::Layout;
 use crate::lock::WriterLock;
 use crate::read::{self, Filter, Stats};
 use crate::record::Record;
+use crate::remote::Mirror;
 use crate::runs::{self, NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};
 use crate::summary::{Snapshot, Summary};
 use crate::write;
@@ -21,7 +22,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Records, blobs and their index below one root. Shared freely between threads. Several
@@ -32,7 +33,9 @@ pub struct Store {
     cas: Cas,
     index: Mutex<Connection>,
     read_only: bool,
-    last_stamp: AtomicU64,
+    pub(crate) last_stamp: AtomicU64,
+    /// Where blobs are read from that are not here.
+    pub(crate) mirror: OnceLock<Arc<Mirror>>,
 }
 
 /// Lets a spec key and a label lead to a stored record.
@@ -85,6 +88,7 @@ impl Store {
             layout,
             index: Mutex::new(connection),
             read_only: access == Access::Read,
+            mirror: OnceLock::new(),
         })
     }
 
@@ -315,14 +319,6 @@ impl Store {
         })
     }
 
-    /// The whole content of a blob, verified.
-    ///
-    /// # Errors
-    /// As [`Cas::get`].
-    pub fn blob(&self, digest: &Digest) -> Result<Vec<u8>> {
-        self.cas.get(digest)
-    }
-
     /// Stores a blob: see [`Cas::put_bytes`].
     ///
     /// # Errors
@@ -442,7 +438,7 @@ impl Store {
         runs::latest_states(&self.index())
     }
 
-    fn index(&self) -> MutexGuard<'_, Connection> {
+    pub(crate) fn index(&self) -> MutexGuard<'_, Connection> {
         // A panic inside a transaction has rolled it back: the connection is fine.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }

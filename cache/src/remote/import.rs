@@ -1,0 +1,123 @@
+//! Records from a mirror become records of the store. Their blobs may stay behind until they are
+//! read, so beside each lies a note that says where they are; a rebuilt index honours it.
+
+use super::mirror::Mirror;
+use crate::digest::Digest;
+use crate::durable::Temp;
+use crate::error::{Error, Result};
+use crate::read;
+use crate::record::Record;
+use crate::store::Store;
+use crate::summary::Summary;
+use crate::write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A record that was fetched and verified.
+#[derive(Debug, Clone)]
+pub struct Imported {
+    /// Its digest.
+    pub digest: Digest,
+    /// The record.
+    pub record: Record,
+    /// The bytes that have the digest.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Store {
+    /// Lets blobs that are not here be read from a mirror. The first one stays.
+    pub fn attach(&self, mirror: Arc<Mirror>) {
+        // A second mirror would be a mistake without consequence.
+        let _ = self.mirror.set(mirror);
+    }
+
+    /// Whether the record came from a mirror, so that its blobs may not be here.
+    pub fn is_imported(&self, record: &Digest) -> bool {
+        self.layout().imported_note(record).exists()
+    }
+
+    /// Whether any record came from a mirror.
+    pub fn has_imported(&self) -> bool {
+        self.layout().imported().exists()
+    }
+
+    /// How many records came from a mirror.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn count_imported(&self) -> Result<u64> {
+        let mut count = 0;
+        crate::durable::files_below(&self.layout().imported(), &mut |_, _| count += 1)?;
+        Ok(count)
+    }
+
+    /// Whether the record is in the store and may be reused.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn has_usable(&self, record: &Digest) -> Result<bool> {
+        read::is_usable(&self.index(), record)
+    }
+
+    /// Takes records of a mirror in, durably, and gives their summaries.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`]; then none of them is in the index.
+    pub fn import(&self, records: &[Imported], place: &str) -> Result<Vec<Summary>> {
+        let mut files: Vec<(Temp, PathBuf)> = Vec::new();
+        for found in records {
+            let tmp = self.layout().tmp();
+            let path = self.layout().record(&found.digest);
+            files.push((Temp::with(&tmp, &found.bytes)?, path));
+            let note = self.layout().imported_note(&found.digest);
+            files.push((Temp::with(&tmp, format!("{place}\n").as_bytes())?, note));
+        }
+        self.cas().flush_before(files)?;
+        self.transaction(|db| {
+            for found in records {
+                let Imported {
+                    digest,
+                    record,
+                    bytes,
+                } = found;
+                // It may be here without its blobs.
+                write::forget(db, digest)?;
+                write::insert_record(db, digest, bytes.len() as u64, record, true)?;
+            }
+            Ok(())
+        })?;
+        let latest = records.iter().map(|found| found.record.recorded_unix_ms);
+        if let Some(latest) = latest.max() {
+            self.last_stamp.fetch_max(latest, Ordering::AcqRel);
+        }
+        let summaries = records
+            .iter()
+            .map(|found| found.record.summary(found.digest));
+        Ok(summaries.collect())
+    }
+
+    /// The whole content of a blob, verified; from the mirror when it is not here.
+    ///
+    /// # Errors
+    /// As [`crate::Cas::get`], and [`Error::Mirror`].
+    pub fn blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let here = match self.cas().get(digest) {
+            Err(here @ (Error::NotFound { .. } | Error::Corrupt { .. })) => here,
+            found => return found,
+        };
+        match self.mirror.get() {
+            Some(mirror) if mirror.mode().reads() => mirror.blob(digest),
+            _ if self.has_imported() && matches!(here, Error::NotFound { .. }) => {
+                Err(Error::Mirror {
+                    what: format!(
+                        "blob `{}` is not in the store; if it belongs to a result from the \
+                         mirror, it was left there",
+                        digest.short()
+                    ),
+                })
+            }
+            _ => Err(here),
+        }
+    }
+}
