@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use doe_cache::remote::RemoteMode;
 
 use super::out::Color;
 use crate::label::Selector;
@@ -48,6 +49,9 @@ pub struct Global {
     /// Override a setting wherever a rule has it, for example --set max_tokens=64
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
+    /// What to do with the mirror: off, r (take results), rw (take and send them)
+    #[arg(long, global = true, value_name = "MODE", value_parser = remote_mode)]
+    pub remote_cache: Option<RemoteMode>,
     /// Machine-readable output
     #[arg(long, global = true)]
     pub json: bool,
@@ -106,6 +110,12 @@ pub struct Targets {
     /// What: //plan:all, //plan:layer, //plan:pattern, //..., #tag, @failed, @stale
     #[arg(value_name = "TARGET", default_value = "//...", value_parser = selector)]
     pub targets: Vec<Selector>,
+}
+
+/// `off`, `r` or `rw`.
+fn remote_mode(word: &str) -> Result<RemoteMode, String> {
+    word.parse()
+        .map_err(|error: doe_cache::Error| error.to_string())
 }
 
 /// A target, with the hints of a wrong one.

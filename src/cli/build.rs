@@ -17,6 +17,7 @@ use super::{plan, results, session};
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::event::{Event, Sink};
 use crate::engine::preflight;
+use crate::engine::remote::{Source, warm};
 use crate::engine::run::{Ended, Options, Request, run as run_engine};
 use crate::error::{Error, Kind, Result, Severity};
 use crate::exec::Executor;
@@ -75,6 +76,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         if args.rerun {
             decider = decider.rerun(nodes.iter().copied());
         }
+        session::look_into_mirror(global, &workspace, &mut decider, &store, &nodes, out)?;
         let planned = decider.plan(&nodes)?;
         plan::show(out, &decider, &planned)?;
         return Ok(0);
@@ -94,6 +96,17 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     }
     if args.rerun {
         decider = decider.rerun(nodes.iter().copied());
+    }
+
+    let mirror = session::mirror(global, &workspace)?;
+    let source = Source {
+        mirror: mirror.as_deref(),
+        store: &store,
+        keep: true,
+    };
+    let warmed = warm(&mut decider, source, &nodes)?;
+    if let Some(mirror) = &mirror {
+        store.attach(mirror.clone());
     }
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -125,6 +138,8 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
                 path_prefix,
                 env,
                 notices,
+                mirror: mirror.filter(|mirror| mirror.mode().writes()),
+                warmed,
             },
             interrupt: interrupts()?,
             sink: &mut console,

@@ -29,6 +29,18 @@ pub enum Question {
     Show(Show),
     /// Count records, blobs and bytes
     Stats,
+    /// Send every result that may be reused to the mirror
+    Push,
+    /// Take every result that the mirror has
+    Pull(Pull),
+}
+
+/// How much.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// Their outputs and logs too, instead of when they are first read
+    #[arg(long)]
+    pub blobs: bool,
 }
 
 /// Which records.
@@ -52,11 +64,15 @@ pub struct Show {
 /// Runs the command.
 pub fn run(global: &Global, args: &CacheArgs, out: &mut Out) -> Result<u8> {
     let workspace = session::workspace(global)?;
-    let store = session::store(&workspace)?;
     match &args.question {
-        Question::Ls(ls) => list(&store, ls, out)?,
-        Question::Show(show) => display(&store, &show.digest, out)?,
-        Question::Stats => stats(&store, out)?,
+        Question::Ls(ls) => list(&session::store(&workspace)?, ls, out)?,
+        Question::Show(show) => {
+            let store = session::store_with_mirror(global, &workspace)?;
+            display(&store, &show.digest, out)?;
+        }
+        Question::Stats => stats(&session::store(&workspace)?, out)?,
+        Question::Push => return super::mirror::push(global, &workspace, out),
+        Question::Pull(pull) => return super::mirror::pull(global, &workspace, pull.blobs, out),
     }
     Ok(0)
 }
@@ -138,6 +154,7 @@ fn display(store: &Store, text: &str, out: &mut Out) -> Result<()> {
 
 fn stats(store: &Store, out: &mut Out) -> Result<()> {
     let stats = store.stats()?;
+    let imported = store.count_imported()?;
     let Stats {
         records,
         usable,
@@ -154,12 +171,15 @@ fn stats(store: &Store, out: &mut Out) -> Result<()> {
         return out.json(&json!({
             "records": records, "usable": usable, "record_bytes": record_bytes, "blobs": blobs,
             "blob_bytes": blob_bytes, "labels": labels, "spec_keys": spec_keys, "runs": runs,
-            "by_plan": by_plan, "by_status": by_status,
+            "by_plan": by_plan, "by_status": by_status, "imported": imported,
         }));
     }
     out.line(format!(
         "{records} records ({usable} reusable) of {labels} labels, {runs} runs"
     ))?;
+    if imported > 0 {
+        out.line(format!("{imported} records came from a mirror"))?;
+    }
     out.line(format!(
         "{blobs} blobs, {blob_bytes} bytes; records {record_bytes} bytes"
     ))?;

@@ -34,7 +34,7 @@ pub struct LogsArgs {
 pub fn run(global: &Global, args: &LogsArgs, out: &mut Out) -> Result<u8> {
     let workspace = session::workspace(global)?;
     let graph = session::graph(&workspace)?;
-    let store = session::store(&workspace)?;
+    let store = session::store_with_mirror(global, &workspace)?;
     let decider = session::decider(&graph, session::platform(global, &workspace)?, &store)?;
     let nodes = session::targets(&graph, &args.targets, &decider, &store)?;
     for node in nodes {

@@ -15,6 +15,7 @@ mod init;
 mod list;
 mod logs;
 mod measure;
+mod mirror;
 mod out;
 mod parse;
 mod plan;

@@ -38,6 +38,7 @@ pub fn run(global: &Global, args: &PlanArgs, out: &mut Out) -> Result<u8> {
     if args.rerun {
         decider = decider.rerun(nodes.iter().copied());
     }
+    session::look_into_mirror(global, &workspace, &mut decider, &store, &nodes, out)?;
     let plan = decider.plan(&nodes)?;
     show(out, &decider, &plan)?;
     let runs = plan

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use doe_cache::remote::Mirror;
 use doe_cache::{Snapshot, Store};
 
 use super::args::Global;
 use super::out::Out;
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::instruments;
+use crate::engine::remote::{Source, warm};
 use crate::error::{Diagnostic, Error, Kind, Result, nearest};
 use crate::graph::{Graph, NodeId, Oracle, select};
 use crate::label::Selector;
@@ -75,6 +78,67 @@ pub fn platform<'w>(global: &Global, workspace: &'w Workspace) -> Result<&'w Pla
 /// The store for reading; an empty one when nothing ran yet.
 pub fn store(workspace: &Workspace) -> Result<Store> {
     Ok(Store::open_read_only(&workspace.state_dir)?)
+}
+
+/// The store for reading, blobs that are only in the mirror included.
+pub fn store_with_mirror(global: &Global, workspace: &Workspace) -> Result<Store> {
+    let store = store(workspace)?;
+    if let Some(mirror) = mirror(global, workspace)? {
+        store.attach(mirror);
+    }
+    Ok(store)
+}
+
+/// Says what to do with the mirror when the command line does not.
+const MODE_VARIABLE: &str = "DOE_REMOTE_CACHE";
+
+/// The mirror that the workspace names, unless it is off. Nothing is connected yet.
+pub fn mirror(global: &Global, workspace: &Workspace) -> Result<Option<Arc<Mirror>>> {
+    let given = match (global.remote_cache, std::env::var(MODE_VARIABLE)) {
+        (Some(mode), _) => Some(mode),
+        (None, Ok(text)) if !text.is_empty() => Some(text.parse().map_err(|error| {
+            Error::new(Kind::Usage, "bad-mode", format!("{MODE_VARIABLE}: {error}"))
+        })?),
+        (None, _) => None,
+    };
+    let Some(target) = &workspace.remote else {
+        return match global.remote_cache {
+            Some(mode) if mode.reads() => Err(Error::new(
+                Kind::Usage,
+                "no-remote",
+                format!("--remote-cache {mode}: this workspace names no mirror"),
+            )
+            .hint("add `[cache]` with `remote = \"s3://BUCKET/PREFIX\"` to `doe.toml`")),
+            _ => Ok(None),
+        };
+    };
+    let mut target = target.clone();
+    target.mode = given.unwrap_or(target.mode);
+    if !target.mode.reads() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(Mirror::open(&target)?)))
+}
+
+/// Lets the judge know what the mirror has, without keeping it; tells what went wrong.
+pub fn look_into_mirror(
+    global: &Global,
+    workspace: &Workspace,
+    decider: &mut Decider<'_>,
+    store: &Store,
+    nodes: &[NodeId],
+    out: &mut Out,
+) -> Result<()> {
+    let mirror = mirror(global, workspace)?;
+    let source = Source {
+        mirror: mirror.as_deref(),
+        store,
+        keep: false,
+    };
+    for warning in warm(decider, source, nodes)?.warnings {
+        out.note(format!("warning: {warning}"));
+    }
+    Ok(())
 }
 
 /// The nodes that a list of targets names.

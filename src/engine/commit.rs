@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use doe_cache::remote::Uploader;
 use doe_cache::{Batch, Digest, NodeUpdate, Record, Store};
 use tokio::sync::oneshot;
 
@@ -23,15 +24,17 @@ struct Order {
 pub(super) struct Committer {
     orders: Option<mpsc::Sender<Order>>,
     writer: Option<JoinHandle<()>>,
+    uploads: Option<Arc<Uploader>>,
 }
 
 impl Committer {
-    /// Starts the writer.
-    pub(super) fn new(store: Arc<Store>) -> Self {
+    /// Starts the writer. What is durable is offered to the mirror.
+    pub(super) fn new(store: Arc<Store>, uploads: Option<Arc<Uploader>>) -> Self {
         let (orders, inbox) = mpsc::channel();
         Self {
             orders: Some(orders),
             writer: Some(std::thread::spawn(move || write_all(&store, &inbox))),
+            uploads,
         }
     }
 
@@ -46,7 +49,15 @@ impl Committer {
             done: Some(done),
         })?;
         answer.await.map_err(|_| gone())??;
+        self.share(digest);
         Ok(digest)
+    }
+
+    /// Offers a stored record to the mirror. Does not wait.
+    pub(super) fn share(&self, record: Digest) {
+        if let Some(uploads) = &self.uploads {
+            uploads.offer(record);
+        }
     }
 
     /// Notes how a node stands. Does not wait.

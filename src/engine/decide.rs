@@ -134,6 +134,8 @@ pub struct Decider<'w> {
     snapshot: Snapshot,
     history: History<'w>,
     rerun: BTreeSet<NodeId>,
+    /// Records whose outputs cannot be had: they stand for nothing.
+    lost: BTreeSet<Digest>,
 }
 
 impl<'w> Decider<'w> {
@@ -150,6 +152,7 @@ impl<'w> Decider<'w> {
             snapshot,
             history,
             rerun: BTreeSet::new(),
+            lost: BTreeSet::new(),
         }
     }
 
@@ -185,6 +188,16 @@ impl<'w> Decider<'w> {
         self.snapshot.link(spec, record, &label.to_string());
     }
 
+    /// Takes in a record that was made elsewhere.
+    pub fn absorb(&mut self, summary: Summary) {
+        self.snapshot.insert(summary);
+    }
+
+    /// From now on this record stands for nothing: its outputs cannot be had.
+    pub fn lose(&mut self, record: Digest) {
+        self.lost.insert(record);
+    }
+
     /// The record of the label's last attempt.
     pub fn last(&self, label: &Label) -> Option<Record> {
         let summary = self.snapshot.latest(&label.to_string())?;
@@ -198,7 +211,10 @@ impl<'w> Decider<'w> {
         let judge = key::judge_digest(&pattern.rule);
         let asked = self.rerun.contains(&node);
         let spec_key = spec.key();
-        if !asked && let Some(found) = self.snapshot.by_spec(&spec_key) {
+        if !asked
+            && let Some(found) = self.snapshot.by_spec(&spec_key)
+            && !self.lost.contains(&found.record)
+        {
             let hit = if found.judge == judge {
                 Hit::Spec
             } else {
@@ -226,7 +242,9 @@ impl<'w> Decider<'w> {
                 why: Why::Asked,
             });
         }
-        if let Some(found) = self.snapshot.by_action(&action_key) {
+        if let Some(found) = self.snapshot.by_action(&action_key)
+            && !self.lost.contains(&found.record)
+        {
             let hit = if found.judge == judge {
                 Hit::Action
             } else {

@@ -158,6 +158,9 @@ impl<'w> Drive<'_, '_, 'w> {
         let run_id = &self.context.run_id;
         let store = &self.context.store;
         let ended = reuse(store, self.decider, run_id, node, record, hit, keyed)?;
+        if let Some(record) = ended.record.filter(|_| hit == Hit::Rejudge) {
+            self.context.committer.share(record);
+        }
         self.end(task, ended)
     }
 

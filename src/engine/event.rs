@@ -68,6 +68,24 @@ pub enum Body {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         estimate_s: Option<f64>,
     },
+    /// The mirror was asked for results before anything was decided.
+    MirrorAsked {
+        /// Where it is.
+        place: String,
+        /// Keys that were asked for.
+        keys: usize,
+        /// Results that were taken in.
+        found: usize,
+    },
+    /// New results were sent to the mirror; comes before the summary.
+    MirrorSent {
+        /// Where it is.
+        place: String,
+        /// Results that are there now.
+        sent: u64,
+        /// Results that are not; a warning says why.
+        left: u64,
+    },
     /// A node moved on.
     NodeState {
         /// Its label.
@@ -147,6 +165,9 @@ pub struct NodeFinished {
     /// Whether that record comes from simulated tools.
     #[serde(default)]
     pub simulated: bool,
+    /// Whether this run took that record from the mirror.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remote: bool,
     /// Whether its numbers are as expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub criterion: Option<CriterionWord>,
@@ -166,6 +187,7 @@ impl NodeFinished {
             duration_ms: None,
             record: None,
             simulated: false,
+            remote: false,
             criterion: None,
             missed: Vec::new(),
         }
@@ -280,6 +302,9 @@ pub struct Summary {
     /// Seconds that the reused results once took.
     #[serde(default)]
     pub time_saved_s: f64,
+    /// Reused results that this run took from the mirror.
+    #[serde(default)]
+    pub remote_hits: u64,
 }
 
 impl Summary {
@@ -336,7 +361,7 @@ mod tests {
         assert_eq!(
             line(Body::Summary(summary)),
             "{\"event\":\"summary\",\"ok\":2,\"reused\":1,\"failed\":0,\"invalid\":0,\"blocked\":1,\
-             \"service_starts\":12,\"wall_s\":3.5,\"cancelled\":0,\"time_saved_s\":0.0}"
+             \"service_starts\":12,\"wall_s\":3.5,\"cancelled\":0,\"time_saved_s\":0.0,\"remote_hits\":0}"
         );
     }
 

@@ -2,9 +2,12 @@
 //! `runs/<run>/events.jsonl`, line by line. What could not be written there is said once and
 //! stops nothing: results do not depend on it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+
+use doe_cache::Digest;
 
 use super::context::now_unix_ms;
 use super::event::{Body, Event, NodeFinished, Sink, Summary};
@@ -18,6 +21,8 @@ pub(super) struct Journal<'s> {
     file: Option<BufWriter<File>>,
     /// Counts of what has ended.
     pub summary: Summary,
+    /// Records that this run took from the mirror.
+    pub remote: BTreeSet<Digest>,
 }
 
 impl<'s> Journal<'s> {
@@ -27,6 +32,7 @@ impl<'s> Journal<'s> {
             sink,
             file: None,
             summary: Summary::default(),
+            remote: BTreeSet::new(),
         }
     }
 
@@ -68,6 +74,8 @@ impl<'s> Journal<'s> {
         if ended.outcome == super::event::Outcome::Reused {
             self.summary.time_saved_s += ended.duration_ms.unwrap_or(0) as f64 / 1000.0;
         }
+        let remote = ended.record.is_some_and(|r| self.remote.contains(&r));
+        self.summary.remote_hits += u64::from(remote);
         self.tell_later(Body::NodeFinished(NodeFinished {
             label: label.to_string(),
             outcome: ended.outcome,
@@ -76,6 +84,7 @@ impl<'s> Journal<'s> {
             duration_ms: ended.duration_ms,
             record: ended.record.map(|record| record.to_string()),
             simulated: ended.simulated,
+            remote,
             criterion: ended.criterion,
             missed: ended.missed.clone(),
         }));

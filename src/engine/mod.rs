@@ -15,6 +15,7 @@ pub mod preflight;
 mod prepare;
 mod ready;
 mod record;
+pub mod remote;
 mod resolve;
 pub mod resources;
 pub mod run;

@@ -7,17 +7,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use doe_cache::remote::{Mirror, Uploader};
 use doe_cache::{NodeUpdate, RunInfo, RunStatus, Store};
 use tokio::sync::{mpsc, watch};
 
 use super::commit::Committer;
 use super::context::{Context, new_run_id, now_unix_ms};
-use super::decide::Decider;
+use super::decide::{Decider, Hit};
 use super::drive::Drive;
 use super::event::{Body, Outcome, Sink, Summary};
 use super::journal::Journal;
 use super::prepare::prepare;
 use super::record::stored_state;
+use super::remote::{self, Warmed};
 use super::resolve::{Final, Resolution, resolve, reuse};
 use super::schedule::{Limits, Scheduler};
 use super::scratch::Scratch;
@@ -43,6 +45,10 @@ pub struct Options {
     pub env: BTreeMap<String, String>,
     /// What the user is told at the begin: leftovers of a killed run that were cleared up.
     pub notices: Vec<String>,
+    /// The mirror that new results go to, when it may be written.
+    pub mirror: Option<Arc<Mirror>>,
+    /// What came of asking the mirror.
+    pub warmed: Warmed,
 }
 
 /// All that a run needs.
@@ -100,6 +106,8 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     let platform = decider.platform();
     let wanted: BTreeSet<NodeId> = graph.closure(targets, false).into_iter().collect();
     let mut journal = Journal::new(sink);
+    journal.remote.clone_from(&options.warmed.imported);
+    let mut rejudged = Vec::new();
 
     // First what needs nothing: with luck that is all.
     let mut finals: Vec<Option<Final>> = vec![None; graph.len()];
@@ -110,7 +118,9 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         let resolution = resolve(graph, decider, &finals, node)?;
         let ended = match resolution {
             Resolution::Reuse { record, hit, keyed } => {
-                reuse(&store, decider, &run_id, node, record, hit, &keyed)?
+                let ended = reuse(&store, decider, &run_id, node, record, hit, &keyed)?;
+                rejudged.extend(ended.record.filter(|_| hit == Hit::Rejudge));
+                ended
             }
             Resolution::Blocked(reason) => Final::without_result(Outcome::Blocked, reason),
             Resolution::Run { .. } | Resolution::Wait { runs: true } => {
@@ -149,6 +159,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     for notice in &options.notices {
         journal.warn("leftovers", notice.clone(), None);
     }
+    remote::tell_asked(&mut journal, &options);
     let estimates: BTreeMap<NodeId, f64> = tasks
         .iter()
         .filter_map(|node| Some((*node, estimate_s(decider, *node)?)))
@@ -165,16 +176,31 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         }
     }
     journal.flush();
-    let mut interrupted = false;
+    let mut level = 0;
     if begun {
         // When something runs, the run's account is complete; else only what is new is noted.
         let noted: Vec<NodeId> = if tasks.is_empty() { news } else { reused };
         store.set_nodes(&updates(&run_id, graph, &finals, &noted))?;
     }
+    let something = !tasks.is_empty() || !rejudged.is_empty();
+    let mirror = options.mirror.as_ref().filter(|_| something);
+    let uploads = mirror.map(|mirror| Arc::new(Uploader::start(mirror, &store)));
+    for record in rejudged {
+        uploads.iter().for_each(|uploads| uploads.offer(record));
+    }
+    let asked = interrupt.clone();
     if !tasks.is_empty() {
         let (abort, aborted) = watch::channel(false);
         let context = context(
-            &store, executor, local, &options, platform, &run_id, run_dir, aborted,
+            &store,
+            executor,
+            local,
+            &options,
+            platform,
+            &run_id,
+            run_dir,
+            aborted,
+            uploads.clone(),
         )?;
         let limits = limits(&options);
         let scheduler = Scheduler::new(prepared.problem, &prepared.inventory, limits);
@@ -200,7 +226,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             ports: Default::default(),
         };
         let driven = drive.run(inbox, interrupt).await;
-        interrupted = drive.level > 0;
+        level = drive.level;
         let starts = drive.scheduler.starts();
         if let Err(error) = driven {
             // The run's own account must not stay open because of it.
@@ -208,6 +234,11 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             return Err(error);
         }
         journal.summary.service_starts = starts;
+    }
+    let interrupted = level > 0;
+    // Who leaves does not wait for the mirror either.
+    if let (Some(mirror), Some(uploads), 0..=2) = (mirror, uploads, level) {
+        remote::finish(&mut journal, mirror, uploads, asked).await;
     }
     journal.summary.wall_s = (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
     let summary = journal.summary.clone();
@@ -329,6 +360,7 @@ fn context(
     run_id: &str,
     run_dir: PathBuf,
     abort: watch::Receiver<bool>,
+    uploads: Option<Arc<Uploader>>,
 ) -> Result<Context> {
     let run_dir = run_dir
         .canonicalize()
@@ -357,7 +389,7 @@ fn context(
         executor,
         local,
         platform: platform.clone(),
-        committer: Committer::new(store.clone()),
+        committer: Committer::new(store.clone(), uploads),
         store: store.clone(),
         run_id: run_id.to_owned(),
         host_dir: run_dir.clone(),

@@ -9,6 +9,7 @@ pub mod import;
 pub mod model;
 pub mod platform;
 mod read;
+mod remote;
 mod resolve;
 mod schema;
 pub mod values;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use doe_cache::Value;
+use doe_cache::remote::Target;
 
 use crate::error::{Diagnostic, Site};
 use crate::label::Label;
@@ -25,6 +26,8 @@ pub struct Workspace {
     pub rules: BTreeMap<RuleId, Arc<Rule>>,
     /// Plans by package.
     pub plans: BTreeMap<String, Plan>,
+    /// The mirror of the store, when there is one.
+    pub remote: Option<Target>,
     /// Platforms by name; `sim` always exists.
     pub platforms: BTreeMap<String, Platform>,
     /// The platform used when nobody names one.

@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use doe_cache::remote::Target;
+
 use super::expand::{self, CommandLine, Context, Expanded, name_hints};
 use super::model::{Platform, Workspace};
 use super::resolve::{self, Index};
-use super::{compare, followup, platform, read};
+use super::{compare, followup, platform, read, remote};
 use crate::error::{Diagnostic, Error, Kind, Result, Severity, nearest};
 use crate::label::is_valid_package;
 use crate::rule::load as rule_load;
@@ -40,6 +42,7 @@ struct Head {
     plans: PathBuf,
     rules: PathBuf,
     state: PathBuf,
+    remote: Option<Target>,
 }
 
 /// The workspace that a folder belongs to: `given` when named, else the nearest folder at or above
@@ -194,6 +197,7 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
         rules,
         plans,
         platforms: head.platforms,
+        remote: head.remote,
         default_platform: head.default_platform,
         warnings: Vec::new(),
     };
@@ -211,6 +215,7 @@ fn head(doc: &Doc, unreadable: bool, options: &LoadOptions, diags: &mut Vec<Diag
         plans: "plans".into(),
         rules: "rules".into(),
         state: ".doe".into(),
+        remote: None,
     };
     if unreadable {
         return head;
@@ -231,6 +236,7 @@ fn head(doc: &Doc, unreadable: bool, options: &LoadOptions, diags: &mut Vec<Diag
         table.remaining(diags, "of `[workspace]`");
     }
     platforms(&mut root, &mut head, options, diags);
+    head.remote = remote::read(&mut root, diags);
     root.remaining(diags, "at the top of `doe.toml`");
     if let Some(text) = default {
         if !head.platforms.contains_key(&text.text) {

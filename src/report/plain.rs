@@ -65,6 +65,14 @@ pub(super) fn line(body: &Body, view: &View, style: Style) -> Option<String> {
             let what = style.bad("service failed");
             Some(format!("{what} on {host}: {reason}"))
         }
+        Body::MirrorAsked { place, found, .. } if *found > 0 => {
+            let found = count(*found as u64, "result");
+            Some(format!("{found} taken from the mirror {place}"))
+        }
+        Body::MirrorSent { place, sent, .. } if *sent > 0 => Some(format!(
+            "{} sent to the mirror {place}",
+            count(*sent, "result")
+        )),
         Body::Warning { message, .. } => Some(format!("{} {message}", style.warn("warning:"))),
         _ => None,
     }

@@ -91,7 +91,10 @@ fn missed(out: &mut String, view: &View, style: Style) {
 fn counts(out: &mut String, view: &View, style: Style) {
     let counts = &view.counts;
     let mut parts = vec![style.good(&format!("{} ok", counts.ok))];
-    parts.push(format!("{} reused", counts.reused));
+    parts.push(match counts.remote_hits {
+        0 => format!("{} reused", counts.reused),
+        hits => format!("{} reused ({hits} from the mirror)", counts.reused),
+    });
     for (number, outcome) in [
         (counts.failed, Outcome::Failed),
         (counts.invalid, Outcome::Invalid),

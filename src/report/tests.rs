@@ -118,6 +118,7 @@ fn events() -> Vec<Event> {
         wall_s: 75.2,
         cancelled: 1,
         time_saved_s: 61.0,
+        remote_hits: 0,
     }));
     let bodies = bodies.into_iter().enumerate();
     bodies

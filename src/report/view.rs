@@ -202,6 +202,7 @@ impl Sink for View {
             Body::Warning { code, message, .. } => {
                 self.warnings.push((code.clone(), message.clone()));
             }
+            Body::MirrorAsked { .. } | Body::MirrorSent { .. } => {}
             Body::Summary(summary) => {
                 self.counts = summary.clone();
                 self.is_over = true;
