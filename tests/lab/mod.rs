@@ -157,6 +157,8 @@ impl Lab {
                 path_prefix: Vec::new(),
                 env: BTreeMap::new(),
                 notices: Vec::new(),
+                mirror: None,
+                warmed: Default::default(),
             },
             interrupt,
             sink: &mut recorder,

@@ -171,7 +171,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(args: &[&str], output: Output) -> Self {
+    pub fn of(args: &[&str], output: Output) -> Self {
         Self {
             args: args.join(" "),
             code: output.status.code().unwrap_or(-1),
