@@ -2,6 +2,8 @@
 //! stable code, a message that says what was expected, where it is in a file when it is in one,
 //! and hints that say what to do. Nothing here prints: `cli` renders.
 
+mod hints;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -107,7 +109,8 @@ pub struct Diagnostic {
     /// Where, when it is in a file. The first is underlined as the primary place; the others
     /// carry their own note ("first defined here").
     pub sites: Vec<(Site, String)>,
-    /// What to do about it, nearest names included.
+    /// What to do about it, nearest names included, where the place that found it knows;
+    /// [`Diagnostic::advice`] is never empty-handed.
     pub hints: Vec<String>,
     /// The label of the pattern or layer concerned.
     pub label: Option<String>,
@@ -144,6 +147,15 @@ impl Diagnostic {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
+    }
+
+    /// What to do about it: the hints, or what is always true of the code.
+    pub fn advice(&self) -> Vec<&str> {
+        if self.hints.is_empty() {
+            hints::standing(self.code).into_iter().collect()
+        } else {
+            self.hints.iter().map(String::as_str).collect()
+        }
     }
 
     /// Names the pattern or layer concerned.
@@ -257,17 +269,40 @@ impl From<doe_cache::Error> for Error {
     }
 }
 
-/// The nearest of `candidates` to `name`, when one is near enough to be meant.
+/// The nearest of `candidates` to `name`, when one is near enough to be meant. A letter in the
+/// wrong case counts for nothing, unless two candidates differ in that alone.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let letters = |text: &str| text.chars().count();
+    let lower = name.to_lowercase();
     candidates
         .into_iter()
-        .map(|c| (strsim::damerau_levenshtein(name, c), c))
+        .map(|c| (strsim::damerau_levenshtein(&lower, &c.to_lowercase()), c))
         .filter(|(distance, c)| {
             let longer = letters(name).max(letters(c));
             // Where every letter differs nothing speaks for the one rather than another.
             *distance <= (longer / 3).max(1) && *distance < longer
         })
-        .min()
+        .min_by_key(|(distance, c)| (*distance, strsim::damerau_levenshtein(name, c), *c))
         .map(|(_, c)| c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn case_counts_for_nothing_unless_it_is_all() {
+        let names = ["L2-EFA", "L2-TCP", "all", "p2-efa-4k-c1"];
+        for (wrong, right) in [
+            ("L2-efa", Some("L2-EFA")),
+            ("P2-EFA-4K-C1", Some("p2-efa-4k-c1")),
+            ("ALL", Some("all")),
+            ("al", Some("all")),
+            ("L2-TPC", Some("L2-TCP")),
+            ("nothing", None),
+        ] {
+            assert_eq!(nearest(wrong, names), right, "{wrong}");
+        }
+        assert_eq!(nearest("ab", ["AB", "aB"]), Some("aB"));
+    }
 }

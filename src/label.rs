@@ -107,6 +107,12 @@ impl FromStr for Selector {
             Some(rest) => (true, rest),
             None => (false, text),
         };
+        if subtract && rest.is_empty() {
+            return Err(bad(
+                text,
+                "a `-` takes away what follows it, and nothing does",
+            ));
+        }
         Ok(Self {
             subtract,
             target: rest.parse()?,
@@ -132,12 +138,11 @@ impl FromStr for Target {
             _ => {}
         }
         let Some(rest) = text.strip_prefix("//") else {
-            return Err(
-                bad(text, "a target starts with `//`, `#` or `@`").hint(format!(
-                    "did you mean `//{}`?",
-                    text.trim_start_matches('/')
-                )),
-            );
+            let error = bad(text, "a target starts with `//`, `#` or `@`");
+            return Err(match meant(text) {
+                Some(meant) => error.hint(format!("did you mean {meant}?")),
+                None => error,
+            });
         };
         if let Some(prefix) = rest.strip_suffix("/...") {
             check_package(prefix, text)?;
@@ -215,6 +220,26 @@ fn check_package(package: &str, whole: &str) -> Result<(), Error> {
     Err(bad(whole, "a package is one or more names joined by `/`"))
 }
 
+/// What a target without its `//` could have been, in forms that would be taken; the plan stands
+/// as `PLAN` where the text does not say it.
+fn meant(text: &str) -> Option<String> {
+    let bare = text.trim_start_matches('/');
+    let whole = format!("//{bare}");
+    if (bare.contains(':') || bare.ends_with("/...")) && whole.parse::<Target>().is_ok() {
+        return Some(format!("`{whole}`"));
+    }
+    let name = bare.strip_prefix(':').unwrap_or(bare);
+    if !is_valid_name(name) {
+        return None;
+    }
+    let inside = format!("`//PLAN:{name}`");
+    Some(if name == bare && name != "all" {
+        format!("{inside} (a layer or pattern of a plan) or `{whole}` (a plan)")
+    } else {
+        inside
+    })
+}
+
 fn bad(text: &str, why: &str) -> Error {
     Error::new(
         Kind::Usage,
@@ -271,6 +296,41 @@ mod tests {
             let error = text.parse::<Target>().unwrap_err();
             assert_eq!(error.kind, Kind::Usage, "{text}");
             assert!(!error.hints.is_empty());
+        }
+        let error = "-".parse::<Selector>().unwrap_err();
+        assert!(error.message.starts_with("`-` is not a target"), "{error}");
+    }
+
+    #[test]
+    fn what_is_proposed_would_be_taken() {
+        for (text, proposed) in [
+            ("lab:all", Some("`//lab:all`")),
+            (":all", Some("`//PLAN:all`")),
+            ("all", Some("`//PLAN:all`")),
+            (
+                "L2",
+                Some("`//PLAN:L2` (a layer or pattern of a plan) or `//L2` (a plan)"),
+            ),
+            (
+                "/p2-efa-4k-c1",
+                Some(
+                    "`//PLAN:p2-efa-4k-c1` (a layer or pattern of a plan) or `//p2-efa-4k-c1` (a plan)",
+                ),
+            ),
+            ("lab/...", Some("`//lab/...`")),
+            ("-", None),
+            ("", None),
+            ("a b", None),
+        ] {
+            let hints = text.parse::<Target>().unwrap_err().hints;
+            let hint = hints
+                .iter()
+                .find_map(|hint| hint.strip_prefix("did you mean "));
+            assert_eq!(hint, proposed.map(|p| format!("{p}?")).as_deref(), "{text}");
+            let quoted = hint.unwrap_or_default().split('`').skip(1).step_by(2);
+            for target in quoted {
+                assert!(target.parse::<Target>().is_ok(), "{text}: {target}");
+            }
         }
     }
 

@@ -33,6 +33,7 @@ fn options(sets: Vec<(String, String)>) -> LoadOptions {
         sets,
         known_instruments: INSTRUMENTS.map(str::to_owned).to_vec(),
         known_executors: vec!["local".to_owned()],
+        sim_profile: None,
     }
 }
 
@@ -51,7 +52,7 @@ fn told(found: &Diagnostic) -> String {
     if let Some(label) = &found.label {
         let _ = writeln!(out, "  in {label}");
     }
-    for hint in &found.hints {
+    for hint in found.advice() {
         let _ = writeln!(out, "  hint: {hint}");
     }
     out.replace(" \n", "\n")
@@ -222,7 +223,9 @@ fn the_predecessors_plan_is_imported_and_loads() {
 
     let by_layer: Vec<_> = report.by_layer.iter().map(|l| l.patterns).collect();
     assert_eq!((report.patterns, by_layer), (92, vec![8, 9, 14, 14, 3, 44]));
-    let long = |item: &&doe::plan::import::Infeasible| item.reason.contains("do not fit");
+    let long = |item: &&doe::plan::import::Infeasible| {
+        item.kind == doe::plan::import::Obstacle::Infeasible
+    };
     let long: Vec<_> = report
         .infeasible
         .iter()

@@ -18,11 +18,13 @@ pub fn report(out: &mut Out, error: &Error) {
     let text = renderer(out.color_err).render(&[group]);
     out.note(text);
     if out.json {
-        // The machine's copy; the people's copy went to standard error.
+        // The machine's copy, errors first; the people's copy went to standard error.
+        let mut found: Vec<&Diagnostic> = error.diagnostics.iter().collect();
+        found.sort_by_key(|d| d.severity == Severity::Warning);
         let _ = out.json(&json!({
             "event": "error", "code": error.code, "message": error.message,
             "causes": error.causes, "hints": error.hints, "exit_code": error.kind.exit_code(),
-            "diagnostics": error.diagnostics.iter().map(as_json).collect::<Vec<_>>(),
+            "diagnostics": found.into_iter().map(as_json).collect::<Vec<_>>(),
         }));
         let _ = out.flush();
     }
@@ -59,9 +61,9 @@ pub fn render(diagnostic: &Diagnostic, color: bool) -> String {
     }
     let group = group.elements(
         diagnostic
-            .hints
-            .iter()
-            .map(|h| Level::HELP.message(h.as_str())),
+            .advice()
+            .into_iter()
+            .map(|hint| Level::HELP.message(hint)),
     );
     renderer(color).render(&[group]).to_string()
 }
@@ -74,12 +76,16 @@ pub fn as_json(diagnostic: &Diagnostic) -> serde_json::Value {
     });
     json!({
         "code": diagnostic.code,
+        "severity": match diagnostic.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        },
         "message": diagnostic.message,
         "file": place.as_ref().map(|p| &p.0),
         "line": place.as_ref().map(|p| p.1),
         "column": place.as_ref().map(|p| p.2),
         "label": diagnostic.label,
-        "hints": diagnostic.hints,
+        "hints": diagnostic.advice(),
     })
 }
 

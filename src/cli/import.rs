@@ -14,8 +14,9 @@ use crate::plan::workspace::{self, LoadOptions};
 pub struct Args {
     /// The old plan, a JSON file.
     pub file: PathBuf,
-    /// Where to write the new plan: a name such as `phase2`, for `plans/phase2.toml`, or a path;
-    /// `-` for standard output. The file's own name by default.
+    /// Where to write the new plan: a name such as `phase2`, for `plans/phase2.toml` of the
+    /// workspace, or a path that ends in `.toml`, from the current folder; `-` for standard
+    /// output. The file's own name by default.
     #[arg(long, value_name = "PLAN")]
     pub out: Option<PathBuf>,
     /// Overwrite a plan that is there.
@@ -95,7 +96,12 @@ fn target(args: &Args, plans_dir: &Path) -> Result<PathBuf> {
         .hint("name the plan with `--out NAME`"));
     };
     let name = given.to_string_lossy();
-    if given.extension().is_none() && crate::label::is_valid_package(&name) {
+    // `plans/x` means what `x` means: nobody wants `plans/plans/x.toml`.
+    let folder = plans_dir.file_name().map(|folder| folder.to_string_lossy());
+    let name = folder
+        .and_then(|folder| name.strip_prefix(&*folder)?.strip_prefix('/'))
+        .unwrap_or(&name);
+    if given.extension().is_none() && crate::label::is_valid_package(name) {
         return Ok(plans_dir.join(format!("{name}.toml")));
     }
     if given.extension().is_some_and(|e| e == "toml") {
@@ -264,6 +270,36 @@ efa_device_count = { from = "result", at = "/n", unit = "devices" }
     }
 
     #[test]
+    fn a_name_may_stand_with_the_folder_of_the_plans() {
+        let root = workspace();
+        for (out, file) in [("plans/a", "plans/a.toml"), ("b/c", "plans/b/c.toml")] {
+            let args = Args {
+                out: Some(out.into()),
+                ..args(root.path())
+            };
+            let mut told = Vec::new();
+            run(&args, true, root.path(), &LoadOptions::default(), &mut told).unwrap();
+            assert!(root.path().join(file).is_file(), "{out}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_ends_too_early_is_wrong_where_it_ends() {
+        let root = workspace();
+        std::fs::write(root.path().join("old.json"), "{\"a\":\n").unwrap();
+        let options = LoadOptions::default();
+        let wrong = run(
+            &args(root.path()),
+            true,
+            root.path(),
+            &options,
+            &mut Vec::new(),
+        );
+        let wrong = wrong.unwrap_err();
+        assert_eq!(wrong.diagnostics[0].sites[0].0.short(), "old.json:1:6");
+    }
+
+    #[test]
     fn the_plan_can_go_to_standard_output() {
         let root = workspace();
         let args = Args {
@@ -283,6 +319,12 @@ efa_device_count = { from = "result", at = "/n", unit = "devices" }
             ("{", "plan-invalid"),
             ("[]", "not-a-plan"),
             ("{\"a\": 1}", "not-a-plan"),
+            ("{\"layers\": {}}", "not-a-plan"),
+            ("{\"layers\": []}", "not-a-plan"),
+            (
+                "{\"layers\": [{\"id\": \"L0\", \"patterns\": []}]}",
+                "not-a-plan",
+            ),
         ] {
             std::fs::write(root.path().join("old.json"), text).unwrap();
             let error = run(

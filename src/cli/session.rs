@@ -10,8 +10,8 @@ use doe_cache::{Snapshot, Store};
 use super::args::Global;
 use super::out::Out;
 use crate::engine::decide::{Decider, Decision};
-use crate::engine::instruments;
 use crate::engine::remote::{Source, warm};
+use crate::engine::{instruments, preflight};
 use crate::error::{Diagnostic, Error, Kind, Result, nearest};
 use crate::graph::{Graph, NodeId, Oracle, select};
 use crate::label::Selector;
@@ -45,6 +45,7 @@ pub fn place(global: &Global) -> Result<(PathBuf, LoadOptions)> {
         sets,
         known_instruments: instruments::known(),
         known_executors: vec!["local".to_string()],
+        sim_profile: Some(preflight::sim_profile),
     };
     Ok((root, options))
 }

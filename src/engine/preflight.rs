@@ -3,8 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use doe_cache::Value;
+
 use crate::error::Diagnostic;
 use crate::graph::{Graph, NodeId};
+use crate::measure::sim::SimProfile;
 use crate::plan::model::{Host, Platform};
 use crate::rule::action::Binding;
 use crate::rule::render::render;
@@ -16,6 +19,22 @@ pub fn host_of<'p>(platform: &'p Platform, role: &str) -> Option<&'p Host> {
         .get(role)
         .or_else(|| platform.roles.get("*"))?;
     platform.hosts.get(name)
+}
+
+/// Whether the `sim` table of a platform is a profile that the simulated tools take.
+///
+/// # Errors
+/// What is wrong with it, naming the field.
+pub fn sim_profile(values: &BTreeMap<String, Value>) -> Result<(), String> {
+    let text = serde_json::to_string(values).map_err(|cause| cause.to_string())?;
+    SimProfile::parse(&text).map(drop).map_err(|error| {
+        let Some(why) = error.causes.first() else {
+            return error.message;
+        };
+        // The place is one in a text that nobody wrote.
+        let end = why.rfind(" at line ").unwrap_or(why.len());
+        format!("this is no profile of simulated hosts: {}", &why[..end])
+    })
 }
 
 /// Findings about nodes on a platform.

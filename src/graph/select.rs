@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::{Graph, NodeId};
 use crate::error::{Error, Kind, Result, nearest};
 use crate::label::{Label, Selector, Target};
+use crate::plan::model::Layer;
 
 /// Answers what only the store knows.
 pub trait Oracle {
@@ -93,18 +94,41 @@ fn named(graph: &Graph<'_>, label: &Label) -> Result<Vec<NodeId>> {
             })
             .collect());
     }
-    let names = plan
-        .layers
-        .iter()
-        .map(|l| l.label.name())
-        .chain(plan.patterns.iter().map(|p| p.label.name()));
+    let full = |names: &[&str]| {
+        let names = names
+            .iter()
+            .map(|name| format!("`//{}:{name}`", label.package()));
+        names.collect::<Vec<_>>().join(" or ")
+    };
+    let meant = plan.layers_called(label.name());
+    if meant.len() > 1 {
+        return Err(Error::new(
+            Kind::Usage,
+            "ambiguous-label",
+            format!(
+                "`{label}` is ambiguous: it could be any of layers {}",
+                meant.join(", ")
+            ),
+        )
+        .hint(format!("write {}", full(&meant))));
+    }
+    let shorts = plan.layers.iter().filter_map(Layer::short);
+    let names = (plan.layers.iter().map(|l| l.label.name()))
+        .chain(plan.patterns.iter().map(|p| p.label.name()))
+        .chain(shorts)
+        .chain(["all"]);
     let mut error = Error::new(
         Kind::Usage,
         "unknown-label",
         format!("there is no `{}` in `//{}`", label.name(), label.package()),
     );
     if let Some(near) = nearest(label.name(), names) {
-        error = error.hint(format!("did you mean `//{}:{near}`?", label.package()));
+        // A short name that several layers share would only be the next mistake.
+        let meant = match plan.layers_called(near) {
+            layers if layers.len() > 1 => layers,
+            _ => vec![near],
+        };
+        error = error.hint(format!("did you mean {}?", full(&meant)));
     }
     let layers: Vec<_> = plan.layers.iter().map(|l| l.label.name()).collect();
     Err(error

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::model::Layer;
 
 /// The part of an id before the first `-`, when there is more behind it.
-fn short(id: &str) -> Option<&str> {
+pub(super) fn short(id: &str) -> Option<&str> {
     let (short, rest) = id.split_once('-')?;
     (!short.is_empty() && !rest.is_empty()).then_some(short)
 }

@@ -9,7 +9,7 @@ use super::model::{Compare, CompareGroup, Pattern, Plan, Setting};
 use super::resolve::{Found, Index};
 use super::schema::CompareDecl;
 use crate::error::{Diagnostic, Site};
-use crate::label::is_valid_name;
+use crate::label::{Label, is_valid_name};
 use crate::rule::model::Affects;
 use crate::rule::params::value_text;
 use crate::source::Text;
@@ -51,7 +51,7 @@ pub(super) fn compares(
 }
 
 struct Side<'a> {
-    name: String,
+    label: Label,
     patterns: Vec<&'a Pattern>,
 }
 
@@ -74,12 +74,13 @@ fn compare(
                             "duplicate-id",
                             format!("`{}` is compared with itself", text.text),
                         )
-                        .at(text.site.clone(), ""),
+                        .at(text.site.clone(), "")
+                        .hint("name another layer, or take it away"),
                     );
                     continue;
                 }
                 sides.push(Side {
-                    name: label.name().to_owned(),
+                    label: label.clone(),
                     patterns: index.members(plan, layer, false).collect(),
                 });
                 between.push(label);
@@ -100,17 +101,21 @@ fn compare(
         return None;
     }
     if sides.len() < 2 || decl.by.is_empty() {
-        let (key, site) = if sides.len() < 2 {
-            ("between` at least two layers", &decl.site)
+        let (key, example) = if sides.len() < 2 {
+            (
+                "between` at least two layers",
+                "between = [\"L1-Unified\", \"L2-EFA\"]",
+            )
         } else {
-            ("by` at least one setting", &decl.site)
+            ("by` at least one setting", "by = [\"prompt_tokens\"]")
         };
         diags.push(
             Diagnostic::error(
                 "missing-key",
                 format!("comparison `{}` needs in `{key}", decl.id.text),
             )
-            .at(site.clone(), ""),
+            .at(decl.site.clone(), "")
+            .hint(format!("as in `{example}`")),
         );
         return None;
     }
@@ -118,7 +123,19 @@ fn compare(
     if diags.len() > before {
         return None;
     }
+    let whole = sides
+        .iter()
+        .all(|side| !index.incomplete(side.label.package()));
+    let before = diags.len();
     let groups = groups(decl, &sides, diags);
+    if !whole {
+        // A partner may be missing only because of what has been told already.
+        let followed: Vec<_> = diags
+            .drain(before..)
+            .filter(|found| found.code != "unpaired")
+            .collect();
+        diags.extend(followed);
+    }
     Some(Compare {
         id: decl.id.text.clone(),
         title: decl
@@ -133,7 +150,7 @@ fn compare(
     })
 }
 
-fn layer_label(plan: &Plan, layer: usize) -> Option<crate::label::Label> {
+fn layer_label(plan: &Plan, layer: usize) -> Option<Label> {
     plan.layers.get(layer).map(|layer| layer.label.clone())
 }
 
@@ -247,9 +264,7 @@ fn groups(
         }
         let side_names = |wanted: bool| {
             let sides = sides.iter().zip(&has).filter(|(_, has)| **has == wanted);
-            sides
-                .map(|(side, _)| side.name.as_str())
-                .collect::<Vec<_>>()
+            sides.map(|(side, _)| side.label.name()).collect::<Vec<_>>()
         };
         if has.contains(&false) {
             unpaired.push(format!(

@@ -1,11 +1,14 @@
 //! `[[followup]]`: conditions that bring ad-hoc patterns into a run. Its patterns exist and its
-//! condition can be read; the names in it are those of results, which are not known here.
+//! condition mentions nothing but what a result has: settings, metrics, and `expected.METRIC` of
+//! metrics that some pattern of the plan has an expectation of.
+
+use std::collections::HashSet;
 
 use super::expand::Expanded;
-use super::model::Followup;
+use super::model::{Followup, Pattern, Plan};
 use super::resolve::{Found, Index};
 use crate::error::Diagnostic;
-use crate::rule::Expr;
+use crate::rule::{Expr, Names};
 
 /// Checks the follow-ups of a plan.
 pub(super) fn followups(
@@ -14,9 +17,13 @@ pub(super) fn followups(
     diags: &mut Vec<Diagnostic>,
 ) -> Vec<Followup> {
     let mut followups = Vec::new();
+    let names = result_names(&plan.plan);
     for decl in &plan.decl.followups {
-        if let Err(found) = Expr::compile(&decl.when) {
-            diags.push(found);
+        match Expr::compile(&decl.when) {
+            // What is missing from a plan with findings may have been named here.
+            Ok(_) if plan.incomplete => {}
+            Ok(expr) => diags.extend(expr.check_names(&names)),
+            Err(found) => diags.push(found),
         }
         let mut patterns = Vec::new();
         for text in &decl.patterns {
@@ -30,7 +37,9 @@ pub(super) fn followups(
                     continue;
                 }
             };
-            if let Some(pattern) = found.iter().find(|pattern| !pattern.adhoc) {
+            let runs_anyway =
+                |pattern: &&&Pattern| !pattern.adhoc && !index.incomplete(pattern.label.package());
+            if let Some(pattern) = found.iter().find(runs_anyway) {
                 diags.push(
                     Diagnostic::warning(
                         "not-adhoc",
@@ -62,4 +71,28 @@ pub(super) fn followups(
         });
     }
     followups
+}
+
+/// What a finished pattern of a plan can be asked for.
+fn result_names(plan: &Plan) -> Names {
+    let mut names = Names::new();
+    let mut expected = Names::new();
+    let mut seen = HashSet::new();
+    for pattern in &plan.patterns {
+        if seen.insert(&pattern.rule.id) {
+            for name in pattern
+                .rule
+                .params
+                .keys()
+                .chain(pattern.rule.metrics.keys())
+            {
+                names.value(name);
+            }
+        }
+        for expectation in pattern.expect.iter() {
+            expected.value(&expectation.metric);
+        }
+    }
+    names.group("expected", expected);
+    names
 }

@@ -4,6 +4,7 @@ mod alias;
 mod compare;
 mod expand;
 pub mod expect;
+mod files;
 mod followup;
 pub mod import;
 pub mod model;

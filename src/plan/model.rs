@@ -56,6 +56,17 @@ pub struct Plan {
     pub compares: Vec<Compare>,
 }
 
+impl Plan {
+    /// The layers that a short name could mean, whatever its case: both `L2-EFA` and `L2-TCP` for
+    /// `l2`. One that is the id or the alias of a layer needs no asking.
+    pub fn layers_called(&self, short: &str) -> Vec<&str> {
+        let layers = self.layers.iter();
+        let called = layers
+            .filter(|layer| (layer.short()).is_some_and(|own| own.eq_ignore_ascii_case(short)));
+        called.map(|layer| layer.label.name()).collect()
+    }
+}
+
 /// An ordered group of patterns.
 #[derive(Debug, Clone)]
 pub struct Layer {
@@ -69,6 +80,13 @@ pub struct Layer {
     pub adhoc: bool,
     /// Where it is defined.
     pub site: Site,
+}
+
+impl Layer {
+    /// The part of the id before its first `-`, which may be that of other layers too.
+    pub fn short(&self) -> Option<&str> {
+        super::alias::short(self.label.name())
+    }
 }
 
 /// Who set a value; later ones win.

@@ -8,7 +8,7 @@ use doe_cache::Value;
 
 use super::model::{Host, Platform};
 use crate::error::{Diagnostic, Site, nearest};
-use crate::source::{Doc, Table, Text};
+use crate::source::{Doc, Entry, Item, ItemValue, Table, Text};
 
 /// Name of the platform that always exists.
 pub const SIM: &str = "sim";
@@ -18,11 +18,22 @@ const MAX_GPUS: i64 = 4096;
 
 type Diags = Vec<Diagnostic>;
 
+/// Whether a table is a profile of simulated hosts; the reason if not. Given from above: what the
+/// simulated tools understand is theirs to say.
+pub type SimCheck = fn(&BTreeMap<String, Value>) -> Result<(), String>;
+
+/// Places that later checks point at.
+#[derive(Debug, Default)]
+struct Sites {
+    executor: Option<Site>,
+    roles: BTreeMap<String, Site>,
+}
+
 /// The embedded `sim` platform.
 pub(super) fn sim() -> Platform {
     let (doc, mut found) = Doc::parse("sim.toml", include_str!("sim.toml"));
     let mut platform = empty(SIM);
-    apply(&mut platform, doc.table(), &mut found);
+    apply(&mut platform, doc.table(), None, &mut found);
     debug_assert!(
         found.is_empty(),
         "the embedded platform is valid: {found:?}"
@@ -31,19 +42,21 @@ pub(super) fn sim() -> Platform {
 }
 
 /// Reads `[platform.NAME]` over what is known of it: a new platform, or the embedded one. `key` is
-/// the name's place.
+/// the name's place. The place of `executor` comes back when it is written.
 pub(super) fn read(
     platforms: &mut BTreeMap<String, Platform>,
     key: &Text,
     table: Table<'_>,
+    sim_check: Option<SimCheck>,
     diags: &mut Diags,
-) {
+) -> Option<Site> {
     let site = key.site.clone();
     let platform = platforms
         .entry(key.text.clone())
         .or_insert_with(|| empty(&key.text));
-    let role_sites = apply(platform, table, diags);
-    check(platform, &site, &role_sites, diags);
+    let sites = apply(platform, table, sim_check, diags);
+    check(platform, &site, &sites.roles, diags);
+    sites.executor
 }
 
 fn empty(name: &str) -> Platform {
@@ -64,9 +77,12 @@ fn empty(name: &str) -> Platform {
 fn apply(
     platform: &mut Platform,
     mut table: Table<'_>,
+    sim_check: Option<SimCheck>,
     diags: &mut Diags,
-) -> BTreeMap<String, Site> {
+) -> Sites {
+    let mut sites = Sites::default();
     if let Some(executor) = table.opt_str("executor", diags) {
+        sites.executor = Some(executor.site);
         platform.executor = executor.text;
     }
     if let Some(simulated) = table.opt_bool("simulated", diags) {
@@ -75,15 +91,17 @@ fn apply(
     if let Some(dynamic) = table.opt_bool("dynamic_ports", diags) {
         platform.dynamic_ports = dynamic.value;
     }
-    let mut role_sites = BTreeMap::new();
     if let Some(roles) = table.opt_table("roles", diags) {
         for entry in roles.entries() {
             let what = format!("the host of role `{}`", entry.key.text);
             if let Some(host) = entry.item.as_text(&what, diags) {
-                role_sites.insert(entry.key.text.clone(), host.site);
+                sites.roles.insert(entry.key.text.clone(), host.site);
                 platform.roles.insert(entry.key.text.clone(), host.text);
             }
         }
+    }
+    if let (Some(check), Some(sim)) = (sim_check, table.item("sim")) {
+        profile(&platform.sim, sim, check, diags);
     }
     for (key, values) in [("facts", &mut platform.facts), ("sim", &mut platform.sim)] {
         if let Some(table) = table.opt_table(key, diags) {
@@ -112,7 +130,80 @@ fn apply(
         }
     }
     table.remaining(diags, "of a platform");
-    role_sites
+    sites
+}
+
+/// Findings about a `sim` table over what is known of it: each at the key that makes the profile
+/// wrong, or at the table when only all together do.
+fn profile(base: &BTreeMap<String, Value>, sim: &Item, check: SimCheck, diags: &mut Diags) {
+    let ItemValue::Table(entries) = &sim.value else {
+        return; // told as a wrong type
+    };
+    let before = diags.len();
+    profile_part(base, entries, &[], check, diags);
+    let mut whole = base.clone();
+    // What has no value has its finding elsewhere.
+    let mut told = Vec::new();
+    if let Some(Value::Map(values)) = sim.to_value("`sim`", &mut told) {
+        for (key, value) in values {
+            merge(&mut whole, &key, value);
+        }
+    }
+    if let Err(why) = check(&whole)
+        && diags.len() == before
+        && told.is_empty()
+    {
+        diags.push(Diagnostic::error("sim-profile", why).at(sim.site.clone(), ""));
+    }
+}
+
+fn profile_part(
+    base: &BTreeMap<String, Value>,
+    entries: &[Entry],
+    path: &[&str],
+    check: SimCheck,
+    diags: &mut Diags,
+) {
+    // A value inside its tables.
+    let alone = |path: &[&str], value: Value| {
+        let mut all = base.clone();
+        let (first, inner) = path.split_first().unwrap_or((&"", &[]));
+        let value = inner.iter().rev().fold(value, |value, key| {
+            Value::Map(BTreeMap::from([((*key).to_owned(), value)]))
+        });
+        merge(&mut all, first, value);
+        check(&all)
+    };
+    for entry in entries {
+        let mut path = path.to_vec();
+        path.push(&entry.key.text);
+        if let ItemValue::Table(inner) = &entry.item.value
+            && alone(&path, Value::Map(BTreeMap::new())).is_ok()
+        {
+            profile_part(base, inner, &path, check, diags);
+            continue;
+        }
+        let Some(value) = entry.item.to_value("", &mut Vec::new()) else {
+            continue;
+        };
+        let Err(why) = alone(&path, value) else {
+            continue;
+        };
+        // `unknown field `time_scal`, expected one of `schema`, `time_scale`, ...`
+        let mut words = why.split('`').skip(1).step_by(2);
+        let unknown =
+            why.contains("unknown field") && words.next() == Some(entry.key.text.as_str());
+        let site = if unknown {
+            &entry.key.site
+        } else {
+            &entry.item.site
+        };
+        let mut found = Diagnostic::error("sim-profile", why.as_str()).at(site.clone(), "");
+        if unknown && let Some(near) = nearest(&entry.key.text, words) {
+            found = found.hint(format!("did you mean `{near}`?"));
+        }
+        diags.push(found);
+    }
 }
 
 /// Sets a value; a table is merged into a table.
@@ -211,7 +302,7 @@ mod tests {
         if let Some(table) = root.opt_table("platform", &mut diags) {
             for entry in table.entries() {
                 let table = entry.item.as_table("a platform", &mut diags).unwrap();
-                read(&mut platforms, &entry.key, table, &mut diags);
+                read(&mut platforms, &entry.key, table, None, &mut diags);
             }
         }
         (platforms, diags)

@@ -118,6 +118,14 @@ impl<'a> Index<'a> {
             Some(Named::Pattern(at)) => Ok(Found::Pattern(&there.plan.patterns[*at])),
             None if there.incomplete => Ok(Found::Unknowable),
             None => {
+                let meant = there.plan.layers_called(name);
+                if meant.len() > 1 {
+                    let found = Diagnostic::error(
+                        code,
+                        format!("`{name}` could be any of layers {}", meant.join(", ")),
+                    );
+                    return Err(found.hint(format!("write one of them: \"{}\"", meant[0])));
+                }
                 let found = Diagnostic::error(
                     code,
                     format!("`{name}` is no layer or pattern of `//{package}`"),
@@ -129,6 +137,12 @@ impl<'a> Index<'a> {
                 Err(name_hints(found, name, names, "names"))
             }
         }
+    }
+
+    /// Whether findings that are told already keep some of a plan from being known, so that what
+    /// seems to be missing or wrong in it may only follow from them.
+    pub(super) fn incomplete(&self, package: &str) -> bool {
+        (self.packages.get(package)).is_none_or(|package| package.incomplete)
     }
 
     /// The patterns of a layer; ad-hoc ones only on demand or when the layer is ad-hoc itself.
@@ -284,7 +298,7 @@ impl<'a> Follower<'a> {
                 let labels: Arc<[Label]> = (self.index.members(plan, layer, false))
                     .map(|pattern| pattern.label.clone())
                     .collect();
-                if labels.is_empty() {
+                if labels.is_empty() && !self.index.incomplete(&plan.package) {
                     let found = Diagnostic::warning(
                         "empty-layer",
                         format!(

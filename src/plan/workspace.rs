@@ -11,18 +11,14 @@ use doe_cache::remote::Target;
 use super::expand::{self, CommandLine, Context, Expanded, name_hints};
 use super::model::{Platform, Workspace};
 use super::resolve::{self, Index};
-use super::{compare, followup, platform, read, remote};
+use super::{compare, files, followup, platform, read, remote};
 use crate::error::{Diagnostic, Error, Kind, Result, Severity, nearest};
-use crate::label::is_valid_package;
 use crate::rule::load as rule_load;
 use crate::rule::model::{Rule, RuleId};
 use crate::source::{Doc, Table, Text};
 
 /// The file that makes a folder a workspace.
 pub const WORKSPACE_FILE: &str = "doe.toml";
-
-/// Nesting of folders under `plans/` beyond this is not followed.
-const MAX_DEPTH: usize = 16;
 
 /// What a workspace is loaded with.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +29,8 @@ pub struct LoadOptions {
     pub known_instruments: Vec<String>,
     /// Names of executors; when empty, none is refused.
     pub known_executors: Vec<String>,
+    /// Whether the `sim` table of a platform is a profile of simulated hosts; the reason if not.
+    pub sim_profile: Option<platform::SimCheck>,
 }
 
 /// How long what runs outlives a `doe` that was killed, unless the workspace says otherwise.
@@ -137,7 +135,11 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
     let head = head(&doc, unreadable, options, &mut diags);
     let (rules, stems) = rules(root, &head.rules, options, &mut diags)?;
     let broken_files = broken_files(&head.rules, &diags);
-    let sources = plan_files(&root.join(&head.plans), &shown(&head.plans), &mut diags)?;
+    let sources = files::plans(&root.join(&head.plans), &shown(&head.plans), &mut diags)?;
+    if sources.is_empty() && !has_errors(&diags) {
+        let message = format!("there is no plan in `{}`", shown(&head.plans));
+        diags.push(Diagnostic::warning("no-plans", message).at(doc.table().site().clone(), ""));
+    }
     let mut broken_plans = BTreeSet::new();
     let mut plans: Vec<Expanded> = Vec::new();
     let sets = CommandLine::new(&options.sets);
@@ -153,7 +155,16 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
             continue;
         }
         diags.extend(found);
+        let before = diags.len();
         let decl = read::read(&doc, &source.package, &mut diags);
+        if decl.layers.is_empty() && !has_errors(&diags[before..]) {
+            let message = format!(
+                "`{}` has no layers, so there is nothing to run",
+                source.shown
+            );
+            let found = Diagnostic::warning("empty-plan", message);
+            diags.push(found.at(doc.table().site().clone(), ""));
+        }
         missing_rule_files(&decl.rules, &stems, &shown(&head.rules), &mut diags);
         let listed = decl.rules.iter().map(|text| &text.text);
         let absent = listed.filter(|stem| !stems.contains(*stem));
@@ -184,6 +195,9 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
         }
         plan.compares = compares;
         plan.followups = followups;
+        if !expanded.incomplete {
+            expand::without_inputs(&expanded.plan, &mut diags);
+        }
     }
     let complete = broken_plans.is_empty() && plans.iter().all(|plan| !plan.incomplete);
     unused_sets(&context.sets, complete, &rules, &mut diags);
@@ -276,7 +290,13 @@ fn platforms(
         let Some(table) = entry.item.as_table(&format!("platform `{name}`"), diags) else {
             continue;
         };
-        platform::read(&mut head.platforms, &entry.key, table, diags);
+        let executor_site = platform::read(
+            &mut head.platforms,
+            &entry.key,
+            table,
+            options.sim_profile,
+            diags,
+        );
         let known = &options.known_executors;
         let executor = head.platforms.get(name).map(|platform| &platform.executor);
         if let Some(executor) = executor
@@ -288,7 +308,8 @@ fn platforms(
                 format!("platform `{name}`: there is no executor `{executor}`"),
             );
             let names = known.iter().map(String::as_str);
-            let found = found.at(entry.key.site.clone(), "");
+            let site = executor_site.unwrap_or_else(|| entry.key.site.clone());
+            let found = found.at(site, "");
             diags.push(name_hints(found, executor, names, "executors"));
         }
     }
@@ -395,70 +416,6 @@ fn missing_rule_files(
         let names = stems.iter().map(String::as_str);
         diags.push(name_hints(found, &text.text, names, "rule files"));
     }
-}
-
-/// A plan on disk.
-struct PlanFile {
-    package: String,
-    path: PathBuf,
-    shown: String,
-}
-
-/// Every `*.toml` under a folder, by package.
-fn plan_files(dir: &Path, shown: &str, diags: &mut Vec<Diagnostic>) -> Result<Vec<PlanFile>> {
-    let mut files = Vec::new();
-    if dir.exists() {
-        collect(dir, shown, "", 0, &mut files, diags)?;
-    }
-    files.sort_by(|a, b| a.package.cmp(&b.package));
-    Ok(files)
-}
-
-fn collect(
-    dir: &Path,
-    shown: &str,
-    prefix: &str,
-    depth: usize,
-    files: &mut Vec<PlanFile>,
-    diags: &mut Vec<Diagnostic>,
-) -> Result<()> {
-    let entries = std::fs::read_dir(dir).map_err(|cause| Error::io("read", dir, &cause))?;
-    for entry in entries {
-        let entry = entry.map_err(|cause| Error::io("read", dir, &cause))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let (path, shown) = (entry.path(), format!("{shown}/{name}"));
-        // Hidden files are editors' and version control's.
-        if name.starts_with('.') {
-            continue;
-        }
-        if path.is_dir() {
-            if depth < MAX_DEPTH {
-                let prefix = format!("{prefix}{name}/");
-                collect(&path, &shown, &prefix, depth + 1, files, diags)?;
-            }
-            continue;
-        }
-        let Some(stem) = name.strip_suffix(".toml") else {
-            continue;
-        };
-        let package = format!("{prefix}{stem}");
-        if !is_valid_package(&package) {
-            diags.push(
-                Diagnostic::error(
-                    "bad-name",
-                    format!("`{shown}` cannot be a plan: `//{package}` is no package"),
-                )
-                .hint("names of plans and their folders are letters, digits and `._+=,-`, and start with a letter or digit"),
-            );
-            continue;
-        }
-        files.push(PlanFile {
-            package,
-            path,
-            shown,
-        });
-    }
-    Ok(())
 }
 
 /// `--set` of something that no pattern's rule has.

@@ -1,7 +1,7 @@
 //! Whether the parts of a rule fit together. A rule that passes has no name, reference, expression
 //! or template that could turn out wrong later for a reason that can be known now.
 
-mod shape;
+pub(super) mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,6 +57,7 @@ pub(super) fn rule(
         check.diags.push(*diagnostic);
     }
     check.unused();
+    let unread = check.unread();
     let mut found = check.diags;
     let mut called = BTreeSet::new();
     let runs = (rule.services.iter().map(|s| &s.run)).chain(rule.steps.iter().map(|s| &s.run));
@@ -64,6 +65,7 @@ pub(super) fn rule(
         called.extend(script::instruments(run, instruments, &mut found));
     }
     rule.instruments = called.into_iter().collect();
+    rule.unread = unread;
     for diagnostic in found {
         // One wrong text may be seen from several sides: the rule's `env` from every step.
         if !diags.contains(&diagnostic) {
@@ -310,7 +312,8 @@ impl Check<'_> {
 
     fn script(&mut self, run: &Text, env: &BTreeMap<String, Text>, names: &Names, service: bool) {
         if run.text.trim().is_empty() {
-            self.push("missing-part", "`run` is empty".into(), &run.site, "");
+            let hint = "write the script, or take the step or service away";
+            self.push("missing-part", "`run` is empty".into(), &run.site, hint);
         }
         self.template(run, Mode::Shell, names, service);
         let rule = self.rule;

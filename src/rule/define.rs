@@ -156,7 +156,8 @@ fn scalar_type(
             if values.is_empty() {
                 diags.push(
                     Diagnostic::error("wrong-type", "`of` must name at least one value")
-                        .at(item.site.clone(), ""),
+                        .at(item.site.clone(), "")
+                        .hint("as in `of = [\"efa\", \"tcp\"]`"),
                 );
                 return None;
             }
@@ -175,5 +176,7 @@ fn scalar_type(
 }
 
 fn empty_bounds(table: &Table<'_>) -> Diagnostic {
-    Diagnostic::error("out-of-bounds", "`min` is greater than `max`").at(table.site().clone(), "")
+    Diagnostic::error("out-of-bounds", "`min` is greater than `max`")
+        .at(table.site().clone(), "")
+        .hint("exchange them: `min` is the smallest value that is allowed, `max` the largest")
 }

@@ -33,7 +33,8 @@ pub fn describe(rule: &Rule) -> Value {
         compare_only_on: _, // refuses comparisons, changes nothing
         failures: _,        // name failures, which are never reused
         instruments,
-        site: _, // cosmetic
+        unread: _, // follows from the texts; only told
+        site: _,   // cosmetic
     } = rule;
     let kind = match kind {
         RuleKind::Measure => "measure",

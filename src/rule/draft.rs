@@ -1,7 +1,7 @@
 //! A rule as one table of a file says it, before what it extends is put under it. A draft holds
 //! what could be understood; `sound` says whether that was everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{
     FailureDef, MetricDef, OutputDef, Param, Require, Role, Rule, RuleId, RuleKind, SampleDef,
@@ -229,6 +229,7 @@ impl Draft {
                 .unwrap_or_default(),
             failures,
             instruments: Vec::new(),
+            unread: BTreeSet::new(),
             site: self.site,
         }
     }

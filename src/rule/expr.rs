@@ -174,6 +174,8 @@ impl Expr {
             || left == ValueKind::Number && right == ValueKind::String
         {
             diagnostic = diagnostic.hint("texts stand in quotes, numbers do not");
+        } else {
+            diagnostic = diagnostic.hint("only things of one kind can be compared");
         }
         Err(diagnostic)
     }

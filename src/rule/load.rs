@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::check;
 use super::draft::Draft;
 use super::model::{Rule, RuleId};
-use crate::error::{Diagnostic, Severity, nearest};
+use crate::error::{Diagnostic, Severity, Site, nearest};
 use crate::source::Doc;
 
 /// Rules by id.
@@ -121,6 +121,7 @@ impl<'a> Loader<'a> {
                     "bad-name",
                     format!("`{stem}.toml` cannot be the name of a rule file"),
                 )
+                .at(doc.table().site().clone(), "this file")
                 .hint("names are letters, digits and `_+=,-`"),
             );
             return;
@@ -140,7 +141,37 @@ impl<'a> Loader<'a> {
         for id in &ids {
             self.resolve(id, &ids, &mut Vec::new());
         }
+        self.unread_by_all();
         (self.rules, self.diags)
+    }
+
+    /// What a rule that others extend does not read may be theirs to read; what none of them reads
+    /// either is told here. With errors about, a reader may be missing.
+    fn unread_by_all(&mut self) {
+        if self.diags.iter().any(|d| d.severity == Severity::Error) {
+            return;
+        }
+        let mut told: Vec<&Site> = Vec::new();
+        let mut found = Vec::new();
+        for rule in self
+            .rules
+            .values()
+            .filter(|rule| self.extended.contains(&rule.id))
+        {
+            for name in &rule.unread {
+                let Some(param) = rule.params.get(name).filter(|p| !told.contains(&&p.site)) else {
+                    continue;
+                };
+                let same = |other: &&Arc<Rule>| {
+                    (other.params.get(name)).is_some_and(|theirs| theirs.site == param.site)
+                };
+                if (self.rules.values().filter(same)).all(|other| other.unread.contains(name)) {
+                    told.push(&param.site);
+                    found.push(check::shape::unused_parameter(name, param).label(&rule.id));
+                }
+            }
+        }
+        self.diags.extend(found);
     }
 
     /// Makes the rule of a draft, after the one that it extends.
@@ -192,7 +223,8 @@ impl<'a> Loader<'a> {
             {
                 self.diags.push(
                     Diagnostic::error("wrong-type", "a rule is of the kind of the one it extends")
-                        .at(kind.site.clone(), ""),
+                        .at(kind.site.clone(), "")
+                        .hint("take `kind` away, or extend another rule"),
                 );
             }
         }

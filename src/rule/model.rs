@@ -1,7 +1,7 @@
 //! What a rule says, after its file was read and checked. A `Rule` that exists is complete: every
 //! template compiles, every name it mentions is a parameter, a role, a service or an output.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use doe_cache::Value;
 
@@ -67,6 +67,8 @@ pub struct Rule {
     /// `measure openai`, `analyze bimodality`: instruments of `doe` that the scripts call; their
     /// code versions enter the key. Found in the templates, not declared, so none is forgotten.
     pub instruments: Vec<String>,
+    /// Parameters that could change the result by their `affects`, but that nothing mentions.
+    pub unread: BTreeSet<String>,
     /// Where the rule's table starts.
     pub site: Site,
 }

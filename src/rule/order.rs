@@ -91,7 +91,10 @@ pub(super) fn gangs(rule: &Rule) -> Vec<Diagnostic> {
                         step.name
                     ),
                 )
-                .at(step.site.clone(), ""),
+                .at(step.site.clone(), "")
+                .hint(
+                    "take `ready` away, or give it and the steps that wait for it the same `gang`",
+                ),
             );
         }
     }

@@ -119,16 +119,23 @@ fn check_type(
     value: &Value,
 ) -> Result<Value, Diagnostic> {
     let wrong = |expected: &str| {
-        let mut diagnostic = Diagnostic::error(
+        let diagnostic = Diagnostic::error(
             "wrong-type",
             format!("`{name}` must be {expected}; found {}", describe(value)),
         );
         if let Value::Str(text) = value
             && (text.parse::<f64>().is_ok() || matches!(text.as_str(), "true" | "false"))
         {
-            diagnostic = diagnostic.hint(format!("write {text} without quotes"));
+            return diagnostic.hint(format!("write {text} without quotes"));
         }
-        diagnostic
+        match expected {
+            "an integer" => diagnostic.hint("write a whole number, such as 8"),
+            "a number" => diagnostic.hint("write a number, such as 0.7"),
+            "true or false" => diagnostic.hint("write true or false, without quotes"),
+            "a list" => diagnostic.hint("write a list, such as [1, 2]"),
+            "a table" => diagnostic.hint("write a table, such as { name = \"value\" }"),
+            _ => diagnostic,
+        }
     };
     match ty {
         ParamType::Int { min, max } => {

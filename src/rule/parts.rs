@@ -156,6 +156,7 @@ fn ports(table: &mut Table<'_>, diags: &mut Vec<Diagnostic>) -> BTreeMap<String,
     let Some(table) = table.opt_table("ports", diags) else {
         return ports;
     };
+    let mut taken = BTreeMap::new();
     for entry in table.entries() {
         if !check_identifier(&entry.key, "a port", diags) {
             continue;
@@ -166,6 +167,16 @@ fn ports(table: &mut Table<'_>, diags: &mut Vec<Diagnostic>) -> BTreeMap<String,
         };
         match u16::try_from(number.value) {
             Ok(port) if port > 0 => {
+                if let Some((first, site)) =
+                    taken.insert(port, (&entry.key.text, number.site.clone()))
+                {
+                    let message = format!("{what} has the number of port `{first}`: {port}");
+                    diags.push(
+                        Diagnostic::error("duplicate-port", message)
+                            .at(number.site, "")
+                            .at(site, "first here"),
+                    );
+                }
                 ports.insert(entry.key.text.clone(), port);
             }
             _ => diags.push(
@@ -173,7 +184,8 @@ fn ports(table: &mut Table<'_>, diags: &mut Vec<Diagnostic>) -> BTreeMap<String,
                     "out-of-bounds",
                     format!("{what} must be from 1 to 65535; found {}", number.value),
                 )
-                .at(number.site, ""),
+                .at(number.site, "")
+                .hint("write the usual number of the port, such as 8100"),
             ),
         }
     }
@@ -214,7 +226,13 @@ fn ready(table: Table<'_>, diags: &mut Vec<Diagnostic>) -> Option<ReadyDef> {
             probes.push(ProbeDef::Alive);
         } else {
             let message = "`alive` is a sign of readiness and can only be true";
-            diags.push(Diagnostic::error("wrong-type", message).at(alive.site, ""));
+            diags.push(
+                Diagnostic::error("wrong-type", message)
+                    .at(alive.site, "")
+                    .hint(
+                        "write `alive = true`, or another sign such as `tcp`, or take `ready` away",
+                    ),
+            );
             return None;
         }
     }
@@ -241,7 +259,8 @@ fn ready(table: Table<'_>, diags: &mut Vec<Diagnostic>) -> Option<ReadyDef> {
                     SIGNS.join(", ")
                 ),
             )
-            .at(site, ""),
+            .at(site, "")
+            .hint("as in `ready = { tcp = \"{{ self.ip }}:{{ self.port.http }}\" }`"),
         );
     }
     None

@@ -207,7 +207,10 @@ pub(super) fn failures(table: &mut Table<'_>, diags: &mut Vec<Diagnostic>) -> Ve
                     "missing-key",
                     "a failure class needs `log` or `exit_code` to be told by",
                 )
-                .at(entry.site().clone(), ""),
+                .at(entry.site().clone(), "")
+                .hint(
+                    "as in `log = \"out of memory\"`, a regular expression, or `exit_code = 137`",
+                ),
             );
         }
         let exit_code = exit_code.and_then(|code| match u8::try_from(code.value) {

@@ -3,6 +3,7 @@
 //! text at all makes a `Doc` and a list of findings, never a panic.
 
 mod duration;
+mod form;
 mod table;
 mod text;
 mod tree;
@@ -37,7 +38,15 @@ impl Doc {
         let read = |cause| {
             Error::io("read", path, &cause).hint("check that the file exists and may be read")
         };
-        let size = std::fs::metadata(path).map_err(read)?.len();
+        let meta = std::fs::metadata(path).map_err(read)?;
+        if !meta.is_file() {
+            // A pipe would be waited for, a device read for ever.
+            let doc = Self::empty(name, String::new());
+            let found = Diagnostic::error("not-regular", format!("`{name}` is not a regular file"));
+            let found = found.at(doc.site(0..0), "");
+            return Ok((doc, vec![found]));
+        }
+        let size = meta.len();
         if size > MAX_FILE_BYTES {
             let diagnostic = Diagnostic::error(
                 "file-too-large",
@@ -83,6 +92,17 @@ impl Doc {
             }
         }
         diagnostics.sort_by_key(|d| d.sites.first().map_or(0, |(site, _)| site.range.start));
+        // A header that was not closed makes equal keys of what follows it.
+        let unclosed = diagnostics
+            .iter()
+            .position(|found| found.message.contains("unclosed table"));
+        if let Some(unclosed) = unclosed {
+            let mut at = 0..;
+            diagnostics.retain(|found| {
+                let follows = at.next().is_some_and(|at| at > unclosed);
+                !(follows && found.message.contains("duplicate key"))
+            });
+        }
         let root = tree::entries(&doc.file, table.get_ref(), &mut diagnostics);
         doc.root = root;
         (doc, diagnostics)

@@ -2,6 +2,7 @@
 //! can refuse the rest and name what would have been understood; a getter that finds the wrong
 //! type adds a finding and goes on.
 
+use super::form;
 use super::text::{Spanned, Text};
 use super::tree::{Entry, Item};
 use crate::error::{Diagnostic, Site, nearest};
@@ -77,6 +78,8 @@ impl<'a> Table<'a> {
             if let Some(near) = nearest(key, unknown) {
                 diagnostic = diagnostic.hint(format!("is `{near}` meant to be `{key}`?"));
             }
+            let example = form::of_key(key).unwrap_or("\"...\"");
+            diagnostic = diagnostic.hint(format!("add `{key}`, as in `{key} = {example}`"));
             diags.push(diagnostic);
         }
         item

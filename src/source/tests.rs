@@ -81,18 +81,18 @@ fn getters_take_what_fits_and_tell_what_does_not() {
     table.tables("bad_ts", &mut diags);
     table.req_str("gone", &mut diags);
     insta::assert_snapshot!(messages(&diags).join("\n"), @r#"
-    f.toml:8:9 wrong-type: `bad_s` must be a string, found an integer ()
-    f.toml:9:9 wrong-type: `bad_i` must be an integer, found a float ()
-    f.toml:10:9 wrong-type: `bad_f` must be a finite number ()
-    f.toml:11:9 wrong-type: `bad_b` must be `true` or `false`, found a string (write true without quotes)
+    f.toml:8:9 wrong-type: `bad_s` must be a string, found an integer (put it in quotes: write `bad_s = "1"`)
+    f.toml:9:9 wrong-type: `bad_i` must be an integer, found a float (write `bad_i = 8`, for example)
+    f.toml:10:9 wrong-type: `bad_f` must be a finite number (write the number itself, such as 0.7; `nan` and `inf` measure nothing)
+    f.toml:11:9 wrong-type: `bad_b` must be `true` or `false`, found a string (write `bad_b = true`, without quotes)
     f.toml:12:9 bad-duration: `bad_d` must be a duration, found `15` (add a unit, as in "15s", or take the quotes away; write a duration such as "90s", "15m" or "1h30m", or a number of seconds)
     f.toml:13:10 bad-duration: `bad_d2` must be a duration from 0 to 100years, found -1 seconds (write a duration such as "90s", "15m" or "1h30m", or a number of seconds)
     f.toml:14:10 bad-duration: `bad_d3` must be a duration, found `soon` (write a duration such as "90s", "15m" or "1h30m", or a number of seconds)
-    f.toml:15:9 wrong-type: `bad_l` must be a list, found a string (write ["x"])
-    f.toml:16:11 wrong-type: each of `bad_l2` must be a string, found an integer ()
-    f.toml:17:9 wrong-type: `bad_t` must be a table, found an integer ()
-    f.toml:18:10 wrong-type: `bad_ts` must be a list of tables, found a table ()
-    f.toml:1:1 missing-key: the file needs `gone` ()
+    f.toml:15:9 wrong-type: `bad_l` must be a list, found a string (write `bad_l = ['x']`)
+    f.toml:16:11 wrong-type: each of `bad_l2` must be a string, found an integer (put it in quotes: write `"1"`)
+    f.toml:17:9 wrong-type: `bad_t` must be a table, found an integer (write `bad_t = { name = "value" }`, for example)
+    f.toml:18:10 wrong-type: `bad_ts` must be a list of tables, found a table (double the brackets of its header, as in `[[bad_ts]]`)
+    f.toml:1:1 missing-key: the file needs `gone` (add `gone`, as in `gone = "..."`)
     "#);
 }
 
@@ -149,7 +149,7 @@ fn values_lower_without_places() {
     );
     insta::assert_snapshot!(messages(&diags).join("\n"), @r#"
     f.toml:2:6 wrong-type: `w` cannot be a date (write it as a string: "1979-05-27")
-    f.toml:2:18 wrong-type: `w` must be a finite number ()
+    f.toml:2:18 wrong-type: `w` must be a finite number (write the number itself, such as 0.7; `nan` and `inf` measure nothing)
     f.toml:2:23 wrong-type: `w` cannot be a date (write it as a string: "07:32:00")
     "#);
 }

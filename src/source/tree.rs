@@ -8,6 +8,7 @@ use std::sync::Arc;
 use doe_cache::Value;
 use toml::de::{DeTable, DeValue};
 
+use super::form;
 use super::table::Table;
 use super::text::{Spanned, Text};
 use super::{format_duration, parse_duration};
@@ -68,13 +69,24 @@ impl Item {
         }
     }
 
-    /// `wrong-type`: `what` must be `expected`, found this.
+    /// `wrong-type`: `what` must be `expected`, found this. The hint shows the right form, made of
+    /// what was written where that is possible.
     pub fn wrong_type(&self, what: &str, expected: &str) -> Diagnostic {
-        Diagnostic::error(
+        let found = Diagnostic::error(
             "wrong-type",
             format!("{what} must be {expected}, found {}", self.type_name()),
         )
-        .at(self.site.clone(), "")
+        .at(self.site.clone(), "");
+        match form::right_form(self, what, expected) {
+            Some(hint) => found.hint(hint),
+            None => found,
+        }
+    }
+
+    /// The text of the file that this was read from.
+    pub(super) fn raw(&self) -> &str {
+        let text = &self.site.file.text;
+        text.get(self.site.range.clone()).unwrap_or_default()
     }
 
     /// The text, or a finding. `what` opens the message: `` `title` ``.
@@ -122,14 +134,8 @@ impl Item {
     pub fn as_bool(&self, what: &str, diags: &mut Vec<Diagnostic>) -> Option<Spanned<bool>> {
         match &self.value {
             ItemValue::Bool(value) => Some(self.spanned(*value)),
-            value => {
-                let mut diagnostic = self.wrong_type(what, "`true` or `false`");
-                if let ItemValue::Str(text) = value
-                    && matches!(text.as_str(), "true" | "false")
-                {
-                    diagnostic = diagnostic.hint(format!("write {text} without quotes"));
-                }
-                diags.push(diagnostic);
+            _ => {
+                diags.push(self.wrong_type(what, "`true` or `false`"));
                 None
             }
         }
@@ -137,7 +143,6 @@ impl Item {
 
     /// Seconds: a text such as `90s`, `15m`, `1h30m`, or a number of seconds; or a finding.
     pub fn as_duration(&self, what: &str, diags: &mut Vec<Diagnostic>) -> Option<Spanned<f64>> {
-        let hint = "write a duration such as \"90s\", \"15m\" or \"1h30m\", or a number of seconds";
         let seconds = match &self.value {
             ItemValue::Int(value) => *value as f64,
             ItemValue::Float(value) => *value,
@@ -155,12 +160,12 @@ impl Item {
                             text.trim()
                         ));
                     }
-                    diags.push(diagnostic.hint(hint));
+                    diags.push(diagnostic.hint(form::DURATION));
                     return None;
                 }
             },
             _ => {
-                diags.push(self.wrong_type(what, "a duration").hint(hint));
+                diags.push(self.wrong_type(what, "a duration"));
                 return None;
             }
         };
@@ -172,7 +177,7 @@ impl Item {
                     format!("{what} must be a duration from 0 to {limit}, found {seconds} seconds"),
                 )
                 .at(self.site.clone(), "")
-                .hint(hint),
+                .hint(form::DURATION),
             );
             return None;
         }
@@ -183,18 +188,8 @@ impl Item {
     pub fn as_array(&self, what: &str, diags: &mut Vec<Diagnostic>) -> Option<&[Item]> {
         match &self.value {
             ItemValue::Array(items) => Some(items),
-            value => {
-                let mut diagnostic = self.wrong_type(what, "a list");
-                match value {
-                    ItemValue::Str(text) => {
-                        diagnostic = diagnostic.hint(format!("write [{text:?}]"));
-                    }
-                    ItemValue::Int(value) => {
-                        diagnostic = diagnostic.hint(format!("write [{value}]"));
-                    }
-                    _ => {}
-                }
-                diags.push(diagnostic);
+            _ => {
+                diags.push(self.wrong_type(what, "a list"));
                 None
             }
         }
@@ -274,6 +269,7 @@ impl Item {
     fn not_finite(&self, what: &str) -> Diagnostic {
         Diagnostic::error("wrong-type", format!("{what} must be a finite number"))
             .at(self.site.clone(), "")
+            .hint("write the number itself, such as 0.7; `nan` and `inf` measure nothing")
     }
 
     fn spanned<T>(&self, value: T) -> Spanned<T> {
@@ -327,7 +323,10 @@ fn item(
                             i64::MAX
                         ),
                     )
-                    .at(site, ""),
+                    .at(site, "")
+                    .hint(
+                        "write a smaller number, or the text in quotes if it only names something",
+                    ),
                 );
                 return None;
             };
@@ -337,7 +336,8 @@ fn item(
             let Ok(value) = digits.as_str().parse::<f64>() else {
                 diags.push(
                     Diagnostic::error("wrong-type", format!("`{digits}` is not a number"))
-                        .at(site, ""),
+                        .at(site, "")
+                        .hint("write a number such as 0.7 or 1e6"),
                 );
                 return None;
             };

@@ -11,9 +11,9 @@ use super::condition::tell_once;
 use super::overrides::never_applies;
 use super::shared::unknown_metric;
 use crate::error::{Diagnostic, Severity};
-use crate::plan::model::Layer;
+use crate::plan::model::{Layer, Plan};
 use crate::plan::schema::{LayerDecl, SettingDecl};
-use crate::rule::model::Rule;
+use crate::rule::model::{Rule, RuleKind};
 use crate::source::Text;
 
 /// What a layer says that none of its patterns can use.
@@ -66,7 +66,18 @@ pub(super) fn unused_settings(
 ) {
     for setting in settings {
         let name = &setting.key.text;
-        if in_use.iter().any(|rule| rule.params.contains_key(name)) {
+        let mut having = (in_use.iter())
+            .filter(|rule| rule.params.contains_key(name))
+            .peekable();
+        if having.peek().is_some() {
+            if having.all(|rule| rule.unread.contains(name)) {
+                let message = format!("no rule in use reads `{name}`, so it has no effect");
+                diags.push(
+                    Diagnostic::warning("unused-setting", message)
+                        .at(setting.key.site.clone(), "")
+                        .hint("a change of it would only run patterns again; take it away, or mention it in the rule"),
+                );
+            }
             continue;
         }
         let found = Diagnostic::error(
@@ -107,6 +118,19 @@ pub(super) fn unused_rules(
             )
             .at(file.site.clone(), ""),
         );
+    }
+}
+
+/// Analyses that are given nothing to look at.
+pub(in crate::plan) fn without_inputs(plan: &Plan, diags: &mut Vec<Diagnostic>) {
+    for pattern in &plan.patterns {
+        if pattern.rule.kind == RuleKind::Analysis && pattern.needs.is_empty() {
+            let message = "this analysis has no results to look at";
+            let found = Diagnostic::warning("no-inputs", message)
+                .at(pattern.site.clone(), "")
+                .label(&pattern.label);
+            tell_once(diags, found);
+        }
     }
 }
 

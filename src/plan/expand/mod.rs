@@ -33,7 +33,7 @@ use crate::source::Text;
 use condition::tell_once;
 
 pub(super) use base::{CommandLine, Pool, name_hints};
-pub(super) use checks::count;
+pub(super) use checks::{count, without_inputs};
 pub(super) use links::{Links, UnitLinks};
 use unit::{ID_RULE, Unit};
 

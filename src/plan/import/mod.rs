@@ -24,7 +24,7 @@ use crate::label::is_valid_name;
 use crate::rule::model::{Rule, RuleId};
 
 use draft::{Draft, DraftLayer};
-pub use report::{DeadSetting, Infeasible, LayerCount, Report};
+pub use report::{DeadSetting, Infeasible, LayerCount, Obstacle, Report};
 use serving::Serving;
 use tools::Kind as PatternKind;
 
@@ -48,9 +48,11 @@ pub fn import(name: &str, text: &str, rules: &BTreeMap<RuleId, Arc<Rule>>) -> Re
             name: name.to_owned(),
             text: text.to_owned(),
         });
+        // A text that ends too early is wrong at its last character, not on the line after it.
+        let at = wrong.offset.min(text.trim_end().len());
         let site = Site {
             file,
-            range: wrong.offset..wrong.offset,
+            range: at..at,
         };
         let found = Diagnostic::error("not-json", format!("expected {} here", wrong.expected));
         Error::from_diagnostics(vec![found.at(site, "")])
@@ -66,6 +68,14 @@ pub fn import(name: &str, text: &str, rules: &BTreeMap<RuleId, Arc<Rule>>) -> Re
         )
         .hint("plans of the predecessor lie in its folder `experiment-plans`"));
     };
+    if !plan.get("layers").is_some_and(Value::is_array) {
+        return Err(Error::new(
+            Kind::Plan,
+            "not-a-plan",
+            format!("`{name}` is JSON but not a plan: its `layers` are no list"),
+        )
+        .hint("`layers` is a list of objects, each with `id` and `patterns`"));
+    }
     let mut report = Report::default();
     for odd in oddities {
         report.warn(format!("{name}:{}: {}", odd.line, odd.what));
@@ -83,6 +93,15 @@ pub fn import(name: &str, text: &str, rules: &BTreeMap<RuleId, Arc<Rule>>) -> Re
             patterns: layer.patterns.len(),
         })
         .collect();
+    if report.patterns == 0 {
+        let error = Error::new(
+            Kind::Plan,
+            "not-a-plan",
+            format!("nothing of `{name}` could be imported"),
+        );
+        let error = report.warnings.into_iter().fold(error, Error::cause);
+        return Err(error.hint("`layers` is a list of objects, each with `id` and `patterns`"));
+    }
     let title = self::text(plan, "name").unwrap_or(name);
     let comments = [
         format!("Imported from {name}. Settings are those that the old system ran with,"),
@@ -173,7 +192,7 @@ fn draft(
         .or_else(|| text(layer, "tool"))
         .unwrap_or_default();
     if let Some(reason) = tools::never_ran(kind, tool) {
-        report.infeasible(id, reason);
+        report.infeasible(id, Obstacle::BrokenCommand, reason);
     }
     let rule = match tools::rule(rules, kind, layer, pattern) {
         Ok(rule) => rule,

@@ -34,8 +34,20 @@ pub struct LayerCount {
 pub struct Infeasible {
     /// Its id.
     pub id: String,
+    /// What kept it from running.
+    pub kind: Obstacle,
     /// Why.
     pub reason: String,
+}
+
+/// What kept a pattern from ever running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Obstacle {
+    /// The cell itself: its tokens do not fit the context that the old system gave the server.
+    Infeasible,
+    /// The commands that the old system made for it.
+    BrokenCommand,
 }
 
 /// A setting without effect.
@@ -68,9 +80,10 @@ impl Report {
     }
 
     /// Adds a pattern that could never have run.
-    pub(super) fn infeasible(&mut self, id: &str, reason: impl Into<String>) {
+    pub(super) fn infeasible(&mut self, id: &str, kind: Obstacle, reason: impl Into<String>) {
         self.infeasible.push(Infeasible {
             id: id.to_owned(),
+            kind,
             reason: reason.into(),
         });
     }

@@ -6,7 +6,7 @@ use doe_cache::Value;
 use serde_json::{Map, Value as Json};
 
 use super::draft::Draft;
-use super::report::Report;
+use super::report::{Obstacle, Report};
 use super::{convert, int, number, text};
 
 type Object = Map<String, Json>;
@@ -167,6 +167,7 @@ impl Serving<'_> {
             };
             report.infeasible(
                 &draft.id,
+                Obstacle::Infeasible,
                 format!("{prompt} prompt and {output} output tokens do not fit: {lowered}"),
             );
             let long_enough = needed.saturating_add(127) / 128 * 128;

@@ -1,11 +1,11 @@
 //! Which parts a rule has: what its kind asks for, outputs that do not overwrite each other, and
 //! what nothing uses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Check;
 use crate::error::{Diagnostic, Site};
-use crate::rule::model::{Affects, Rule, RuleKind};
+use crate::rule::model::{Affects, Param, Rule, RuleKind};
 
 impl Check<'_> {
     pub(super) fn kind(&mut self) {
@@ -69,7 +69,8 @@ impl Check<'_> {
                 }
                 if rule.steps.is_empty() || rule.outputs.is_empty() {
                     let message = format!("rule `{id}` needs at least one step and one output");
-                    self.push("missing-part", message, &rule.site, "");
+                    let hint = format!("add [[{0}.step]] and [{0}.output]", table(rule));
+                    self.push("missing-part", message, &rule.site, &hint);
                 }
             }
         }
@@ -107,6 +108,15 @@ impl Check<'_> {
         }
     }
 
+    /// Parameters of the result that nothing mentions.
+    pub(super) fn unread(&self) -> BTreeSet<String> {
+        let params = self.rule.params.iter();
+        params
+            .filter(|(name, param)| param.affects == Affects::Result && !self.used.contains(*name))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
     pub(super) fn unused(&mut self) {
         let rule = self.rule;
         for (name, role) in &rule.roles {
@@ -122,16 +132,9 @@ impl Check<'_> {
                 );
             }
         }
-        for (name, param) in &rule.params {
-            if param.affects == Affects::Result && !self.used.contains(name) {
-                self.diags.push(
-                    Diagnostic::warning(
-                        "unused-parameter",
-                        format!("nothing in the rule mentions the parameter `{name}`"),
-                    )
-                    .at(param.site.clone(), "")
-                    .hint("a change of it would run patterns again for nothing; say `affects = \"cosmetic\"` if it only names things"),
-                );
+        for name in self.unread() {
+            if let Some(param) = rule.params.get(&name) {
+                self.diags.push(unused_parameter(&name, param));
             }
         }
         for (name, text) in &rule.lets {
@@ -146,6 +149,16 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// A parameter whose value changes nothing but the key.
+pub(in crate::rule) fn unused_parameter(name: &str, param: &Param) -> Diagnostic {
+    Diagnostic::warning(
+        "unused-parameter",
+        format!("nothing in the rule mentions the parameter `{name}`"),
+    )
+    .at(param.site.clone(), "")
+    .hint("a change of it would run patterns again for nothing; say `affects = \"cosmetic\"` if it only names things")
 }
 
 fn table(rule: &Rule) -> &str {

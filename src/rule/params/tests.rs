@@ -101,11 +101,11 @@ fn values_that_do_not_fit_are_told() {
     out-of-bounds: `p` must be at least 1 tokens; found 0 (`p`: length of a prompt)
     out-of-bounds: `p` must be at most 5; found 6 ()
     out-of-bounds: `p` must be from 1 to 5; found 6 ()
-    wrong-type: `p` must be an integer; found 1.5 ()
+    wrong-type: `p` must be an integer; found 1.5 (write a whole number, such as 8)
     wrong-type: `p` must be an integer; found the string "15" (write 15 without quotes)
     out-of-bounds: `p` must be at most 1; found 1.25 ()
     wrong-type: `p` must be true or false; found the string "true" (write true without quotes)
-    wrong-type: `p` must be true or false; found 1 ()
+    wrong-type: `p` must be true or false; found 1 (write true or false, without quotes)
     wrong-type: `p` must be a string; found 1 (put it in quotes)
     pattern-mismatch: `p` must match `a|b`; found "ab" ()
     wrong-type: `p` holds a NUL character, which no program can be given ()
@@ -115,9 +115,9 @@ fn values_that_do_not_fit_are_told() {
     bad-duration: `p` must be a duration; found `90` (write a duration such as "90s", "15m" or "1h30m", or a number of seconds)
     out-of-bounds: `p` must be a duration of 0 or more; found -1 seconds ()
     wrong-type: `p` must be a duration; found true (write a duration such as "90s", "15m" or "1h30m", or a number of seconds)
-    wrong-type: `p` must be a list; found 3 ()
-    wrong-type: `p[1]` must be an integer; found the string "a" ()
-    wrong-type: `p` must be a table; found a list of 0 ()
+    wrong-type: `p` must be a list; found 3 (write a list, such as [1, 2])
+    wrong-type: `p[1]` must be an integer; found the string "a" (write a whole number, such as 8)
+    wrong-type: `p` must be a table; found a list of 0 (write a table, such as { name = "value" })
     "#);
 }
 

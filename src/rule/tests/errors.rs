@@ -128,6 +128,7 @@ fn each_mistake_is_told_with_its_place() {
           did you mean `int`?
     min = 1, -> min = "1",
       t.toml:2:36 ["1"] wrong-type: `min` must be an integer, found a string
+          write `min = 1`, without quotes
     min = 1, -> minimum = 1,
       t.toml:2:30 [minimum] unknown-key: `minimum` is not a key of a parameter of type int
           keys of a parameter of type int: affects, default, doc, max, min, type, unit
@@ -261,8 +262,10 @@ fn each_mistake_is_told_with_its_place() {
           write a duration such as "90s", "15m" or "1h30m", or a number of seconds
     , within = "1m" -> , alive = true
       t.toml:15:9 [{ http = "http://{{ self.ip }}] missing-key: `ready` needs exactly one of http, tcp, listen, file, log, alive; found 2
+          as in `ready = { tcp = "{{ self.ip }}:{{ self.port.http }}" }`
     http = 8000 -> http = 80000
       t.toml:13:18 [80000] out-of-bounds: port `http` must be from 1 to 65535; found 80000
+          write the usual number of the port, such as 8100
     size * 60 -> 30 minuets
       t.toml:19:15 [minuets] bad-expression: this expression cannot be read: unexpected input after expression
           `timeout` is a duration such as "30m", or an expression in seconds
@@ -288,8 +291,10 @@ fn each_mistake_is_told_with_its_place() {
       t.toml:2:11 ["r"] extends-cycle: a rule cannot extend itself: t.r → t.r
     [r] -> x = 1⏎[r]
       t.toml:1:5 [1] wrong-type: rule `t.x` must be a table, found an integer
+          write `{ name = "value" }`, for example
     [r] -> [r]⏎version = 1.5⏎colour = 1
       t.toml:2:11 [1.5] wrong-type: `version` must be an integer, found a float
+          write `version = 8`, for example
       t.toml:3:1 [colour] unknown-key: `colour` is not a key in a rule
           keys in a rule: compare_only_on, doc, env, extends, failure, kind, let, metric, output, param, require, roles, sample, service, step, valid, version
     [r.output] -> [r.outputs]
@@ -412,6 +417,7 @@ o = { path = "o" }
     t.toml:36:17 ["apart"] unknown-name: there is no step of this gang `apart`
         defined here: one, two
     t.toml:24:1 [[[g.step]]] missing-key: step `apart` has `ready` but no `gang` to wait for it
+        take `ready` away, or give it and the steps that wait for it the same `gang`
     t.toml:30:1 [[[g.step]]] split-gang: step `two` stands apart from its gang `pair`
         the steps of a gang run together, so they stand next to each other
     t.toml:16:1 [[[g.step]]] after-cycle: steps wait for each other: one → two → one
