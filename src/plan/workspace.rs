@@ -9,20 +9,17 @@ use std::sync::Arc;
 use doe_cache::remote::Target;
 
 use super::expand::{self, CommandLine, Context, Expanded, name_hints};
+use super::files::plan_files;
 use super::model::{Platform, Workspace};
 use super::resolve::{self, Index};
 use super::{compare, followup, platform, read, remote};
 use crate::error::{Diagnostic, Error, Kind, Result, Severity, nearest};
-use crate::label::is_valid_package;
 use crate::rule::load as rule_load;
 use crate::rule::model::{Rule, RuleId};
 use crate::source::{Doc, Table, Text};
 
 /// The file that makes a folder a workspace.
 pub const WORKSPACE_FILE: &str = "doe.toml";
-
-/// Nesting of folders under `plans/` beyond this is not followed.
-const MAX_DEPTH: usize = 16;
 
 /// What a workspace is loaded with.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +40,31 @@ struct Head {
     rules: PathBuf,
     state: PathBuf,
     remote: Option<Target>,
+}
+
+/// The folders that `doe.toml` names, relative to its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folders {
+    /// Plans.
+    pub plans: PathBuf,
+    /// Rule files.
+    pub rules: PathBuf,
+    /// The store.
+    pub state: PathBuf,
+}
+
+/// Reads nothing but the folders out of `doe.toml`; `None` when anything is wrong with it, or when
+/// there is more to a store than a folder: a mirror.
+pub fn folders(root: &Path) -> Option<Folders> {
+    let (doc, found) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE).ok()?;
+    let mut diags = found;
+    let unreadable = has_errors(&diags);
+    let head = head(&doc, unreadable, &LoadOptions::default(), &mut diags);
+    (!has_errors(&diags) && head.remote.is_none()).then_some(Folders {
+        plans: head.plans,
+        rules: head.rules,
+        state: head.state,
+    })
 }
 
 /// The workspace that a folder belongs to: `given` when named, else the nearest folder at or above
@@ -123,6 +145,31 @@ impl Workspace {
             None => Err(Error::from_diagnostics(diagnostics)),
         }
     }
+}
+
+/// A workspace without plans: all that plans are expanded with. `None` when anything is wrong.
+pub(super) fn shell(root: &Path, options: &LoadOptions) -> Option<Workspace> {
+    let (doc, mut diags) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE).ok()?;
+    let head = head(&doc, false, options, &mut diags);
+    let (rules, _) = rules(root, &head.rules, options, &mut diags).ok()?;
+    diags.is_empty().then(|| Workspace {
+        root: root.to_owned(),
+        state_dir: root.join(&head.state),
+        rules,
+        plans: BTreeMap::new(),
+        platforms: head.platforms,
+        default_platform: head.default_platform,
+        warnings: Vec::new(),
+    })
+}
+
+/// Package, path and shown name of every plan; `None` when anything is wrong.
+pub fn plan_names(root: &Path, folders: &Folders) -> Option<Vec<(String, PathBuf, String)>> {
+    let mut diags = Vec::new();
+    let dir = root.join(&folders.plans);
+    let files = plan_files(&dir, &shown(&folders.plans), &mut diags).ok()?;
+    let names = files.into_iter().map(|f| (f.package, f.path, f.shown));
+    diags.is_empty().then(|| names.collect())
 }
 
 fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Diagnostic>)> {
@@ -386,70 +433,6 @@ fn missing_rule_files(
         let names = stems.iter().map(String::as_str);
         diags.push(name_hints(found, &text.text, names, "rule files"));
     }
-}
-
-/// A plan on disk.
-struct PlanFile {
-    package: String,
-    path: PathBuf,
-    shown: String,
-}
-
-/// Every `*.toml` under a folder, by package.
-fn plan_files(dir: &Path, shown: &str, diags: &mut Vec<Diagnostic>) -> Result<Vec<PlanFile>> {
-    let mut files = Vec::new();
-    if dir.exists() {
-        collect(dir, shown, "", 0, &mut files, diags)?;
-    }
-    files.sort_by(|a, b| a.package.cmp(&b.package));
-    Ok(files)
-}
-
-fn collect(
-    dir: &Path,
-    shown: &str,
-    prefix: &str,
-    depth: usize,
-    files: &mut Vec<PlanFile>,
-    diags: &mut Vec<Diagnostic>,
-) -> Result<()> {
-    let entries = std::fs::read_dir(dir).map_err(|cause| Error::io("read", dir, &cause))?;
-    for entry in entries {
-        let entry = entry.map_err(|cause| Error::io("read", dir, &cause))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let (path, shown) = (entry.path(), format!("{shown}/{name}"));
-        // Hidden files are editors' and version control's.
-        if name.starts_with('.') {
-            continue;
-        }
-        if path.is_dir() {
-            if depth < MAX_DEPTH {
-                let prefix = format!("{prefix}{name}/");
-                collect(&path, &shown, &prefix, depth + 1, files, diags)?;
-            }
-            continue;
-        }
-        let Some(stem) = name.strip_suffix(".toml") else {
-            continue;
-        };
-        let package = format!("{prefix}{stem}");
-        if !is_valid_package(&package) {
-            diags.push(
-                Diagnostic::error(
-                    "bad-name",
-                    format!("`{shown}` cannot be a plan: `//{package}` is no package"),
-                )
-                .hint("names of plans and their folders are letters, digits and `._+=,-`, and start with a letter or digit"),
-            );
-            continue;
-        }
-        files.push(PlanFile {
-            package,
-            path,
-            shown,
-        });
-    }
-    Ok(())
 }
 
 /// `--set` of something that no pattern's rule has.
