@@ -15,6 +15,7 @@ mod node_run;
 pub mod preflight;
 mod prepare;
 mod ready;
+pub mod recall;
 mod record;
 pub mod remains;
 pub mod remote;

@@ -22,7 +22,7 @@ pub(super) struct PlanFile {
 }
 
 /// Every `*.toml` under a folder, by package.
-pub(super) fn plans(dir: &Path, shown: &str, diags: &mut Vec<Diagnostic>) -> Result<Vec<PlanFile>> {
+pub(super) fn plan_files(dir: &Path, shown: &str, diags: &mut Vec<Diagnostic>) -> Result<Vec<PlanFile>> {
     let mut files = Vec::new();
     if dir.exists() {
         collect(dir, shown, "", 0, &mut files, diags)?;
@@ -85,9 +85,6 @@ fn start_of(path: &Path, shown: &str) -> Site {
         Ok((doc, _)) => return doc.table().site().clone(),
         Err(_) => String::new(),
     };
-    let file = Arc::new(SourceFile {
-        name: shown.to_owned(),
-        text,
-    });
+    let file = Arc::new(SourceFile::new(shown, text));
     Site { file, range: 0..0 }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use doe_cache::remote::Target;
 
 use super::expand::{self, CommandLine, Context, Expanded, name_hints};
+use super::files::plan_files;
 use super::model::{Platform, Workspace};
 use super::resolve::{self, Index};
 use super::{compare, files, followup, platform, read, remote};
@@ -45,6 +46,31 @@ struct Head {
     state: PathBuf,
     remote: Option<Target>,
     survive_s: f64,
+}
+
+/// The folders that `doe.toml` names, relative to its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folders {
+    /// Plans.
+    pub plans: PathBuf,
+    /// Rule files.
+    pub rules: PathBuf,
+    /// The store.
+    pub state: PathBuf,
+}
+
+/// Reads nothing but the folders out of `doe.toml`; `None` when anything is wrong with it, or when
+/// there is more to a store than a folder: a mirror.
+pub fn folders(root: &Path) -> Option<Folders> {
+    let (doc, found) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE).ok()?;
+    let mut diags = found;
+    let unreadable = has_errors(&diags);
+    let head = head(&doc, unreadable, &LoadOptions::default(), &mut diags);
+    (!has_errors(&diags) && head.remote.is_none()).then_some(Folders {
+        plans: head.plans,
+        rules: head.rules,
+        state: head.state,
+    })
 }
 
 /// The workspace that a folder belongs to: `given` when named, else the nearest folder at or above
@@ -127,6 +153,31 @@ impl Workspace {
     }
 }
 
+/// A workspace without plans: all that plans are expanded with. `None` when anything is wrong.
+pub(super) fn shell(root: &Path, options: &LoadOptions) -> Option<Workspace> {
+    let (doc, mut diags) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE).ok()?;
+    let head = head(&doc, false, options, &mut diags);
+    let (rules, _) = rules(root, &head.rules, options, &mut diags).ok()?;
+    diags.is_empty().then(|| Workspace {
+        root: root.to_owned(),
+        state_dir: root.join(&head.state),
+        rules,
+        plans: BTreeMap::new(),
+        platforms: head.platforms,
+        default_platform: head.default_platform,
+        warnings: Vec::new(),
+    })
+}
+
+/// Package, path and shown name of every plan; `None` when anything is wrong.
+pub fn plan_names(root: &Path, folders: &Folders) -> Option<Vec<(String, PathBuf, String)>> {
+    let mut diags = Vec::new();
+    let dir = root.join(&folders.plans);
+    let files = plan_files(&dir, &shown(&folders.plans), &mut diags).ok()?;
+    let names = files.into_iter().map(|f| (f.package, f.path, f.shown));
+    diags.is_empty().then(|| names.collect())
+}
+
 fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Diagnostic>)> {
     let mut diags = Vec::new();
     let (doc, found) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE)?;
@@ -135,7 +186,7 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
     let head = head(&doc, unreadable, options, &mut diags);
     let (rules, stems) = rules(root, &head.rules, options, &mut diags)?;
     let broken_files = broken_files(&head.rules, &diags);
-    let sources = files::plans(&root.join(&head.plans), &shown(&head.plans), &mut diags)?;
+    let sources = plan_files(&root.join(&head.plans), &shown(&head.plans), &mut diags)?;
     if sources.is_empty() && !has_errors(&diags) {
         let message = format!("there is no plan in `{}`", shown(&head.plans));
         diags.push(Diagnostic::warning("no-plans", message).at(doc.table().site().clone(), ""));
