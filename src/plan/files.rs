@@ -22,7 +22,11 @@ pub(super) struct PlanFile {
 }
 
 /// Every `*.toml` under a folder, by package.
-pub(super) fn plan_files(dir: &Path, shown: &str, diags: &mut Vec<Diagnostic>) -> Result<Vec<PlanFile>> {
+pub(super) fn plan_files(
+    dir: &Path,
+    shown: &str,
+    diags: &mut Vec<Diagnostic>,
+) -> Result<Vec<PlanFile>> {
     let mut files = Vec::new();
     if dir.exists() {
         collect(dir, shown, "", 0, &mut files, diags)?;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use doe_cache::remote::Target;
 
@@ -12,7 +13,7 @@ use super::expand::{self, CommandLine, Context, Expanded, name_hints};
 use super::files::plan_files;
 use super::model::{Platform, Workspace};
 use super::resolve::{self, Index};
-use super::{compare, files, followup, platform, read, remote};
+use super::{compare, followup, platform, read, remote};
 use crate::error::{Diagnostic, Error, Kind, Result, Severity, nearest};
 use crate::rule::load as rule_load;
 use crate::rule::model::{Rule, RuleId};
@@ -161,6 +162,7 @@ pub(super) fn shell(root: &Path, options: &LoadOptions) -> Option<Workspace> {
     diags.is_empty().then(|| Workspace {
         root: root.to_owned(),
         state_dir: root.join(&head.state),
+        survive: Duration::try_from_secs_f64(head.survive_s).unwrap_or_default(),
         rules,
         plans: BTreeMap::new(),
         platforms: head.platforms,
@@ -264,7 +266,7 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
     let workspace = Workspace {
         root: root.to_owned(),
         state_dir: root.join(&head.state),
-        survive: std::time::Duration::try_from_secs_f64(head.survive_s).unwrap_or_default(),
+        survive: Duration::try_from_secs_f64(head.survive_s).unwrap_or_default(),
         rules,
         plans,
         platforms: head.platforms,
