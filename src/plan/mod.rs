@@ -7,6 +7,7 @@ pub mod expect;
 mod followup;
 pub mod import;
 pub mod model;
+pub mod parts;
 pub mod platform;
 mod read;
 mod remote;
