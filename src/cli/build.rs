@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use doe_cache::{Record, Store, WriterLock};
+use doe_cache::{Record, Store};
 use indicatif::ProgressDrawTarget;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::args::{Global, Targets};
+use super::args::{Global, Targets, Waiting};
 use super::out::Out;
 use super::recall::Recall;
 use super::recall::outline::Outlined;
@@ -47,6 +47,7 @@ Examples:
   doe build //... -//phase2:L5-LowLevel --jobs 4
   doe build @failed
   doe build //phase2:p2-efa-4k-c1 --rerun
+  doe build //... --wait=2h              when another build may still be running
 
 Ctrl-C: the first stops beginning anything new, the second cancels what runs, the third leaves.")]
 pub struct BuildArgs {
@@ -68,6 +69,9 @@ pub struct BuildArgs {
     /// Run at most so many patterns at a time (default: as many as hosts allow)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+    /// When another doe holds the workspace.
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// Runs the command.
@@ -101,9 +105,9 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     }
 
     let command = command_line();
-    let lock = WriterLock::acquire(&workspace.state_dir, &command)?;
+    let lock = session::lock(&workspace.state_dir, &args.waiting, out)?;
     let store = Arc::new(Store::open(&workspace.state_dir)?);
-    store.sweep_tmp(&lock)?;
+    let recovered = store.recover(&lock)?;
     let mut decider = session::decider(&graph, platform, &store)?;
     let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
     out.copy();
@@ -150,6 +154,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         let living = local.sweep().await?;
         let executor: Arc<dyn Executor> = local.clone();
         let remains = Remains::find(&store, &*executor, &*executor, living).await?;
+        let notices = taken_in(&recovered).into_iter().collect();
         let (path_prefix, env) = surroundings(&workspace, platform, &doe)?;
         let request = Request {
             decider: &mut decider,
@@ -164,6 +169,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
                 doe,
                 path_prefix,
                 env,
+                notices,
                 mirror: mirror.filter(|mirror| mirror.mode().writes()),
                 warmed,
             },
@@ -209,6 +215,15 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         (true, _) => Kind::Interrupted.exit_code(),
         (false, true) => 0,
         (false, false) => Kind::NodeFailed.exit_code(),
+    })
+}
+
+/// What a killed run had made durable and not yet noted.
+fn taken_in(recovered: &doe_cache::Recovered) -> Option<String> {
+    let died = recovered.died.as_deref()?;
+    let count = recovered.records;
+    (count > 0).then(|| {
+        format!("took in {count} results that a killed run had stored but not indexed ({died})")
     })
 }
 

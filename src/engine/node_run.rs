@@ -14,6 +14,7 @@ use super::context::{Context, folder_of, now_unix_ms};
 use super::event::NodeState;
 use super::intent::{Home, Intent, NodeIntent, Place, PortMap, StepIntent, UseIntent};
 use super::judge::{self, Cause, Document};
+use super::moved::{self, Before};
 use super::record::{NodeEnd, record};
 use super::scratch::Scratch;
 use super::services::real_ports;
@@ -92,6 +93,9 @@ pub(super) struct InputRef {
     pub settings: BTreeMap<String, Value>,
     /// Output name to the file with its content.
     pub outputs: BTreeMap<String, PathBuf>,
+    /// Output name to the digest of its content.
+    #[serde(skip)]
+    pub digests: BTreeMap<String, Digest>,
     /// Whether any tool was simulated.
     #[serde(skip)]
     pub simulated: bool,
@@ -105,6 +109,8 @@ pub(super) struct Draft {
     pub(super) documents: BTreeMap<String, Document>,
     pub(super) outputs: BTreeMap<String, Output>,
     pub(super) phases: BTreeMap<String, u64>,
+    /// What the hosts said of themselves before it began.
+    pub(super) before: Before,
     /// Processes whose folders hold nothing that is not kept elsewhere once the record is stored.
     pub(super) processes: Vec<(Arc<dyn Executor>, Handle)>,
     /// When its steps had ended, Unix ms, where that was not just now.
@@ -200,6 +206,7 @@ async fn execute(
         Some(resumed) => resumed.scratch.folder(&resumed.intent.scratch)?,
         None => context.scratch.folder(&job.scratch)?,
     };
+    draft.before = moved::before(context, job).await?;
     let inputs = home.run_dir.join(&below).join("inputs.json");
     if job.resumed.is_none() {
         write_inputs(&inputs, &job.inputs)?;

@@ -18,6 +18,7 @@ use super::drive::Drive;
 use super::event::{Body, Outcome, Sink, Summary};
 use super::intent::{Home, Intents};
 use super::journal::Journal;
+use super::moved::Program;
 use super::prepare::prepare;
 use super::record::stored_state;
 use super::remains::Remains;
@@ -45,6 +46,8 @@ pub struct Options {
     pub path_prefix: Vec<PathBuf>,
     /// Environment of every script: `DOE_SIM_PROFILE`.
     pub env: BTreeMap<String, String>,
+    /// What the user is told at the begin.
+    pub notices: Vec<String>,
     /// The mirror that new results go to, when it may be written.
     pub mirror: Option<Arc<Mirror>>,
     /// What came of asking the mirror.
@@ -173,7 +176,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         run_dir: run_dir.display().to_string(),
         command: options.command.clone(),
     });
-    for notice in cleared {
+    for notice in options.notices.iter().cloned().chain(cleared) {
         journal.warn("leftovers", notice, None);
     }
     remote::tell_asked(&mut journal, &options);
@@ -426,5 +429,6 @@ fn context(
         env,
         abort,
         facts: Default::default(),
+        program: Program::of(&options.doe),
     })
 }

@@ -9,6 +9,7 @@ mod followup;
 pub mod import;
 pub mod model;
 pub mod part;
+pub mod parts;
 pub mod platform;
 mod read;
 mod remote;
