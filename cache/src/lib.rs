@@ -33,7 +33,7 @@ pub use error::{Error, Result};
 pub use generation::Generation;
 pub use json::canonical_json;
 pub use layout::Layout;
-pub use lock::{WriterLock, host};
+pub use lock::{WriterLock, host, lock_holder};
 pub use manifest::{Change, Class, Entry, Manifest};
 pub use read::{Filter, Stats};
 pub use rebuild::RebuildReport;

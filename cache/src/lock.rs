@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The writer's lock; given back when dropped.
@@ -55,6 +56,22 @@ impl WriterLock {
             .map_err(|e| Error::io("write", &path, &e))?;
         Ok(Self { file })
     }
+}
+
+/// The process that holds the lock of the store at `root`, seen from the kernel's table: looking
+/// never gets into the way of who wants the lock.
+pub fn lock_holder(root: impl AsRef<std::path::Path>) -> Option<u32> {
+    let path = Layout::new(root.as_ref()).lock();
+    let inode = fs::metadata(path).ok()?.ino().to_string();
+    let table = fs::read_to_string("/proc/locks").ok()?;
+    table.lines().find_map(|line| {
+        // `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131 0 EOF`
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ours = words.get(1) == Some(&"FLOCK")
+            && words.get(3) == Some(&"WRITE")
+            && words.get(5)?.rsplit(':').next() == Some(&inode);
+        ours.then(|| words.get(4)?.parse().ok())?
+    })
 }
 
 impl Drop for WriterLock {
@@ -132,6 +149,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let root = root.path().join("not/yet/there");
         let first = WriterLock::acquire(&root, "doe build //...").unwrap();
+        assert_eq!(lock_holder(&root), Some(std::process::id()));
         let error = WriterLock::acquire(&root, "doe build //x").unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, Error::Locked { .. }), "{error:?}");
@@ -143,6 +161,7 @@ mod tests {
             assert!(text.contains(&part), "{text}");
         }
         drop(first);
+        assert_eq!(lock_holder(&root), None);
         drop(WriterLock::acquire(&root, "doe build //x").unwrap());
     }
 

@@ -83,6 +83,12 @@ pub enum Command {
     Results(super::results::ResultsArgs),
     /// Show the logs of a pattern's last attempt
     Logs(super::logs::LogsArgs),
+    /// Show what runs now, for which run, where and since when
+    Jobs(super::jobs::JobsArgs),
+    /// Follow a running build, or what a running pattern writes
+    Attach(super::attach::AttachArgs),
+    /// Cancel a running pattern, or everything
+    Cancel(super::cancel::CancelArgs),
     /// Look into the store
     Cache(super::cache::CacheArgs),
     /// Write a small workspace that runs

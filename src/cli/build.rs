@@ -17,6 +17,7 @@ use super::{plan, results, session};
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::event::{Event, Sink};
 use crate::engine::preflight;
+use crate::engine::remains::Remains;
 use crate::engine::remote::{Source, warm};
 use crate::engine::run::{Ended, Options, Request, run as run_engine};
 use crate::error::{Error, Kind, Result, Severity};
@@ -117,12 +118,15 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let ended = runtime.block_on(async {
         let doe = std::env::current_exe()
             .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
-        let local = LocalExecutor::new(
-            workspace.state_dir.join("exec"),
-            LocalOptions::new(doe.clone()),
-        )?;
-        let notices = clear_up(&local).await?;
-        let executor: Arc<dyn Executor> = Arc::new(local);
+        let options = LocalOptions {
+            survive: workspace.survive,
+            ..LocalOptions::new(doe.clone())
+        };
+        let local = Arc::new(LocalExecutor::new(workspace.state_dir.join("exec"), options)?);
+        // From here on our reaper guards what a killed run left.
+        let living = local.sweep().await?;
+        let executor: Arc<dyn Executor> = local.clone();
+        let remains = Remains::find(&store, &*executor, &*executor, living).await?;
         let (path_prefix, env) = surroundings(&workspace, platform, &doe)?;
         let request = Request {
             decider: &mut decider,
@@ -137,14 +141,17 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
                 doe,
                 path_prefix,
                 env,
-                notices,
                 mirror: mirror.filter(|mirror| mirror.mode().writes()),
                 warmed,
             },
+            remains,
             interrupt: interrupts()?,
             sink: &mut console,
         };
-        run_engine(request).await
+        let ended = run_engine(request).await;
+        // Whatever goes on now, nobody wants it: the user has left.
+        local.leave();
+        ended
     })?;
     // A third Ctrl-C leaves at once: do not wait for what hangs.
     runtime.shutdown_background();
@@ -155,21 +162,6 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         (false, true) => 0,
         (false, false) => Kind::NodeFailed.exit_code(),
     })
-}
-
-/// What a killed run left running is ended before a new one begins.
-async fn clear_up(local: &LocalExecutor) -> Result<Vec<String>> {
-    let mut notices = Vec::new();
-    for handle in local.sweep().await? {
-        local
-            .cancel(&handle, std::time::Duration::from_secs(5))
-            .await?;
-        notices.push(format!(
-            "ended what a killed run had left running: {} (pid {})",
-            handle.token.0, handle.pid
-        ));
-    }
-    Ok(notices)
 }
 
 /// The simulated tools and their profile, when the platform is a simulation.

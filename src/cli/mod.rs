@@ -3,8 +3,10 @@
 
 mod analyze;
 mod args;
+mod attach;
 mod build;
 mod cache;
+mod cancel;
 mod check;
 mod completions;
 mod diagnose;
@@ -12,6 +14,7 @@ mod explain;
 mod graph;
 pub mod import;
 mod init;
+mod jobs;
 mod list;
 mod logs;
 mod measure;
@@ -92,6 +95,9 @@ fn run(global: &Global, command: Command, out: &mut Out) -> crate::error::Result
         Command::Graph(args) => graph::run(global, &args, out),
         Command::Results(args) => results::run(global, &args, out),
         Command::Logs(args) => logs::run(global, &args, out),
+        Command::Jobs(args) => jobs::run(global, &args, out),
+        Command::Attach(args) => attach::run(global, &args, out),
+        Command::Cancel(args) => cancel::run(global, &args, out),
         Command::Cache(args) => cache::run(global, &args, out),
         Command::Init(args) => init::run(global, &args, out),
         Command::Import(args) => {

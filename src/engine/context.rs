@@ -10,6 +10,7 @@ use doe_cache::{Digest, Store};
 use tokio::sync::{Mutex, watch};
 
 use super::commit::Committer;
+use super::intent::{Home, Intents};
 use super::scratch::Scratch;
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Executor, Facts, HostSpec, Script, Token};
@@ -32,12 +33,10 @@ pub(super) struct Context {
     pub store: Arc<Store>,
     /// Makes records durable.
     pub committer: Committer,
-    /// Names the run.
-    pub run_id: String,
-    /// Folder of the run on this machine.
-    pub run_dir: PathBuf,
-    /// Folder of the run on the platform's hosts.
-    pub host_dir: PathBuf,
+    /// Announces what is about to be started.
+    pub intents: Intents,
+    /// The run and its folders.
+    pub home: Home,
     /// Short paths for temporary files.
     pub(crate) scratch: Scratch,
     /// How scripts call `doe`.
@@ -141,7 +140,7 @@ impl Context {
     /// The token of one submission: the run, what can be read of the name, and its digest, since
     /// executors allow few characters and labels may be long.
     pub(crate) fn token(&self, what: &str) -> Token {
-        Token(token_text(&self.run_id, what))
+        self.home.token(what)
     }
 
     /// Resolves when everything is to be cancelled, at once when it already is.
@@ -156,6 +155,13 @@ impl Context {
     /// Whether everything is to be cancelled.
     pub(super) fn is_aborted(&self) -> bool {
         *self.abort.borrow()
+    }
+}
+
+impl Home {
+    /// The token of a submission of this run: see [`Context::token`].
+    pub(super) fn token(&self, what: &str) -> Token {
+        Token(token_text(&self.run_id, what))
     }
 }
 

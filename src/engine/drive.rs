@@ -16,7 +16,9 @@ use super::live::{Live, Report};
 use super::node_run::Job;
 use super::prepare::Task;
 use super::record::{NodeEnd, stored_state};
+use super::remains::Remains;
 use super::resolve::{Final, Resolution, final_of, resolve, reuse};
+use super::scratch::Scratch;
 use super::schedule::{Command, Scheduler, ServiceId, TaskId};
 use super::services::PortBook;
 use crate::error::{Error, Kind, Result};
@@ -51,6 +53,14 @@ pub(super) struct Drive<'d, 's, 'w> {
     /// Tasks whose failure is being recorded: they do not run any more.
     pub(super) doomed: HashSet<TaskId>,
     pub(super) ports: Arc<PortBook>,
+    /// By task: raised to end it alone.
+    pub(super) cancels: HashMap<TaskId, watch::Sender<bool>>,
+    /// By killed run: its short link, kept as long as something of it goes on.
+    pub(super) scratches: HashMap<String, Arc<Scratch>>,
+    /// What a killed run left and nobody has dealt with yet.
+    pub(super) remains: Remains,
+    /// Tasks that are to run, held back until what a killed run left has found its place.
+    pub(super) held_back: Option<Vec<TaskId>>,
 }
 
 impl<'w> Drive<'_, '_, 'w> {
@@ -61,7 +71,10 @@ impl<'w> Drive<'_, '_, 'w> {
         mut interrupt: watch::Receiver<u8>,
     ) -> Result<()> {
         self.announce();
-        let driven = self.drive(&mut inbox, &mut interrupt).await;
+        let driven = match self.resume(&mut inbox).await {
+            Ok(()) => self.drive(&mut inbox, &mut interrupt).await,
+            failed => failed,
+        };
         if driven.is_err() {
             self.clear_up(&mut inbox).await;
         }
@@ -74,6 +87,8 @@ impl<'w> Drive<'_, '_, 'w> {
         interrupt: &mut watch::Receiver<u8>,
     ) -> Result<()> {
         let mut watching = true;
+        let mut requests = tokio::time::interval(super::request::LOOK_EVERY);
+        requests.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let level = *interrupt.borrow_and_update();
             if level > self.level && self.interrupted(level)? {
@@ -97,6 +112,7 @@ impl<'w> Drive<'_, '_, 'w> {
                     }
                 }
                 changed = interrupt.changed(), if watching => watching = changed.is_ok(),
+                _ = requests.tick() => self.look_for_requests()?,
             }
         }
     }
@@ -120,7 +136,7 @@ impl<'w> Drive<'_, '_, 'w> {
     }
 
     /// Decides and obeys until nothing more can be done without waiting.
-    fn settle(&mut self) -> Result<()> {
+    pub(super) fn settle(&mut self) -> Result<()> {
         loop {
             let mut moved = false;
             while let Some(task) = self.scheduler.next_undecided() {
@@ -137,7 +153,7 @@ impl<'w> Drive<'_, '_, 'w> {
         }
     }
 
-    fn decide(&mut self, task: TaskId) -> Result<()> {
+    pub(super) fn decide(&mut self, task: TaskId) -> Result<()> {
         let node = self.tasks[task.index()].node;
         match resolve(self.graph(), self.decider, &self.finals, node)? {
             Resolution::Blocked(reason) => {
@@ -155,7 +171,7 @@ impl<'w> Drive<'_, '_, 'w> {
 
     fn reuse(&mut self, task: TaskId, record: Digest, hit: Hit, keyed: &Keyed) -> Result<()> {
         let node = self.tasks[task.index()].node;
-        let run_id = &self.context.run_id;
+        let run_id = &self.context.home.run_id;
         let store = &self.context.store;
         let ended = reuse(store, self.decider, run_id, node, record, hit, keyed)?;
         if let Some(record) = ended.record.filter(|_| hit == Hit::Rejudge) {
@@ -186,11 +202,17 @@ impl<'w> Drive<'_, '_, 'w> {
                 .push((task, keyed));
             return Ok(());
         }
-        let job = self.job(task, *keyed, action)?;
+        let mut job = self.job(task, *keyed, action)?;
         self.leaders.insert(key, task);
+        let begun = self.begun_before(task, &key);
+        job.resumed = begun.as_ref().map(|(resumed, _)| resumed.clone());
         self.jobs.insert(task, Box::new(job));
         self.tell_state(task, NodeState::Ready, Some(why.to_string()));
-        self.scheduler.admit(task);
+        match (begun, &mut self.held_back) {
+            (Some((_, Some(used))), _) => self.record_finished(task, used),
+            (_, Some(held_back)) => held_back.push(task),
+            (_, None) => self.scheduler.admit(task),
+        }
         Ok(())
     }
 
@@ -202,14 +224,17 @@ impl<'w> Drive<'_, '_, 'w> {
         })
     }
 
-    fn obey(&mut self, command: Command) {
+    pub(super) fn obey(&mut self, command: Command) {
         match command {
             Command::Acquired(task) => {
                 for (_, service) in &self.tasks[task.index()].services {
                     self.services[service.index()].wanted_by(task);
                 }
                 if let Some(job) = self.jobs.get_mut(&task) {
-                    job.acquired_unix_ms = now_unix_ms();
+                    job.acquired_unix_ms = match &job.resumed {
+                        Some(resumed) => resumed.intent.acquired_unix_ms,
+                        None => now_unix_ms(),
+                    };
                 }
                 self.state(task, NodeState::Acquiring);
             }
@@ -229,7 +254,7 @@ impl<'w> Drive<'_, '_, 'w> {
         // What was executed was noted together with its record.
         if ended.record.is_none() || !self.jobs.contains_key(&task) {
             self.context.committer.note(NodeUpdate {
-                run_id: self.context.run_id.clone(),
+                run_id: self.context.home.run_id.clone(),
                 label: label.to_string(),
                 state: stored_state(ended.outcome),
                 reason: ended.reason.clone(),
@@ -241,6 +266,7 @@ impl<'w> Drive<'_, '_, 'w> {
         let bad = !ended.outcome.is_good();
         self.finals[node.index()] = Some(ended);
         self.jobs.remove(&task);
+        self.cancels.remove(&task);
         self.scheduler.finish(task);
         if bad && self.fail_fast && !self.scheduler.is_draining() {
             self.stop_submitting("not begun: the run ends at the first failure")?;
@@ -284,7 +310,8 @@ impl<'w> Drive<'_, '_, 'w> {
                 .values()
                 .flatten()
                 .any(|(other, _)| *other == task);
-            if !follows {
+            // Nor is the record lost of what a killed run had finished.
+            if !follows && !self.is_running(task) {
                 self.end(task, Final::without_result(Outcome::Cancelled, reason))?;
             }
         }
@@ -292,7 +319,7 @@ impl<'w> Drive<'_, '_, 'w> {
     }
 
     /// The user asked to stop, for this time in all. True: leave at once.
-    fn interrupted(&mut self, level: u8) -> Result<bool> {
+    pub(super) fn interrupted(&mut self, level: u8) -> Result<bool> {
         self.level = level;
         if level >= 3 {
             self.leave()?;
@@ -351,7 +378,7 @@ impl<'w> Drive<'_, '_, 'w> {
         }
     }
 
-    fn take(&mut self, report: Report) -> Result<()> {
+    pub(super) fn take(&mut self, report: Report) -> Result<()> {
         if report.is_last() {
             self.outstanding -= 1;
         }
@@ -397,7 +424,7 @@ impl<'w> Drive<'_, '_, 'w> {
         if state == NodeState::Running {
             // Nothing depends on this note; it says what a killed run was at.
             let noted = self.context.committer.note(NodeUpdate {
-                run_id: self.context.run_id.clone(),
+                run_id: self.context.home.run_id.clone(),
                 label: label.to_string(),
                 state: StoredState::Running,
                 reason: None,

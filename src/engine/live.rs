@@ -15,6 +15,7 @@ use super::judge::Cause;
 use super::node_run::{self, InputRef, Job};
 use super::prepare::values;
 use super::record::NodeEnd;
+use super::remains::LeftService;
 use super::resolve::Final;
 use super::schedule::{ServiceId, TaskId};
 use super::services::{self, Instance, ServiceDef, ServiceFailure};
@@ -53,7 +54,7 @@ impl Report {
 
 /// A service as the loop sees it.
 pub(super) struct Live {
-    def: Arc<ServiceDef>,
+    pub(super) def: Arc<ServiceDef>,
     instance: Option<Arc<Instance>>,
     starts: u32,
     failures: u32,
@@ -61,6 +62,8 @@ pub(super) struct Live {
     stopping: bool,
     /// Whether it is up or on its way, and the task that had it started.
     wanted_by: Option<TaskId>,
+    /// Whether a killed run started it.
+    adopted: bool,
 }
 
 impl From<Arc<ServiceDef>> for Live {
@@ -73,6 +76,7 @@ impl From<Arc<ServiceDef>> for Live {
             last_failure: String::new(),
             stopping: false,
             wanted_by: None,
+            adopted: false,
         }
     }
 }
@@ -96,13 +100,14 @@ impl Live {
     fn gone(&mut self) {
         self.instance = None;
         self.wanted_by = None;
+        self.adopted = false;
         self.stopping = false;
     }
 }
 
 impl<'w> Drive<'_, '_, 'w> {
     /// Runs work beside the loop. `otherwise` is reported when it panics.
-    fn spawn(
+    pub(super) fn spawn(
         &mut self,
         work: impl Future<Output = Report> + Send + 'static,
         otherwise: impl FnOnce() -> Report + Send + 'static,
@@ -116,7 +121,7 @@ impl<'w> Drive<'_, '_, 'w> {
         });
     }
 
-    fn service_event(&mut self, service: ServiceId, state: ServiceState, reason: Option<String>) {
+    pub(super) fn service_event(&mut self, service: ServiceId, state: ServiceState, reason: Option<String>) {
         let live = &self.services[service.index()];
         self.journal.tell(Body::Service {
             name: live.def.name.clone(),
@@ -128,12 +133,36 @@ impl<'w> Drive<'_, '_, 'w> {
         });
     }
 
-    pub(super) fn start_service(&mut self, service: ServiceId) {
-        let hosts: HashMap<ServiceId, HostSpec> = self
-            .services
-            .iter()
+    fn service_hosts(&self) -> HashMap<ServiceId, HostSpec> {
+        let services = self.services.iter();
+        services
             .map(|live| (live.def.id, live.def.host.clone()))
-            .collect();
+            .collect()
+    }
+
+    /// Goes on with a service of a killed run that the scheduler counts as starting.
+    pub(super) fn resume_service(&mut self, service: ServiceId, left: LeftService) {
+        let hosts = self.service_hosts();
+        let live = &mut self.services[service.index()];
+        live.starts = 1;
+        live.adopted = true;
+        let (def, key) = (live.def.clone(), live.def.name.clone());
+        let (context, ports) = (self.context.clone(), self.ports.clone());
+        self.spawn(
+            async move {
+                match services::resume(&context, &ports, &hosts, def, left).await {
+                    Ok((instance, sender)) => {
+                        Report::ServiceUp(service, Box::new(instance), sender)
+                    }
+                    Err(failure) => Report::ServiceFailed(service, Box::new(failure)),
+                }
+            },
+            move || Report::ServiceFailed(service, Box::new(start_defect(&key))),
+        );
+    }
+
+    pub(super) fn start_service(&mut self, service: ServiceId) {
+        let hosts = self.service_hosts();
         let live = &mut self.services[service.index()];
         live.starts += 1;
         let (def, start) = (live.def.clone(), live.starts);
@@ -149,15 +178,7 @@ impl<'w> Drive<'_, '_, 'w> {
                     Err(failure) => Report::ServiceFailed(service, Box::new(failure)),
                 }
             },
-            move || {
-                let failure = ServiceFailure {
-                    reason: format!("service `{name}` could not be started: a defect of doe"),
-                    cause: Cause::Service,
-                    logs: Vec::new(),
-                    cancelled: false,
-                };
-                Report::ServiceFailed(service, Box::new(failure))
-            },
+            move || Report::ServiceFailed(service, Box::new(start_defect(&name))),
         );
     }
 
@@ -284,7 +305,7 @@ impl<'w> Drive<'_, '_, 'w> {
         self.end_users_of_broken(service)
     }
 
-    fn is_running(&self, task: TaskId) -> bool {
+    pub(super) fn is_running(&self, task: TaskId) -> bool {
         self.jobs.get(&task).is_some_and(|job| job.running)
     }
 
@@ -309,7 +330,7 @@ impl<'w> Drive<'_, '_, 'w> {
         Ok(())
     }
 
-    fn fail_before_run(&mut self, task: TaskId, failure: &ServiceFailure) {
+    pub(super) fn fail_before_run(&mut self, task: TaskId, failure: &ServiceFailure) {
         let Some(job) = self.jobs.get(&task).cloned() else {
             return;
         };
@@ -344,18 +365,32 @@ impl<'w> Drive<'_, '_, 'w> {
             if let Some(instance) = &live.instance {
                 used.push(Used {
                     instance: instance.clone(),
-                    started_for_this: live.wanted_by == Some(task),
+                    started_for_this: !live.adopted && live.wanted_by == Some(task),
                     log_from: [0; 2],
                 });
             }
         }
+        self.execute(task, job, used);
+    }
+
+    /// Runs a job's steps, or goes on with them, and records how it ended.
+    pub(super) fn execute(&mut self, task: TaskId, job: Box<Job>, mut used: Vec<Used>) {
         let context = self.context.clone();
         let reports = self.reports.clone();
         let began = job.acquired_unix_ms;
         self.spawn(
             async move {
-                for service in used.iter_mut().filter(|service| !service.started_for_this) {
-                    service.log_from = service.instance.log_lengths(&context).await;
+                for service in &mut used {
+                    let token = &service.instance.handle.token;
+                    let before = job.resumed.iter().flat_map(|r| &r.intent.services);
+                    match before.into_iter().find(|before| before.token == *token) {
+                        Some(before) => {
+                            service.started_for_this = before.started_for_this;
+                            service.log_from = before.log_from;
+                        }
+                        None if service.started_for_this => {}
+                        None => service.log_from = service.instance.log_lengths(&context).await,
+                    }
                 }
                 let state = |state| {
                     // Nobody listens once the user has left.
@@ -368,7 +403,7 @@ impl<'w> Drive<'_, '_, 'w> {
         );
     }
 
-    pub(super) fn job(&self, task: TaskId, keyed: Keyed, action: Manifest) -> Result<Job> {
+    pub(super) fn job(&mut self, task: TaskId, keyed: Keyed, action: Manifest) -> Result<Job> {
         let planned = &self.tasks[task.index()];
         let graph = self.decider.graph();
         let pattern = graph.pattern(planned.node);
@@ -409,7 +444,18 @@ impl<'w> Drive<'_, '_, 'w> {
             scratch: format!("n{}", task.0),
             acquired_unix_ms: 0,
             running: false,
+            resumed: None,
+            cancel: self.cancels.entry(task).or_default().subscribe(),
         })
+    }
+}
+
+fn start_defect(name: &str) -> ServiceFailure {
+    ServiceFailure {
+        reason: format!("service `{name}` could not be started: a defect of doe"),
+        cause: Cause::Service,
+        logs: Vec::new(),
+        cancelled: false,
     }
 }
 

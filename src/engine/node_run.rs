@@ -8,11 +8,14 @@ use std::sync::Arc;
 
 use doe_cache::{Digest, Manifest, Output, Value};
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::context::{Context, folder_of, now_unix_ms};
 use super::event::NodeState;
+use super::intent::{Home, Intent, NodeIntent, Place, PortMap, StepIntent, UseIntent};
 use super::judge::{self, Cause, Document};
 use super::record::{NodeEnd, record};
+use super::scratch::Scratch;
 use super::services::real_ports;
 use super::steps::{self, Failure, Used};
 use crate::error::{Error, Result};
@@ -56,6 +59,28 @@ pub(super) struct Job {
     pub acquired_unix_ms: u64,
     /// Whether its steps have been begun.
     pub running: bool,
+    /// What a killed run had begun of it.
+    pub resumed: Option<Arc<Resumed>>,
+    /// True once it is to end.
+    pub cancel: watch::Receiver<bool>,
+}
+
+/// An execution that a killed run had begun.
+#[derive(Debug)]
+pub(super) struct Resumed {
+    /// What was announced of it.
+    pub intent: NodeIntent,
+    /// Temporary files of that run.
+    pub scratch: Arc<Scratch>,
+}
+
+impl Job {
+    fn home<'c>(&'c self, context: &'c Context) -> &'c Home {
+        match &self.resumed {
+            Some(resumed) => &resumed.intent.home,
+            None => &context.home,
+        }
+    }
 }
 
 /// A result that a node reads, as its instruments see it.
@@ -82,6 +107,8 @@ pub(super) struct Draft {
     pub(super) phases: BTreeMap<String, u64>,
     /// Processes whose folders hold nothing that is not kept elsewhere once the record is stored.
     pub(super) processes: Vec<(Arc<dyn Executor>, Handle)>,
+    /// When its steps had ended, Unix ms, where that was not just now.
+    pub(super) ended_unix_ms: Option<u64>,
 }
 
 /// Executes a node whose services are up. `state` is told where it is.
@@ -92,7 +119,9 @@ pub(super) async fn run(
     state: &(dyn Fn(NodeState) + Sync),
 ) -> NodeEnd {
     let mut draft = Draft::default();
-    draft.phase("services", job.acquired_unix_ms);
+    if job.resumed.is_none() {
+        draft.phase("services", job.acquired_unix_ms);
+    }
     if let Err(error) = execute(context, job, used, state, &mut draft).await {
         draft.failure.get_or_insert_with(|| Failure {
             reason: error.to_string(),
@@ -128,6 +157,18 @@ pub(super) async fn never_ran(
 }
 
 impl Draft {
+    /// Steps that nobody watched ended when they say, not when somebody came to look.
+    async fn resumed(&mut self, acquired_unix_ms: u64) -> Result<()> {
+        for (executor, handle) in &self.processes {
+            let ended = executor.ended_unix_ms(handle).await?;
+            self.ended_unix_ms = self.ended_unix_ms.max(ended);
+        }
+        let ended = self.ended_unix_ms.unwrap_or_else(now_unix_ms);
+        let running = ended.saturating_sub(acquired_unix_ms);
+        self.phases = BTreeMap::from([("running".into(), running)]);
+        Ok(())
+    }
+
     /// Notes a phase that began then and ends now. When it ended.
     fn phase(&mut self, name: &str, began_unix_ms: u64) -> u64 {
         let now = now_unix_ms();
@@ -149,23 +190,45 @@ async fn execute(
     let name = folder_of(&job.label);
     // One attempt for now; further ones get their own folder, so none is ever overwritten.
     let below = Path::new("nodes").join(&name).join("1");
-    let work = context.host_dir.join(&below).join("work");
-    let kept = context.run_dir.join(&below).join("out");
+    let home = job.home(context);
+    let work = home.host_dir.join(&below).join("work");
+    let kept = home.run_dir.join(&below).join("out");
     for folder in [&kept, &work] {
         std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, &e))?;
     }
-    let tmp = context.scratch.folder(&job.scratch)?;
-    let inputs = context.run_dir.join(&below).join("inputs.json");
-    write_inputs(&inputs, &job.inputs)?;
-    let action = render_real(context, job, used, &work, &inputs, &name).await?;
+    let tmp = match &job.resumed {
+        Some(resumed) => resumed.scratch.folder(&resumed.intent.scratch)?,
+        None => context.scratch.folder(&job.scratch)?,
+    };
+    let inputs = home.run_dir.join(&below).join("inputs.json");
+    if job.resumed.is_none() {
+        write_inputs(&inputs, &job.inputs)?;
+    }
+    let site = steps::Site {
+        home,
+        name: &name,
+        work: &work,
+        tmp: &tmp,
+        cancel: &job.cancel,
+    };
+    let (action, ports) = render_real(context, job, used, &site, &inputs).await?;
+    if job.resumed.is_none() {
+        announce(context, job, used, &site, &action, ports).await?;
+    }
     state(NodeState::Running);
     let began = draft.phase("staging", began);
-    let ran = steps::run(context, &name, &action.steps, &work, &tmp, used).await?;
+    let ran = steps::run(context, &site, &action.steps, used).await?;
     draft.logs = ran.logs;
     draft.processes = ran.processes;
+    if job.resumed.is_some() {
+        draft.resumed(job.acquired_unix_ms).await?;
+    }
     draft.failure = ran.failure;
     state(NodeState::Collecting);
-    let began = draft.phase("running", began);
+    let began = match job.resumed {
+        Some(_) => now_unix_ms(),
+        None => draft.phase("running", began),
+    };
     collect(context, job, &action.outputs, &work, &kept, draft).await?;
     draft.phase("collecting", began);
     Ok(())
@@ -178,14 +241,55 @@ fn write_inputs(path: &Path, inputs: &[InputRef]) -> Result<()> {
     std::fs::write(path, text).map_err(|e| Error::io("write", path, &e))
 }
 
+/// Makes durable what is about to be started.
+async fn announce(
+    context: &Context,
+    job: &Job,
+    used: &[Used],
+    site: &steps::Site<'_>,
+    action: &Action,
+    ports: PortMap,
+) -> Result<()> {
+    let mut steps = Vec::with_capacity(action.steps.len());
+    for step in &action.steps {
+        let host = context.host(step.role.as_deref())?;
+        steps.push(StepIntent {
+            name: step.name.clone(),
+            token: site.token(&step.name),
+            place: Place {
+                role: step.role.clone(),
+                host: host.name,
+                address: host.address,
+            },
+        });
+    }
+    let services = used.iter().map(|service| UseIntent {
+        token: service.instance.handle.token.clone(),
+        started_for_this: service.started_for_this,
+        log_from: service.log_from,
+    });
+    let intent = NodeIntent {
+        token: site.home.token(site.name),
+        label: job.label.to_string(),
+        action: job.action.key(),
+        home: site.home.clone(),
+        scratch: job.scratch.clone(),
+        ports,
+        services: services.collect(),
+        steps,
+        acquired_unix_ms: job.acquired_unix_ms,
+    };
+    context.intents.announce(vec![Intent::Node(intent)]).await
+}
+
+/// The action with everything resolved, and the ports that its steps were given.
 async fn render_real(
     context: &Context,
     job: &Job,
     used: &[Used],
-    work: &Path,
+    site: &steps::Site<'_>,
     inputs: &Path,
-    name: &str,
-) -> Result<Action> {
+) -> Result<(Action, PortMap)> {
     let mut ports = BTreeMap::new();
     for service in used {
         let def = &service.instance.def;
@@ -193,21 +297,29 @@ async fn render_real(
             ports.insert((def.name.clone(), port.clone()), *number);
         }
     }
-    for step in &job.rule.steps {
+    let mut told = PortMap::new();
+    for step in job.rule.steps.iter().filter(|step| !step.ports.is_empty()) {
         let host = context.host(step.role.as_deref())?;
-        for (port, number) in real_ports(context, &host, &step.ports).await? {
-            ports.insert((step.name.clone(), port), number);
+        let before = job.resumed.as_ref();
+        let numbers = match before.and_then(|resumed| resumed.intent.ports.get(&step.name)) {
+            Some(numbers) => numbers.clone(),
+            None => real_ports(context, &host, &step.ports).await?,
+        };
+        for (port, number) in &numbers {
+            ports.insert((step.name.clone(), port.clone()), *number);
         }
+        told.insert(step.name.clone(), numbers);
     }
     let binding = RealBinding {
         roles: context.bindings(job.roles.iter())?,
         ports,
-        work: work.display().to_string(),
+        work: site.work.display().to_string(),
         inputs: inputs.display().to_string(),
-        session: context.token(name).0,
+        session: site.home.token(site.name).0,
         doe: context.doe.display().to_string(),
     };
-    render(&job.rule, &job.settings, &Binding::Real(binding))
+    let action = render(&job.rule, &job.settings, &Binding::Real(binding))?;
+    Ok((action, told))
 }
 
 /// Fetches the outputs, also those of a failure, for whoever looks closer.

@@ -118,7 +118,7 @@ async fn try_record(
             }
         }
     };
-    let ended = now_unix_ms();
+    let ended = draft.ended_unix_ms.unwrap_or_else(now_unix_ms);
     let mut record = Record {
         schema: RECORD_SCHEMA,
         kind: match job.rule.kind {
@@ -129,7 +129,7 @@ async fn try_record(
         plan: job.label.package().to_owned(),
         layer: job.layer.clone(),
         rule: job.rule.id.to_string(),
-        run_id: context.run_id.clone(),
+        run_id: context.home.run_id.clone(),
         attempt: 1,
         spec_key: Digest::from_bytes([0; 32]),
         action_key: Digest::from_bytes([0; 32]),
@@ -169,7 +169,7 @@ async fn try_record(
     let mut end = end_of(&record);
     end.tail = failure.and_then(|failure| failure.tail);
     let update = NodeUpdate {
-        run_id: context.run_id.clone(),
+        run_id: context.home.run_id.clone(),
         label: record.label.clone(),
         state: stored_state(end.outcome),
         reason: end.reason.clone(),
@@ -178,6 +178,11 @@ async fn try_record(
     let mut summary = record.summary(Digest::from_bytes([0; 32]));
     summary.record = context.committer.commit(record, update).await?;
     end.summary = Some(summary);
+    let execution = match &job.resumed {
+        Some(resumed) => resumed.intent.token.clone(),
+        None => context.token(&super::context::folder_of(&job.label)),
+    };
+    context.intents.done(&execution);
     for (executor, handle) in &draft.processes {
         // What is left there is a copy: nothing depends on its removal.
         let _ = executor.discard(handle).await;

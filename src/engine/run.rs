@@ -16,9 +16,11 @@ use super::context::{Context, new_run_id, now_unix_ms};
 use super::decide::{Decider, Hit};
 use super::drive::Drive;
 use super::event::{Body, Outcome, Sink, Summary};
+use super::intent::{Home, Intents};
 use super::journal::Journal;
 use super::prepare::prepare;
 use super::record::stored_state;
+use super::remains::Remains;
 use super::remote::{self, Warmed};
 use super::resolve::{Final, Resolution, resolve, reuse};
 use super::schedule::{Limits, Scheduler};
@@ -43,8 +45,6 @@ pub struct Options {
     pub path_prefix: Vec<PathBuf>,
     /// Environment of every script: `DOE_SIM_PROFILE`.
     pub env: BTreeMap<String, String>,
-    /// What the user is told at the begin: leftovers of a killed run that were cleared up.
-    pub notices: Vec<String>,
     /// The mirror that new results go to, when it may be written.
     pub mirror: Option<Arc<Mirror>>,
     /// What came of asking the mirror.
@@ -65,6 +65,8 @@ pub struct Request<'a, 'w> {
     pub local: Arc<dyn Executor>,
     /// How to behave.
     pub options: Options,
+    /// What a killed run left.
+    pub remains: Remains,
     /// Number of times that the user asked to stop.
     pub interrupt: watch::Receiver<u8>,
     /// Takes the events.
@@ -97,6 +99,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         executor,
         local,
         options,
+        mut remains,
         interrupt,
         sink,
     } = request;
@@ -143,10 +146,24 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     let news = news(&store, graph, &finals, &reused)?;
     let begun = !tasks.is_empty() || !news.is_empty();
     let run_dir = store.layout().runs().join(&run_id);
+    let homes = remains.homes();
+    let mut intents = None;
     if begun {
         begin(&store, &run_id, &options, platform)?;
         std::fs::create_dir_all(&run_dir).map_err(|e| Error::io("make", &run_dir, &e))?;
         journal.write_to(&run_dir.join("events.jsonl"))?;
+    }
+    let mut cleared = Vec::new();
+    if tasks.is_empty() {
+        (cleared, _) = remains.end(&*executor, &*local).await?;
+    } else {
+        // First the new run answers for what was left, then the old one need not any more.
+        let announced = Intents::new(&run_dir)?;
+        announced.announce(remains.intents()).await?;
+        intents = Some(announced);
+    }
+    for dead in &remains.runs {
+        store.end_run(dead, RunStatus::Abandoned)?;
     }
     journal.tell(Body::RunStarted {
         run_id: run_id.clone(),
@@ -156,8 +173,8 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         run_dir: run_dir.display().to_string(),
         command: options.command.clone(),
     });
-    for notice in &options.notices {
-        journal.warn("leftovers", notice.clone(), None);
+    for notice in cleared {
+        journal.warn("leftovers", notice, None);
     }
     remote::tell_asked(&mut journal, &options);
     let estimates: BTreeMap<NodeId, f64> = tasks
@@ -189,7 +206,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         uploads.iter().for_each(|uploads| uploads.offer(record));
     }
     let asked = interrupt.clone();
-    if !tasks.is_empty() {
+    if let Some(intents) = intents {
         let (abort, aborted) = watch::channel(false);
         let context = context(
             &store,
@@ -201,6 +218,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             run_dir,
             aborted,
             uploads.clone(),
+            intents,
         )?;
         let limits = limits(&options);
         let scheduler = Scheduler::new(prepared.problem, &prepared.inventory, limits);
@@ -224,16 +242,25 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             followers: Default::default(),
             doomed: Default::default(),
             ports: Default::default(),
+            cancels: Default::default(),
+            scratches: Default::default(),
+            remains,
+            held_back: None,
         };
         let driven = drive.run(inbox, interrupt).await;
         level = drive.level;
         let starts = drive.scheduler.starts();
+        for run in homes.iter().filter(|run| !drive.scratches.contains_key(*run)) {
+            Scratch::forget(run);
+        }
         if let Err(error) = driven {
             // The run's own account must not stay open because of it.
             let _ = store.end_run(&run_id, RunStatus::Failed);
             return Err(error);
         }
         journal.summary.service_starts = starts;
+    } else {
+        homes.iter().for_each(|run| Scratch::forget(run));
     }
     let interrupted = level > 0;
     // Who leaves does not wait for the mirror either.
@@ -305,13 +332,6 @@ fn begin(
     options: &Options,
     platform: &crate::plan::model::Platform,
 ) -> Result<()> {
-    // Whoever holds the lock is alone: a run that still counts as running is dead.
-    for run in store.runs(20)? {
-        if run.status == RunStatus::Running {
-            store.end_run(&run.info.run_id, RunStatus::Abandoned)?;
-            Scratch::forget(&run.info.run_id);
-        }
-    }
     store.begin_run(&RunInfo {
         run_id: run_id.to_owned(),
         command: options.command.clone(),
@@ -361,6 +381,7 @@ fn context(
     run_dir: PathBuf,
     abort: watch::Receiver<bool>,
     uploads: Option<Arc<Uploader>>,
+    intents: Intents,
 ) -> Result<Context> {
     let run_dir = run_dir
         .canonicalize()
@@ -391,10 +412,13 @@ fn context(
         platform: platform.clone(),
         committer: Committer::new(store.clone(), uploads),
         store: store.clone(),
-        run_id: run_id.to_owned(),
-        host_dir: run_dir.clone(),
+        intents,
         scratch: Scratch::new(run_id, &run_dir),
-        run_dir,
+        home: Home {
+            run_id: run_id.to_owned(),
+            host_dir: run_dir.clone(),
+            run_dir,
+        },
         doe: options.doe.clone(),
         env,
         abort,

@@ -19,7 +19,9 @@ impl Scratch {
     /// Makes the link. Where none can be made the long path is used.
     pub(crate) fn new(run_id: &str, run_dir: &Path) -> Self {
         let link = link_of(run_id);
-        let made = std::os::unix::fs::symlink(run_dir, &link).is_ok();
+        // One that a killed run left leads to the same folder: what goes on of it uses it.
+        let made = std::os::unix::fs::symlink(run_dir, &link).is_ok()
+            || std::fs::read_link(&link).is_ok_and(|to| to == run_dir);
         Self {
             link: if made { link } else { run_dir.to_owned() },
             run_dir: run_dir.to_owned(),

@@ -10,9 +10,11 @@ use std::time::Duration;
 use doe_cache::{Digest, Value};
 use tokio::sync::watch;
 
-use super::context::Context;
+use super::context::{Context, now_unix_ms};
+use super::intent::{Intent, Place, PortMap, ServiceIntent};
 use super::judge::Cause;
 use super::ready::{Unready, describe, logs, wait_ready};
+use super::remains::LeftService;
 use super::schedule::ServiceId;
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Handle, HostSpec, Status, Stream};
@@ -72,6 +74,17 @@ pub(super) struct ServiceFailure {
 }
 
 impl Instance {
+    /// A service that a killed run left, whether it lives or not; nobody watches its end.
+    pub(super) fn left(def: Arc<ServiceDef>, left: &LeftService) -> Self {
+        Self {
+            handle: left.handle.clone(),
+            ports: left.intent.ports.get(&def.name).cloned().unwrap_or_default(),
+            ended: watch::channel(None).1,
+            seen: Default::default(),
+            def,
+        }
+    }
+
     /// The length of both logs now; what comes later belongs to whoever asked.
     pub(super) async fn log_lengths(&self, context: &Context) -> [u64; 2] {
         let mut lengths = [0; 2];
@@ -143,6 +156,12 @@ impl PortBook {
         Ok(self.book().entry(service).or_insert(ports).clone())
     }
 
+    /// These ports were told to somebody by a killed run. False when others were told meanwhile.
+    pub(super) fn seed(&self, service: ServiceId, ports: &BTreeMap<String, u16>) -> bool {
+        let mut book = self.book();
+        book.entry(service).or_insert_with(|| ports.clone()) == ports
+    }
+
     /// The service is gone.
     pub(super) fn forget(&self, service: ServiceId) {
         self.book().remove(&service);
@@ -186,12 +205,13 @@ pub(super) async fn start(
     };
     let folder = format!("{}-{}", def.name, def.key.short());
     let work = context
+        .home
         .host_dir
         .join("services")
         .join(&folder)
         .join(start.to_string());
     let token = context.token(&format!("service-{folder}-{start}"));
-    let (action, ports) = render_service(context, book, hosts, &def, &work, &token.0)
+    let (action, told) = render_service(context, book, hosts, &def, &work, &token.0)
         .await
         .map_err(early)?;
     let name = format!("service-{}", def.name);
@@ -206,11 +226,25 @@ pub(super) async fn start(
             ..early(cancelled())
         });
     }
-    let executor = &*context.executor;
-    let handle = executor
-        .start(&def.host, &script, &token)
-        .await
-        .map_err(early)?;
+    let ports = told.get(&def.name).cloned().unwrap_or_default();
+    let intent = ServiceIntent {
+        token: token.clone(),
+        name: def.name.clone(),
+        key: def.key,
+        place: Place {
+            role: Some(action.role.clone()),
+            host: def.host.name.clone(),
+            address: def.host.address.clone(),
+        },
+        ports: told,
+        work,
+        home: context.home.clone(),
+        at_unix_ms: now_unix_ms(),
+    };
+    let announced = context.intents.announce(vec![Intent::Service(intent)]);
+    announced.await.map_err(early)?;
+    let started = context.executor.start(&def.host, &script, &token).await;
+    let handle = started.map_err(early)?;
     let (sender, ended) = watch::channel(None);
     let instance = Instance {
         handle,
@@ -219,15 +253,47 @@ pub(super) async fn start(
         seen: Default::default(),
         def,
     };
-    let ready = wait_ready(
-        context,
-        executor,
-        &instance.def.host,
-        &instance.handle,
-        &action.ready,
-    );
+    get_ready(context, instance, &action).await.map(|up| (up, sender))
+}
+
+/// Goes on with a service that a killed run left: waits until it is ready, which it mostly is.
+pub(super) async fn resume(
+    context: &Context,
+    book: &PortBook,
+    hosts: &HashMap<ServiceId, HostSpec>,
+    def: Arc<ServiceDef>,
+    left: LeftService,
+) -> Result<(Instance, watch::Sender<Option<Status>>), ServiceFailure> {
+    let (sender, ended) = watch::channel(None);
+    let instance = Instance {
+        ended,
+        ..Instance::left(def.clone(), &left)
+    };
+    let (work, token) = (&left.intent.work, &left.intent.token.0);
+    match render_service(context, book, hosts, &def, work, token).await {
+        Ok((action, _)) => get_ready(context, instance, &action).await.map(|up| (up, sender)),
+        Err(error) => {
+            stop(context, &instance).await;
+            Err(ServiceFailure {
+                reason: format!("service `{}` could not be taken over: {error}", def.name),
+                cause: Cause::Service,
+                logs: Vec::new(),
+                cancelled: false,
+            })
+        }
+    }
+}
+
+async fn get_ready(
+    context: &Context,
+    instance: Instance,
+    action: &ServiceAction,
+) -> Result<Instance, ServiceFailure> {
+    let executor = &*context.executor;
+    let (host, handle) = (&instance.def.host, &instance.handle);
+    let ready = wait_ready(context, executor, host, handle, &action.ready);
     let Err(unready) = ready.await else {
-        return Ok((instance, sender));
+        return Ok(instance);
     };
     stop(context, &instance).await;
     Err(ServiceFailure {
@@ -245,7 +311,11 @@ pub(super) async fn start(
 /// Ends a service: politely, then hard. What could not be ended is said.
 pub(super) async fn stop(context: &Context, instance: &Instance) -> Option<Error> {
     let grace = instance.def.stop_grace;
-    context.executor.cancel(&instance.handle, grace).await.err()
+    let error = context.executor.cancel(&instance.handle, grace).await.err();
+    if error.is_none() {
+        context.intents.done(&instance.handle.token);
+    }
+    error
 }
 
 fn cancelled() -> Error {
@@ -259,18 +329,16 @@ async fn render_service(
     def: &ServiceDef,
     work: &std::path::Path,
     session: &str,
-) -> Result<(ServiceAction, BTreeMap<String, u16>)> {
+) -> Result<(ServiceAction, PortMap)> {
     let mut ports = BTreeMap::new();
-    let mut own = BTreeMap::new();
+    let mut told = PortMap::new();
     for (name, id, preferred) in &def.siblings {
         let host = hosts.get(id).unwrap_or(&def.host);
         let numbers = book.ports(context, host, *id, preferred).await?;
         for (port, number) in &numbers {
             ports.insert((name.clone(), port.clone()), *number);
         }
-        if *id == def.id {
-            own = numbers;
-        }
+        told.insert(name.clone(), numbers);
     }
     let binding = RealBinding {
         roles: context.bindings(def.roles.iter())?,
@@ -292,5 +360,5 @@ async fn render_service(
             format!("rule `{}` renders no service `{}`", def.rule.id, def.name),
         )
     })?;
-    Ok((service, own))
+    Ok((service, told))
 }

@@ -12,11 +12,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 
 use super::context::Context;
+use super::intent::Home;
 use super::judge::Cause;
 use super::ready::{Unready, describe, logs, telling_tail, wait_ready};
 use super::services::{Instance, ServiceFailure};
 use crate::error::Result;
-use crate::exec::{Executor, Exit, Handle, HostSpec, Status};
+use crate::exec::{Executor, Exit, Handle, HostSpec, Status, Token};
 use crate::rule::action::StepAction;
 
 /// Between the polite and the hard end of a step.
@@ -117,13 +118,40 @@ struct Member<'s> {
     after: Vec<(String, watch::Receiver<Readiness>)>,
 }
 
-/// Runs all steps. `name` makes their tokens.
+/// Where the steps of a node run, and who may ask for their end.
+pub(super) struct Site<'s> {
+    /// The run that makes their tokens: this one, or a killed one that is gone on with.
+    pub home: &'s Home,
+    /// Name of the node in tokens.
+    pub name: &'s str,
+    /// Working folder.
+    pub work: &'s Path,
+    /// Folder for temporary files.
+    pub tmp: &'s Path,
+    /// True once this node is to end.
+    pub cancel: &'s watch::Receiver<bool>,
+}
+
+impl Site<'_> {
+    /// The token of a step.
+    pub(super) fn token(&self, step: &str) -> Token {
+        self.home.token(&format!("{}-step-{step}", self.name))
+    }
+
+    async fn cancelled(&self, context: &Context) {
+        let mut cancel = self.cancel.clone();
+        tokio::select! {
+            () = context.aborted() => {}
+            () = is_true(&mut cancel) => {}
+        }
+    }
+}
+
+/// Runs all steps; one that was begun before, by whomever, is gone on with.
 pub(super) async fn run(
     context: &Context,
-    name: &str,
+    site: &Site<'_>,
     steps: &[StepAction],
-    work: &Path,
-    tmp: &Path,
     used: &[Used],
 ) -> Result<Ran> {
     let mut ran = Ran::default();
@@ -138,7 +166,11 @@ pub(super) async fn run(
         };
         let (gang, after) = rest.split_at(together);
         rest = after;
-        ran.failure = run_gang(context, name, gang, (work, tmp), used, &mut ran).await?;
+        ran.failure = if context.is_aborted() || *site.cancel.borrow() {
+            Some(Failure::cancelled())
+        } else {
+            run_gang(context, site, gang, used, &mut ran).await?
+        };
         if ran.failure.is_some() {
             break;
         }
@@ -148,9 +180,8 @@ pub(super) async fn run(
 
 async fn run_gang(
     context: &Context,
-    name: &str,
+    site: &Site<'_>,
     gang: &[StepAction],
-    folders: (&Path, &Path),
     used: &[Used],
     ran: &mut Ran,
 ) -> Result<Option<Failure>> {
@@ -173,7 +204,7 @@ async fn run_gang(
         };
         let stopped = stopped.clone();
         members.push(async move {
-            let (handle, end) = run_member(context, name, &member, folders, stopped).await;
+            let (handle, end) = run_member(context, site, &member, stopped).await;
             if end.is_err() {
                 member.readiness.send_if_modified(|now| {
                     let pending = *now == Readiness::Pending;
@@ -220,7 +251,7 @@ async fn run_gang(
                 });
                 stop.send_replace(true);
             }
-            () = context.aborted(), if failure.is_none() => {
+            () = site.cancelled(context), if failure.is_none() => {
                 failure = Some(Failure::cancelled());
                 stop.send_replace(true);
             }
@@ -274,9 +305,8 @@ async fn first_death(used: &[Used]) -> &Used {
 
 async fn run_member(
     context: &Context,
-    name: &str,
+    site: &Site<'_>,
     member: &Member<'_>,
-    (work, tmp): (&Path, &Path),
     mut stopped: watch::Receiver<bool>,
 ) -> (Option<Handle>, Result<(), Failure>) {
     let step = member.step;
@@ -297,11 +327,11 @@ async fn run_member(
         format!("step-{}", step.name),
         &step.script,
         &step.env,
-        work,
-        tmp,
+        site.work,
+        site.tmp,
         Some(step.timeout_s),
     );
-    let token = context.token(&format!("{name}-step-{}", step.name));
+    let token = site.token(&step.name);
     // Not to be dropped half-way: what was started must be known.
     let handle = match executor.start(&member.host, &script, &token).await {
         Ok(handle) => handle,

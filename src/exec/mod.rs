@@ -159,6 +159,27 @@ pub trait Executor: Send + Sync {
         token: &'a Token,
     ) -> BoxFuture<'a, Result<Handle>>;
 
+    /// The handle of a token that was begun, by this `doe` or an earlier one; `None` when nobody
+    /// has begun it yet. It may have ended.
+    fn find<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Option<Handle>>>;
+
+    /// Takes a token back: what runs of it is ended as by [`Self::cancel`], and what has not begun,
+    /// a start that is on its way included, never will. The handle of what ran.
+    fn revoke<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        token: &'a Token,
+        grace: Duration,
+    ) -> BoxFuture<'a, Result<Option<Handle>>>;
+
+    /// When it ended, Unix ms, if it left a whole record: also for one that counts as lost because
+    /// it was ended.
+    fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>>;
+
     /// What is known now.
     fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>>;
 

@@ -1,7 +1,8 @@
-//! Sees to it that nothing outlives `doe`, even when `doe` is killed with a signal that nobody
-//! can catch. The reaper is a process in a session of its own that reads from a pipe which only
-//! `doe` holds: when the pipe closes without a farewell, it ends every tree it was told of. It is
-//! told of a token before anything can carry that token.
+//! Sees to it that nothing outlives `doe` for long, even when `doe` is killed with a signal that
+//! nobody can catch. The reaper is a process in a session of its own that reads from a pipe which
+//! only `doe` holds: when the pipe closes without a farewell, it gives a new `doe` some time to
+//! take over what runs, and then ends every tree it was told of. It is told of a token before
+//! anything can carry that token.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,7 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,12 @@ pub const REAPER_COMMAND: &str = "__reaper";
 /// File in the folder of an execution that says that the reaper ended it.
 pub const REAPED: &str = "reaped";
 
+/// File under the root with the number of the reaper that guards what runs there.
+const GUARDIAN: &str = "guardian";
+
 const GRACE: Duration = Duration::from_secs(2);
+/// Between two looks for a `doe` that takes over.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
 const READY: &str = "ready";
 
 /// What `doe` tells the reaper; one JSON value a line.
@@ -47,35 +53,90 @@ enum Message {
     Forget { token: Token },
     /// `doe` ends in an orderly way and leaves nothing behind.
     Bye,
+    /// `doe` ends and what it leaves is not wanted any more.
+    End,
+}
+
+/// How `doe` went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    Bye,
+    End,
+    /// It was killed.
+    None,
 }
 
 // ---- the process -------------------------------------------------------------------------------
 
-/// Runs the hidden command `doe __reaper ROOT`; `arguments` are those after its name. Returns
-/// the exit code when `doe` is gone and everything that it left has been ended.
+/// Runs the hidden command `doe __reaper ROOT SURVIVE_MS`; `arguments` are those after its name.
+/// Returns the exit code when `doe` is gone and everything that it left has been ended or is
+/// guarded by another reaper.
 pub fn reaper_main(arguments: impl IntoIterator<Item = OsString>) -> Result<u8> {
     let mut arguments = arguments.into_iter();
-    let (Some(root), None) = (arguments.next(), arguments.next()) else {
+    let root = arguments.next().map(PathBuf::from);
+    let survive = arguments.next().and_then(|ms| ms.to_str()?.parse().ok());
+    let (Some(root), Some(survive), None) = (root, survive, arguments.next()) else {
         return Err(Error::new(
             Kind::Usage,
             "usage",
-            format!("expected `doe {REAPER_COMMAND} ROOT`: doe calls this itself"),
+            format!("expected `doe {REAPER_COMMAND} ROOT SURVIVE_MS`: doe calls this itself"),
         ));
     };
     become_leader()?;
-    let root = PathBuf::from(root);
     let mut stdout = std::io::stdout();
     // When nobody reads this, `doe` is gone already and the pipe below says so.
     let _ = writeln!(stdout, "{READY}").and_then(|()| stdout.flush());
     let (watched, farewell) = listen(std::io::stdin().lock());
-    if farewell || watched.is_empty() {
+    if farewell == Farewell::Bye || watched.is_empty() {
+        return Ok(0);
+    }
+    if farewell == Farewell::None && is_settled(&root, &watched, Duration::from_millis(survive))? {
         return Ok(0);
     }
     end_everything(&root, watched)
 }
 
-/// Follows the messages until the pipe closes. The second value says whether it was orderly.
-fn listen(input: impl BufRead) -> (BTreeMap<String, Target>, bool) {
+/// Waits for a `doe` that takes over. Whether it came, or everything ended by itself.
+fn is_settled(root: &Path, watched: &BTreeMap<String, Target>, survive: Duration) -> Result<bool> {
+    if survive.is_zero() {
+        return Ok(false);
+    }
+    let mut log = Log::open(root);
+    log.say(&format!(
+        "doe is gone: {} it started go on for {} s at most, unless a new doe takes them over",
+        watched.len(),
+        survive.as_secs()
+    ));
+    let mut targets: Vec<Target> = watched.values().cloned().collect();
+    let begun = Instant::now();
+    loop {
+        if guardian(root).is_some_and(|guardian| guardian != std::process::id()) {
+            log.say("a new doe has taken over");
+            return Ok(true);
+        }
+        for target in targets.iter_mut().filter(|target| target.leader.is_none()) {
+            target.leader = Claim::read(&target.dir).ok().flatten().map(|c| c.leader);
+        }
+        if tree::alive(&targets)?.is_empty() {
+            log.say("everything ended by itself");
+            return Ok(true);
+        }
+        let left = survive.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK_PAUSE.min(left));
+    }
+}
+
+/// The number of the reaper that guards what runs under a root.
+fn guardian(root: &Path) -> Option<u32> {
+    let text = std::fs::read_to_string(root.join(GUARDIAN)).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Follows the messages until the pipe closes. The second value says how `doe` went.
+fn listen(input: impl BufRead) -> (BTreeMap<String, Target>, Farewell) {
     let mut watched = BTreeMap::new();
     for line in input.split(b'\n').map_while(std::result::Result::ok) {
         // The last line is torn when `doe` died while it wrote: what it announces was not begun.
@@ -98,11 +159,12 @@ fn listen(input: impl BufRead) -> (BTreeMap<String, Target>, bool) {
                 }
             }
             Ok(Message::Forget { token }) => drop(watched.remove(&token.0)),
-            Ok(Message::Bye) => return (watched, true),
+            Ok(Message::Bye) => return (watched, Farewell::Bye),
+            Ok(Message::End) => return (watched, Farewell::End),
             Err(_) => {}
         }
     }
-    (watched, false)
+    (watched, Farewell::None)
 }
 
 fn end_everything(root: &Path, watched: BTreeMap<String, Target>) -> Result<u8> {
@@ -165,6 +227,7 @@ impl Log {
 pub struct Reaper {
     doe: PathBuf,
     root: PathBuf,
+    survive: Duration,
     children: Children,
     state: Mutex<State>,
 }
@@ -179,11 +242,12 @@ struct State {
 
 impl Reaper {
     /// A reaper that is started when it is first needed: `doe` is the program, `root` where it
-    /// keeps its log.
-    pub fn new(doe: PathBuf, root: PathBuf, children: Children) -> Arc<Self> {
+    /// keeps its log, `survive` how long it waits for another `doe` when ours is killed.
+    pub fn new(doe: PathBuf, root: PathBuf, survive: Duration, children: Children) -> Arc<Self> {
         Arc::new(Self {
             doe,
             root,
+            survive,
             children,
             state: Mutex::default(),
         })
@@ -201,6 +265,20 @@ impl Reaper {
         }
         state.watched.insert(target.token.0.clone(), target.clone());
         self.tell(&mut state, &messages(&target))
+    }
+
+    /// Registers what an earlier `doe` left, all of it before the reaper of that one lets go.
+    pub fn take_over(self: &Arc<Self>, targets: Vec<Target>) -> Result<()> {
+        if targets.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        let mut text = Vec::new();
+        for target in targets {
+            text.extend(messages(&target));
+            state.watched.insert(target.token.0.clone(), target);
+        }
+        self.tell(&mut state, &text)
     }
 
     /// Names the leader of a registered token.
@@ -230,14 +308,14 @@ impl Reaper {
         }
     }
 
-    /// Lets the reaper go. What is still registered is ended by it.
+    /// Lets the reaper go. What is still registered is ended by it, at once.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        if let Some(mut pipe) = state.pipe.take()
-            && state.watched.is_empty()
-        {
-            let _ = write_all(&mut pipe, &[Message::Bye]);
+        if let Some(mut pipe) = state.pipe.take() {
+            let nothing = state.watched.is_empty();
+            let last = if nothing { Message::Bye } else { Message::End };
+            let _ = write_all(&mut pipe, &[last]);
         }
     }
 
@@ -268,12 +346,14 @@ impl Reaper {
         let mut child = Command::new(&self.doe)
             .arg(REAPER_COMMAND)
             .arg(&self.root)
+            .arg(self.survive.as_millis().to_string())
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| failed(e.to_string()))?;
+        let number = child.id();
         let (pipe, answer) = (child.stdin.take(), child.stdout.take());
         let exited = self.children.adopt(child)?;
         let (Some(mut pipe), Some(answer)) = (pipe, answer) else {
@@ -290,6 +370,14 @@ impl Reaper {
         for target in state.watched.values() {
             write_all(&mut pipe, &messages(target)).map_err(|e| failed(e.to_string()))?;
         }
+        // The reaper of an earlier doe lets go when it sees this, and not before ours knows all.
+        let temporary = self.root.join(format!(".{GUARDIAN}-{number}"));
+        write_private(&temporary, format!("{number}\n").as_bytes())
+            .and_then(|()| {
+                let path = self.root.join(GUARDIAN);
+                std::fs::rename(&temporary, &path).map_err(|e| Error::io("write", &path, &e))
+            })
+            .map_err(|e| failed(e.to_string()))?;
         state.pipe = Some(pipe);
         state.generation += 1;
         let (generation, reaper) = (state.generation, Arc::downgrade(self));
@@ -380,7 +468,7 @@ mod tests {
             },
         ]);
         let (watched, farewell) = listen(text.as_slice());
-        assert!(!farewell);
+        assert_eq!(farewell, Farewell::None);
         assert_eq!(watched.keys().collect::<Vec<_>>(), ["b", "c"]);
         assert_eq!(
             watched["b"].leader,
@@ -397,7 +485,7 @@ mod tests {
         let text = lines(&[watch("a"), watch("b")]);
         for cut in 0..text.len() {
             let (watched, farewell) = listen(&text[..cut]);
-            assert!(!farewell && watched.len() <= 2);
+            assert!(farewell == Farewell::None && watched.len() <= 2);
         }
         assert_eq!(listen(text.as_slice()).0.len(), 2);
     }
@@ -405,6 +493,6 @@ mod tests {
     #[test]
     fn after_the_farewell_nothing_is_read() {
         let (_, farewell) = listen(lines(&[watch("a"), Message::Bye, watch("b")]).as_slice());
-        assert!(farewell);
+        assert_eq!(farewell, Farewell::Bye);
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use doe_cache::Value;
 use doe_cache::remote::Target;
@@ -22,6 +23,8 @@ pub struct Workspace {
     pub root: PathBuf,
     /// Folder of the store: `.doe` unless the file says otherwise.
     pub state_dir: PathBuf,
+    /// How long what runs outlives a `doe` that was killed, for the next build to go on with it.
+    pub survive: Duration,
     /// Rules by id.
     pub rules: BTreeMap<RuleId, Arc<Rule>>,
     /// Plans by package.

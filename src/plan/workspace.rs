@@ -33,6 +33,9 @@ pub struct LoadOptions {
     pub sim_profile: Option<platform::SimCheck>,
 }
 
+/// How long what runs outlives a `doe` that was killed, unless the workspace says otherwise.
+const SURVIVE_S: f64 = 600.0;
+
 /// `doe.toml`, read.
 struct Head {
     platforms: BTreeMap<String, Platform>,
@@ -41,6 +44,7 @@ struct Head {
     rules: PathBuf,
     state: PathBuf,
     remote: Option<Target>,
+    survive_s: f64,
 }
 
 /// The workspace that a folder belongs to: `given` when named, else the nearest folder at or above
@@ -208,6 +212,7 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
     let workspace = Workspace {
         root: root.to_owned(),
         state_dir: root.join(&head.state),
+        survive: std::time::Duration::try_from_secs_f64(head.survive_s).unwrap_or_default(),
         rules,
         plans,
         platforms: head.platforms,
@@ -230,6 +235,7 @@ fn head(doc: &Doc, unreadable: bool, options: &LoadOptions, diags: &mut Vec<Diag
         rules: "rules".into(),
         state: ".doe".into(),
         remote: None,
+        survive_s: SURVIVE_S,
     };
     if unreadable {
         return head;
@@ -246,6 +252,9 @@ fn head(doc: &Doc, unreadable: bool, options: &LoadOptions, diags: &mut Vec<Diag
             if let Some(text) = table.opt_str(key, diags) {
                 folder(text, place, inside, diags);
             }
+        }
+        if let Some(seconds) = table.opt_duration("survive", diags) {
+            head.survive_s = seconds.value;
         }
         table.remaining(diags, "of `[workspace]`");
     }

@@ -156,10 +156,10 @@ impl Lab {
                 doe: env!("CARGO_BIN_EXE_doe").into(),
                 path_prefix: Vec::new(),
                 env: BTreeMap::new(),
-                notices: Vec::new(),
                 mirror: None,
                 warmed: Default::default(),
             },
+            remains: Default::default(),
             interrupt,
             sink: &mut recorder,
         })

@@ -160,6 +160,30 @@ impl Scheduler {
         }
     }
 
+    /// The service runs already and is getting ready: it holds its units from now on. Answer as to
+    /// [`Command::Start`]. False when somebody else has its units.
+    pub fn adopt(&mut self, service: ServiceId) -> bool {
+        let at = service.index();
+        let units = &self.problem.services[at].units;
+        if self.phase[at] != Phase::Down || !self.ledger.units_fit(units) {
+            return false;
+        }
+        self.ledger.take_units(units);
+        self.phase[at] = Phase::Starting;
+        true
+    }
+
+    /// Whether everything that the service directly stands on is so.
+    pub fn stands_on_all(&self, service: ServiceId, is: impl Fn(ServiceId) -> bool) -> bool {
+        let below = &self.problem.services[service.index()].after;
+        below.iter().all(|below| is(*below))
+    }
+
+    /// Whether the task holds what it asked for.
+    pub fn is_active(&self, task: TaskId) -> bool {
+        matches!(self.stage[task.index()], Stage::Acquired | Stage::Running)
+    }
+
     /// The service is ready.
     pub fn service_up(&mut self, service: ServiceId) {
         self.phase[service.index()] = Phase::Up;

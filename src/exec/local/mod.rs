@@ -38,6 +38,9 @@ pub struct LocalOptions {
     pub doe: PathBuf,
     /// Whether scripts go on when `doe` dies, to be attached to again later.
     pub keep_on_death: bool,
+    /// How long scripts go on when `doe` was killed and nobody takes them over; then they are
+    /// ended. Zero: at once.
+    pub survive: Duration,
     /// Time between TERM and KILL when a script's limit is up or it leaves processes behind.
     pub grace: Duration,
 }
@@ -48,6 +51,7 @@ impl LocalOptions {
         Self {
             doe: doe.into(),
             keep_on_death: false,
+            survive: Duration::ZERO,
             grace: Duration::from_secs(5),
         }
     }
@@ -106,7 +110,7 @@ impl LocalExecutor {
         }
         let children = Children::default();
         let reaper = (!options.keep_on_death)
-            .then(|| Reaper::new(options.doe.clone(), root, children.clone()));
+            .then(|| Reaper::new(options.doe.clone(), root, options.survive, children.clone()));
         let starts_at_a_time = 4 * std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -123,8 +127,16 @@ impl LocalExecutor {
         })
     }
 
+    /// Ends what still runs without waiting for it, now and not when the time to survive is over:
+    /// the user does not want it any more. Nothing can be started afterwards.
+    pub fn leave(&self) {
+        if let Some(reaper) = &self.inner.reaper {
+            reaper.close();
+        }
+    }
+
     /// Executions of former lives under this root that left no exit record but living processes.
-    /// From here on the reaper guards them too; cancel them or wait for them.
+    /// From here on our reaper guards them and no other does; cancel them or wait for them.
     pub async fn sweep(&self) -> Result<Vec<Handle>> {
         let inner = self.inner.clone();
         blocking(move || inner.sweep()).await
@@ -224,6 +236,33 @@ impl Executor for LocalExecutor {
         token: &'a Token,
     ) -> BoxFuture<'a, Result<Handle>> {
         self.inner.start(host, script, token).boxed()
+    }
+
+    fn find<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Option<Handle>>> {
+        async move { self.inner.find(host, token) }.boxed()
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        token: &'a Token,
+        grace: Duration,
+    ) -> BoxFuture<'a, Result<Option<Handle>>> {
+        self.inner.revoke(host, token, grace).boxed()
+    }
+
+    fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>> {
+        async move {
+            Ok(match folder::Record::read(&handle.dir)? {
+                folder::Record::Whole(exit) => Some(exit.ended_unix_ms),
+                _ => None,
+            })
+        }
+        .boxed()
     }
 
     fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use super::{ABOUT, About, Inner, NAME, locked};
@@ -12,7 +13,10 @@ use crate::exec::folder::{self, Claim, Record};
 use crate::exec::procfs::{self, ProcessId};
 use crate::exec::reaper::REAPED;
 use crate::exec::tree::{self, Target};
-use crate::exec::{Handle, Status, Token};
+use crate::exec::{Handle, HostSpec, Status, Token};
+
+/// Stands for the boot in a claim that keeps everybody from running a script.
+const REVOKED: &str = "revoked";
 
 /// Looks at a process that is not our child, while one waits for it.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -83,6 +87,68 @@ impl Inner {
         Ok(())
     }
 
+    pub(super) fn find(&self, host: &HostSpec, token: &Token) -> Result<Option<Handle>> {
+        folder::check_token(token)?;
+        let claim = Claim::read(&self.layout.run(token))?;
+        Ok(claim
+            .filter(|claim| claim.boot_id != REVOKED)
+            .map(|claim| self.handle(&host.name, token, claim.leader)))
+    }
+
+    /// Who makes the claim has the token: made here, no wrapper on its way will run the script.
+    pub(super) async fn revoke(
+        &self,
+        host: &HostSpec,
+        token: &Token,
+        grace: Duration,
+    ) -> Result<Option<Handle>> {
+        folder::check_token(token)?;
+        let dir = self.layout.run(token);
+        if !dir.exists() {
+            return Ok(None);
+        }
+        let path = dir.join(folder::PID);
+        let mut open = fs::OpenOptions::new();
+        match open.write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(mut file) => {
+                let text = format!("0 0 {REVOKED}\n");
+                file.write_all(text.as_bytes())
+                    .map_err(|e| Error::io("write", &path, &e))?;
+                return Ok(None);
+            }
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(Error::io("write", &path, &e)),
+        }
+        // Whoever has just made the claim is about to write it.
+        let mut claim = Claim::read(&dir)?;
+        for _ in 0..100 {
+            if claim.is_some() {
+                break;
+            }
+            tokio::time::sleep(FIRST_LOOK).await;
+            claim = Claim::read(&dir)?;
+        }
+        let leader = match claim {
+            Some(claim) if claim.boot_id == REVOKED => return Ok(None),
+            // A claim of another boot names nobody.
+            Some(claim) if claim.boot_id != procfs::boot_id() => return Ok(None),
+            claim => claim.map(|claim| claim.leader),
+        };
+        let target = Target {
+            token: token.clone(),
+            leader,
+            dir: dir.clone(),
+        };
+        let alive = !tree::alive(std::slice::from_ref(&target))?.is_empty();
+        if alive {
+            self.killer.end(target, grace).await?;
+        }
+        self.forget(token).await;
+        Ok(leader
+            .filter(|_| alive)
+            .map(|leader| self.handle(&host.name, token, leader)))
+    }
+
     fn check(&self, handle: &Handle) -> Result<()> {
         if handle.executor == NAME {
             return Ok(());
@@ -126,9 +192,7 @@ impl Inner {
         let alive = tree::alive(&targets)?;
         open.retain(|token, _| alive.contains(&Token(token.clone())));
         if let Some(reaper) = &self.reaper {
-            for handle in open.values() {
-                reaper.watch(Target::from(handle))?;
-            }
+            reaper.take_over(open.values().map(Target::from).collect())?;
         }
         Ok(open.into_values().collect())
     }

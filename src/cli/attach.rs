@@ -1,0 +1,193 @@
+//! `doe attach`: follows a running build from another terminal, or what the steps of a running
+//! pattern write. Only looks: leaving it ends nothing.
+
+use std::io::{BufRead, BufReader, Seek, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Args;
+use doe_cache::lock_holder;
+use serde_json::json;
+
+use super::args::Global;
+use super::jobs::{Job, jobs};
+use super::out::Out;
+use super::session;
+use crate::engine::event::{Body, Event, Sink};
+use crate::engine::intent;
+use crate::error::{Error, Kind, Result};
+use crate::label::Label;
+use crate::plan::model::Workspace;
+use crate::report::jsonl::JsonLines;
+use crate::report::plain::Plain;
+use crate::report::style::Style;
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Follow a running build, or what a running pattern writes
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doe attach
+  doe attach //phase2:p2-efa-4k-c1
+  doe attach --json | jq 'select(.event == \"node-finished\")'
+
+Ends with the build (exit code 0 when it went well, else 1) or with the pattern's steps. Ctrl-C
+leaves and ends nothing.")]
+pub struct AttachArgs {
+    /// The pattern whose steps to follow; without it, the build
+    #[arg(value_name = "LABEL")]
+    pub label: Option<Label>,
+}
+
+/// Runs the command.
+pub fn run(global: &Global, args: &AttachArgs, out: &mut Out) -> Result<u8> {
+    let workspace = session::workspace(global)?;
+    match &args.label {
+        Some(label) => follow_steps(&workspace, &label.to_string(), out),
+        None => follow_build(&workspace, out),
+    }
+}
+
+fn follow_build(workspace: &Workspace, out: &mut Out) -> Result<u8> {
+    let store = session::store(workspace)?;
+    let holder = lock_holder(&workspace.state_dir);
+    let runs = intent::open_runs(&store)?;
+    let found = runs.iter().find(|(run, _)| Some(run.info.pid) == holder);
+    let Some((run, _)) = found else {
+        let error = Error::new(Kind::Usage, "no-build", "no build is running");
+        return Err(match runs.first() {
+            Some((run, _)) => error.hint(format!(
+                "the doe of run {} was killed: `doe jobs` shows what goes on, `doe build` goes on with it",
+                run.info.run_id
+            )),
+            None => error.hint("`doe logs` shows what the last attempts wrote"),
+        });
+    };
+    let path = store.layout().runs().join(&run.info.run_id).join("events.jsonl");
+    let mut sink: Box<dyn Sink> = if out.json {
+        Box::new(JsonLines::new(std::io::stdout()))
+    } else {
+        Box::new(Plain::new(std::io::stdout(), Style { colour: out.color }))
+    };
+    let mut lines = Lines::open(&path)?;
+    loop {
+        // Whether it lives is asked first: what it wrote before it ended is seen.
+        let lives = lock_holder(&workspace.state_dir) == Some(run.info.pid);
+        while let Some(line) = lines.next()? {
+            let event: Event = serde_json::from_str(&line).map_err(|cause| {
+                let text = format!("`{}` holds a line that is no event", path.display());
+                Error::new(Kind::Integrity, "bad-event", text).cause(cause)
+            })?;
+            sink.event(&event);
+            if let Body::Summary(summary) = &event.body {
+                return Ok(if summary.is_good() { 0 } else { 1 });
+            }
+        }
+        if !lives {
+            let text = format!("the build (pid {}) ended without a word", run.info.pid);
+            return Err(Error::new(Kind::Infra, "build-died", text)
+                .hint("`doe build` goes on with what it left, `doe jobs` shows it"));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Whole lines of a file that grows.
+struct Lines {
+    reader: BufReader<std::fs::File>,
+}
+
+impl Lines {
+    fn open(path: &Path) -> Result<Self> {
+        let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, &e))?;
+        Ok(Self {
+            reader: BufReader::new(file),
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<String>> {
+        let failed = |e| Error::io("read", Path::new("events.jsonl"), &e);
+        let mut line = String::new();
+        let read = self.reader.read_line(&mut line).map_err(failed)?;
+        if line.ends_with('\n') {
+            return Ok(Some(line));
+        }
+        // Half a line: it is read again when it is whole.
+        let back = -i64::try_from(read).unwrap_or(0);
+        self.reader.seek_relative(back).map_err(failed)?;
+        Ok(None)
+    }
+}
+
+fn follow_steps(workspace: &Workspace, label: &str, out: &mut Out) -> Result<u8> {
+    let store = session::store(workspace)?;
+    let steps = || -> Result<Vec<Job>> {
+        let all = jobs(workspace, &store)?.into_iter();
+        Ok(all.filter(|job| job.label.as_deref() == Some(label)).collect())
+    };
+    let open = || -> Result<bool> {
+        let runs = intent::open_runs(&store)?;
+        Ok(runs.iter().any(|(_, open)| open.nodes.iter().any(|node| node.label == label)))
+    };
+    let mut followed: Vec<Follow> = Vec::new();
+    loop {
+        // Asked first: the last words of what ends meanwhile are read.
+        let goes_on = open()?;
+        for job in steps()? {
+            if !followed.iter().any(|follow| follow.job.handle == job.handle) {
+                followed.push(Follow { job, at: [0; 2] });
+            }
+        }
+        if followed.is_empty() && !goes_on {
+            let error = Error::new(Kind::Usage, "nothing-runs", format!("nothing runs of {label}"));
+            return Err(error.hint(format!(
+                "`doe jobs` shows what runs, `doe logs {label}` what its last attempt wrote"
+            )));
+        }
+        for follow in &mut followed {
+            follow.pass_on(out)?;
+        }
+        if !goes_on {
+            return Ok(0);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+struct Follow {
+    job: Job,
+    at: [u64; 2],
+}
+
+impl Follow {
+    /// Prints what was written since the last look.
+    fn pass_on(&mut self, out: &mut Out) -> Result<()> {
+        for (stream, at) in ["stdout", "stderr"].iter().zip(&mut self.at) {
+            let path = self.job.handle.dir.join(stream);
+            // Gone once its record is stored: `doe logs` has it from then on.
+            let Ok(mut file) = std::fs::File::open(&path) else {
+                continue;
+            };
+            let mut bytes = Vec::new();
+            file.seek(std::io::SeekFrom::Start(*at))
+                .and_then(|_| std::io::Read::read_to_end(&mut file, &mut bytes))
+                .map_err(|e| Error::io("read", &path, &e))?;
+            if bytes.is_empty() {
+                continue;
+            }
+            *at += bytes.len() as u64;
+            let text = String::from_utf8_lossy(&bytes);
+            if out.json {
+                out.json(&json!({"step": self.job.name, "stream": stream, "text": text}))?;
+            } else {
+                let written = out.write_all(&bytes);
+                written.map_err(|e| {
+                    Error::new(Kind::Infra, "output", "could not write the log").cause(e)
+                })?;
+            }
+            out.flush()?;
+        }
+        Ok(())
+    }
+}

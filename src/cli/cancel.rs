@@ -1,0 +1,103 @@
+//! `doe cancel`: ends a running pattern, or everything. A running build is asked to do it, so that
+//! its account stays true; what a killed one left is ended here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use doe_cache::{Store, WriterLock, lock_holder};
+use serde_json::json;
+
+use super::args::Global;
+use super::out::Out;
+use super::session;
+use crate::engine::remains::{self, Remains};
+use crate::engine::{intent, request};
+use crate::error::{Error, Kind, Result};
+use crate::exec::local::{LocalExecutor, LocalOptions};
+use crate::label::Label;
+
+/// How long the running build may take to answer: it looks a few times a second.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Cancel a running pattern, or everything
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doe cancel //phase2:p2-efa-4k-c1
+  doe cancel --all
+
+A running build does it itself: the pattern ends as cancelled and the rest goes on; --all is like
+the second Ctrl-C. Where a doe was killed, what it left is ended.")]
+pub struct CancelArgs {
+    /// The pattern
+    #[arg(value_name = "LABEL", required_unless_present = "all", conflicts_with = "all")]
+    pub label: Option<Label>,
+    /// Everything that runs, services included
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Runs the command.
+pub fn run(global: &Global, args: &CancelArgs, out: &mut Out) -> Result<u8> {
+    let workspace = session::workspace(global)?;
+    let label = args.label.as_ref().map(Label::to_string);
+    if let Some(pid) = lock_holder(&workspace.state_dir) {
+        let store = session::store(&workspace)?;
+        let runs = intent::open_runs(&store)?;
+        let run = runs.into_iter().find(|(run, _)| run.info.pid == pid);
+        let Some((run, _)) = run else {
+            let text = format!("process {pid} holds the workspace and has begun no run");
+            return Err(Error::new(Kind::Lock, "no-run", text).hint("try again in a moment"));
+        };
+        let run_dir = store.layout().runs().join(&run.info.run_id);
+        let answer = request::ask_to_cancel(&run_dir, label.as_deref())?;
+        let answer = request::answer(&answer, PATIENCE)?;
+        if out.json {
+            out.json(&json!({"run_id": run.info.run_id, "doe_pid": pid, "answer": answer}))?;
+        } else {
+            let what = label.as_deref().unwrap_or("everything");
+            out.line(format!("{what}: {answer} (run {}, pid {pid})", run.info.run_id))?;
+        }
+        let known = answer.starts_with("cancel");
+        return Ok(if known { 0 } else { Kind::Usage.exit_code() });
+    }
+    let said = cancel_what_is_left(&workspace.state_dir, label.as_deref())?;
+    if out.json {
+        out.json(&json!({"ended": said}))?;
+    } else if said.is_empty() {
+        out.line("nothing runs")?;
+    } else {
+        for line in said {
+            out.line(line)?;
+        }
+    }
+    Ok(0)
+}
+
+fn cancel_what_is_left(state_dir: &std::path::Path, label: Option<&str>) -> Result<Vec<String>> {
+    if super::jobs::looking(state_dir)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let lock = WriterLock::acquire(state_dir, "doe cancel")?;
+    let store = Store::open(state_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))?;
+    let said = runtime.block_on(async {
+        let doe = std::env::current_exe()
+            .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
+        // Without a reaper of its own: who guards the rest goes on to do so.
+        let options = LocalOptions {
+            keep_on_death: true,
+            ..LocalOptions::new(doe)
+        };
+        let executor = Arc::new(LocalExecutor::new(state_dir.join("exec"), options)?);
+        let living = executor.sweep().await?;
+        let found = Remains::find(&store, &*executor, &*executor, living).await?;
+        remains::cancel(found, label, &store, &*executor, &*executor).await
+    });
+    drop(lock);
+    said
+}
