@@ -161,6 +161,12 @@ fn one_interrupt_lets_what_runs_finish_and_two_cancel_it() {
 #[test]
 fn a_killed_doe_leaves_nothing_running_and_loses_nothing() {
     let workspace = small("0.01");
+    // Nothing may outlive it here; what may is tested in `reattach.rs`.
+    let head = workspace.read("doe.toml");
+    workspace.write(
+        "doe.toml",
+        &format!("[workspace]\nsurvive = \"0s\"\n{head}"),
+    );
     let (mut child, out) = workspace.spawn(&["build", "//phase2:L2-EFA", "--json"]);
     wait_running(&out, "//phase2:p2-efa-4k-c1");
     let done: Vec<String> = events(&out)
@@ -196,5 +202,6 @@ fn two_builds_at_once_do_not_run_anything_twice() {
     workspace.doe(&["status", "//phase2:all"]).ok();
     first.kill().unwrap();
     first.wait().unwrap();
+    workspace.doe(&["cancel", "--all"]).ok();
     workspace.assert_nothing_runs();
 }

@@ -64,7 +64,11 @@ fn follow_build(workspace: &Workspace, out: &mut Out) -> Result<u8> {
             None => error.hint("`doe logs` shows what the last attempts wrote"),
         });
     };
-    let path = store.layout().runs().join(&run.info.run_id).join("events.jsonl");
+    let path = store
+        .layout()
+        .runs()
+        .join(&run.info.run_id)
+        .join("events.jsonl");
     let mut sink: Box<dyn Sink> = if out.json {
         Box::new(JsonLines::new(std::io::stdout()))
     } else {
@@ -124,23 +128,34 @@ fn follow_steps(workspace: &Workspace, label: &str, out: &mut Out) -> Result<u8>
     let store = session::store(workspace)?;
     let steps = || -> Result<Vec<Job>> {
         let all = jobs(workspace, &store)?.into_iter();
-        Ok(all.filter(|job| job.label.as_deref() == Some(label)).collect())
+        Ok(all
+            .filter(|job| job.label.as_deref() == Some(label))
+            .collect())
     };
     let open = || -> Result<bool> {
         let runs = intent::open_runs(&store)?;
-        Ok(runs.iter().any(|(_, open)| open.nodes.iter().any(|node| node.label == label)))
+        Ok(runs
+            .iter()
+            .any(|(_, open)| open.nodes.iter().any(|node| node.label == label)))
     };
     let mut followed: Vec<Follow> = Vec::new();
     loop {
         // Asked first: the last words of what ends meanwhile are read.
         let goes_on = open()?;
         for job in steps()? {
-            if !followed.iter().any(|follow| follow.job.handle == job.handle) {
+            if !followed
+                .iter()
+                .any(|follow| follow.job.handle == job.handle)
+            {
                 followed.push(Follow { job, at: [0; 2] });
             }
         }
         if followed.is_empty() && !goes_on {
-            let error = Error::new(Kind::Usage, "nothing-runs", format!("nothing runs of {label}"));
+            let error = Error::new(
+                Kind::Usage,
+                "nothing-runs",
+                format!("nothing runs of {label}"),
+            );
             return Err(error.hint(format!(
                 "`doe jobs` shows what runs, `doe logs {label}` what its last attempt wrote"
             )));

@@ -122,7 +122,10 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
             survive: workspace.survive,
             ..LocalOptions::new(doe.clone())
         };
-        let local = Arc::new(LocalExecutor::new(workspace.state_dir.join("exec"), options)?);
+        let local = Arc::new(LocalExecutor::new(
+            workspace.state_dir.join("exec"),
+            options,
+        )?);
         // From here on our reaper guards what a killed run left.
         let living = local.sweep().await?;
         let executor: Arc<dyn Executor> = local.clone();

@@ -31,7 +31,11 @@ A running build does it itself: the pattern ends as cancelled and the rest goes 
 the second Ctrl-C. Where a doe was killed, what it left is ended.")]
 pub struct CancelArgs {
     /// The pattern
-    #[arg(value_name = "LABEL", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(
+        value_name = "LABEL",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
     pub label: Option<Label>,
     /// Everything that runs, services included
     #[arg(long)]
@@ -57,7 +61,10 @@ pub fn run(global: &Global, args: &CancelArgs, out: &mut Out) -> Result<u8> {
             out.json(&json!({"run_id": run.info.run_id, "doe_pid": pid, "answer": answer}))?;
         } else {
             let what = label.as_deref().unwrap_or("everything");
-            out.line(format!("{what}: {answer} (run {}, pid {pid})", run.info.run_id))?;
+            out.line(format!(
+                "{what}: {answer} (run {}, pid {pid})",
+                run.info.run_id
+            ))?;
         }
         let known = answer.starts_with("cancel");
         return Ok(if known { 0 } else { Kind::Usage.exit_code() });

@@ -75,11 +75,20 @@ pub fn run(global: &Global, _args: &JobsArgs, out: &mut Out) -> Result<u8> {
             None => "killed".into(),
         };
         let pid = job.handle.pid.to_string();
-        table.add_row([&what, &job.host, &pid, &age(job.since_unix_ms), &job.run_id, &doe]);
+        table.add_row([
+            &what,
+            &job.host,
+            &pid,
+            &age(job.since_unix_ms),
+            &job.run_id,
+            &doe,
+        ]);
     }
     out.line(table)?;
     if jobs.iter().any(|job| job.doe_pid.is_none()) {
-        out.line("a doe was killed: `doe build` goes on with what it left, `doe cancel --all` ends it")?;
+        out.line(
+            "a doe was killed: `doe build` goes on with what it left, `doe cancel --all` ends it",
+        )?;
     }
     Ok(0)
 }
@@ -101,7 +110,9 @@ pub fn jobs(workspace: &Workspace, store: &Store) -> Result<Vec<Job>> {
         let doe_pid = holder.filter(|pid| *pid == run.info.pid);
         let mut add = |job: Option<Job>| {
             let new = job.filter(|job| {
-                !jobs.iter().any(|known| known.handle.token == job.handle.token)
+                !jobs
+                    .iter()
+                    .any(|known| known.handle.token == job.handle.token)
             });
             jobs.extend(new.map(|job| Job { doe_pid, ..job }));
         };

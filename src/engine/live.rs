@@ -121,7 +121,12 @@ impl<'w> Drive<'_, '_, 'w> {
         });
     }
 
-    pub(super) fn service_event(&mut self, service: ServiceId, state: ServiceState, reason: Option<String>) {
+    pub(super) fn service_event(
+        &mut self,
+        service: ServiceId,
+        state: ServiceState,
+        reason: Option<String>,
+    ) {
         let live = &self.services[service.index()];
         self.journal.tell(Body::Service {
             name: live.def.name.clone(),

@@ -104,7 +104,9 @@ impl Remains {
         let nodes = remains.nodes.iter();
         let steps = nodes.flat_map(|left| left.intent.steps.iter().map(|step| &step.token));
         let known: Vec<&Token> = steps.chain(&seen).collect();
-        let strays = living.iter().filter(|handle| !known.contains(&&handle.token));
+        let strays = living
+            .iter()
+            .filter(|handle| !known.contains(&&handle.token));
         remains.strays = strays.cloned().collect();
         Ok(remains)
     }
@@ -232,7 +234,10 @@ impl Remains {
             };
             let run = &intent.home.run_id;
             said.push(match pids.as_slice() {
-                [] => format!("{} of the killed run {run} is not taken over: {why}", intent.label),
+                [] => format!(
+                    "{} of the killed run {run} is not taken over: {why}",
+                    intent.label
+                ),
                 pids => format!(
                     "ended {} of the killed run {run} (pid {}): {why}",
                     intent.label,
@@ -265,11 +270,14 @@ impl Remains {
 
     /// Runs whose folders are in use, those that are closed included.
     pub(super) fn homes(&self) -> BTreeSet<String> {
-        let homes = self.intents().into_iter().filter_map(|intent| match intent {
-            Intent::Service(service) => Some(service.home.run_id),
-            Intent::Node(node) => Some(node.home.run_id),
-            Intent::Done { .. } => None,
-        });
+        let homes = self
+            .intents()
+            .into_iter()
+            .filter_map(|intent| match intent {
+                Intent::Service(service) => Some(service.home.run_id),
+                Intent::Node(node) => Some(node.home.run_id),
+                Intent::Done { .. } => None,
+            });
         homes.chain(self.runs.iter().cloned()).collect()
     }
 }
@@ -288,7 +296,11 @@ pub async fn cancel(
 ) -> Result<Vec<String>> {
     let runs = remains.runs.clone();
     if let Some(label) = label {
-        let labels: Vec<String> = remains.nodes.iter().map(|n| n.intent.label.clone()).collect();
+        let labels: Vec<String> = remains
+            .nodes
+            .iter()
+            .map(|n| n.intent.label.clone())
+            .collect();
         remains.nodes.retain(|left| left.intent.label == label);
         if remains.nodes.is_empty() {
             let text = format!("nothing runs of {label}");

@@ -34,7 +34,10 @@ pub fn ask_to_cancel(run_dir: &Path, label: Option<&str>) -> Result<PathBuf> {
     std::fs::create_dir_all(&dir).map_err(|e| Error::io("make", &dir, &e))?;
     let what = label.unwrap_or(ALL);
     let name = Digest::of(what).short();
-    let (temporary, path) = (dir.join(format!(".{name}")), dir.join(format!("{name}.cancel")));
+    let (temporary, path) = (
+        dir.join(format!(".{name}")),
+        dir.join(format!("{name}.cancel")),
+    );
     let answer = path.with_extension("answer");
     // An old answer is not ours.
     let _ = std::fs::remove_file(&answer);
@@ -53,12 +56,17 @@ impl Drive<'_, '_, '_> {
         };
         for entry in entries.flatten() {
             let path = entry.path();
-            if path.extension().is_none_or(|extension| extension != "cancel") {
+            if path
+                .extension()
+                .is_none_or(|extension| extension != "cancel")
+            {
                 continue;
             }
             let what = std::fs::read_to_string(&path).unwrap_or_default();
             let answer = match what.as_str() {
-                ALL => self.interrupted(self.level.max(2)).map(|_| "cancelling everything")?,
+                ALL => self
+                    .interrupted(self.level.max(2))
+                    .map(|_| "cancelling everything")?,
                 label => self.cancel(label)?,
             };
             // Who asked sees the answer or gives up; the build goes on in any case.

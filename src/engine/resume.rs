@@ -103,14 +103,16 @@ impl Drive<'_, '_, '_> {
         }
         if left.intent.label != label.to_string() {
             // Its folder and its steps' tokens bear that name.
-            self.remains.put_back(left.intent, "its pattern has another name now");
+            self.remains
+                .put_back(left.intent, "its pattern has another name now");
             return None;
         }
         let is_over = left.standing == Standing::Over;
         let used = is_over.then(|| self.used_by(task, &left.intent.services));
         let used = match used {
             Some(None) => {
-                self.remains.put_back(left.intent, "its rule uses other services now");
+                self.remains
+                    .put_back(left.intent, "its rule uses other services now");
                 return None;
             }
             Some(Some(used)) => Some(used),
@@ -122,9 +124,10 @@ impl Drive<'_, '_, '_> {
             false => format!("goes on where the killed run {run_id} was"),
         };
         self.journal.warn("re-attached", message, Some(&label));
-        let scratch = self.scratches.entry(run_id.clone()).or_insert_with(|| {
-            Arc::new(Scratch::new(run_id, &left.intent.home.run_dir))
-        });
+        let scratch = self
+            .scratches
+            .entry(run_id.clone())
+            .or_insert_with(|| Arc::new(Scratch::new(run_id, &left.intent.home.run_dir)));
         let resumed = Resumed {
             scratch: scratch.clone(),
             intent: left.intent,
@@ -170,7 +173,9 @@ impl Drive<'_, '_, '_> {
     }
 
     fn is_resumed(&self, task: TaskId) -> bool {
-        self.jobs.get(&task).is_some_and(|job| job.resumed.is_some())
+        self.jobs
+            .get(&task)
+            .is_some_and(|job| job.resumed.is_some())
     }
 
     /// The task runs anew; what a killed run had begun of it is ended.
@@ -205,7 +210,9 @@ impl Drive<'_, '_, '_> {
             let Some(left) = self.remains.take_service(&def.key, &def.host.name) else {
                 continue;
             };
-            let stands = self.scheduler.stands_on_all(id, |below| adopted.contains_key(&below));
+            let stands = self
+                .scheduler
+                .stands_on_all(id, |below| adopted.contains_key(&below));
             let told = def.siblings.iter().all(|(name, sibling, _)| {
                 let ports = left.intent.ports.get(name);
                 ports.is_some_and(|ports| self.ports.seed(*sibling, ports))
@@ -216,7 +223,10 @@ impl Drive<'_, '_, '_> {
             }
             let run_id = &left.intent.home.run_id;
             let pid = left.handle.pid;
-            let message = format!("service `{}` of the killed run {run_id} goes on (pid {pid})", def.name);
+            let message = format!(
+                "service `{}` of the killed run {run_id} goes on (pid {pid})",
+                def.name
+            );
             self.journal.warn("re-attached", message, None);
             let run_dir = &left.intent.home.run_dir;
             self.scratches

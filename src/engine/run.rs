@@ -250,7 +250,10 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         let driven = drive.run(inbox, interrupt).await;
         level = drive.level;
         let starts = drive.scheduler.starts();
-        for run in homes.iter().filter(|run| !drive.scratches.contains_key(*run)) {
+        for run in homes
+            .iter()
+            .filter(|run| !drive.scratches.contains_key(*run))
+        {
             Scratch::forget(run);
         }
         if let Err(error) = driven {

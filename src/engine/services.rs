@@ -78,7 +78,12 @@ impl Instance {
     pub(super) fn left(def: Arc<ServiceDef>, left: &LeftService) -> Self {
         Self {
             handle: left.handle.clone(),
-            ports: left.intent.ports.get(&def.name).cloned().unwrap_or_default(),
+            ports: left
+                .intent
+                .ports
+                .get(&def.name)
+                .cloned()
+                .unwrap_or_default(),
             ended: watch::channel(None).1,
             seen: Default::default(),
             def,
@@ -253,7 +258,9 @@ pub(super) async fn start(
         seen: Default::default(),
         def,
     };
-    get_ready(context, instance, &action).await.map(|up| (up, sender))
+    get_ready(context, instance, &action)
+        .await
+        .map(|up| (up, sender))
 }
 
 /// Goes on with a service that a killed run left: waits until it is ready, which it mostly is.
@@ -271,7 +278,9 @@ pub(super) async fn resume(
     };
     let (work, token) = (&left.intent.work, &left.intent.token.0);
     match render_service(context, book, hosts, &def, work, token).await {
-        Ok((action, _)) => get_ready(context, instance, &action).await.map(|up| (up, sender)),
+        Ok((action, _)) => get_ready(context, instance, &action)
+            .await
+            .map(|up| (up, sender)),
         Err(error) => {
             stop(context, &instance).await;
             Err(ServiceFailure {

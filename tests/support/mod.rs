@@ -171,6 +171,16 @@ pub struct Ran {
 }
 
 impl Ran {
+    /// What a command that was spawned wrote, once it has ended well or not.
+    pub fn of_files(workspace: &Workspace) -> Self {
+        Self {
+            args: "(spawned)".into(),
+            code: 0,
+            stdout: workspace.read("stdout.txt"),
+            stderr: workspace.read("stderr.txt"),
+        }
+    }
+
     pub fn of(args: &[&str], output: Output) -> Self {
         Self {
             args: args.join(" "),
