@@ -208,7 +208,7 @@ fn reaper_of(root: &Path, parent: u32) -> Option<u32> {
     let wanted = [
         b"__reaper\0".as_slice(),
         root.as_os_str().as_encoded_bytes(),
-        b"\00\0",
+        b"\x000\0",
     ]
     .concat();
     fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
