@@ -18,6 +18,7 @@ mod record;
 pub mod remote;
 mod runs;
 mod schema;
+mod standing;
 mod store;
 mod summary;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use record::{
     Timings, outputs_digest,
 };
 pub use runs::{NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};
+pub use standing::Standing;
 pub use store::{Batch, Link, Store};
 pub use summary::{Snapshot, Summary};
 pub use value::Value;

@@ -135,6 +135,44 @@ pub(crate) fn bulk(db: &Connection) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
+/// What a decision about one node looks at, as [`bulk`] has it, put into a snapshot.
+pub(crate) fn slice(
+    db: &Connection,
+    snapshot: &mut Snapshot,
+    label: &str,
+    spec_key: &Digest,
+    action_key: &Digest,
+) -> Result<()> {
+    let db = db.unchecked_transaction()?;
+    let sql = format!("SELECT {SUMMARY} FROM record r WHERE r.id = ?1");
+    let by_id = |id: i64| -> Result<Option<Summary>> {
+        Ok(db
+            .prepare_cached(&sql)?
+            .query_row([id], summary)
+            .optional()?)
+    };
+    let standing: Option<(Option<i64>, Option<i64>)> = db
+        .prepare_cached("SELECT latest, current FROM label_state WHERE label = ?1")?
+        .query_row([label], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    if let Some((latest, current)) = standing {
+        let mut row = |id: Option<i64>| -> Result<Option<u32>> {
+            let found = id.map(by_id).transpose()?.flatten();
+            Ok(found.map(|found| snapshot.load_once(found)))
+        };
+        let (latest, current) = (row(latest)?, row(current)?);
+        snapshot.load_label(label.into(), latest, current);
+    }
+    if let Some(found) = by_spec(&db, spec_key)? {
+        let row = snapshot.load_once(found);
+        snapshot.load_spec(*spec_key, row);
+    }
+    if let Some(found) = by_action(&db, action_key)? {
+        snapshot.load_once(found);
+    }
+    Ok(())
+}
+
 /// Which records to list; an empty filter lists all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {

@@ -273,6 +273,17 @@ impl Store {
         read::bulk(&self.index())
     }
 
+    /// What the decision about one node looks at, which is a small part of [`Self::bulk`]: what
+    /// stands for its label and for its two keys. All other questions to this snapshot are void.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn slice(&self, label: &str, spec_key: &Digest, action_key: &Digest) -> Result<Snapshot> {
+        let mut snapshot = Snapshot::new();
+        read::slice(&self.index(), &mut snapshot, label, spec_key, action_key)?;
+        Ok(snapshot)
+    }
+
     /// Records that pass a filter, the latest first.
     ///
     /// # Errors

@@ -202,6 +202,18 @@ impl Snapshot {
         row
     }
 
+    /// As [`Self::load_row`], for records that may be here already.
+    pub(crate) fn load_once(&mut self, summary: Summary) -> u32 {
+        let known = self
+            .rows
+            .iter()
+            .position(|row| row.record == summary.record);
+        match known.and_then(|at| u32::try_from(at).ok()) {
+            Some(row) => row,
+            None => self.load_row(summary),
+        }
+    }
+
     pub(crate) fn load_spec(&mut self, spec_key: Digest, row: u32) {
         self.by_spec.insert(spec_key, row);
     }
