@@ -39,7 +39,10 @@ impl Standing {
         // A log without content says as much as none: readers leave one behind.
         let log = meta(&layout.index().with_extension("sqlite-wal"))?;
         if let Some(log) = log.filter(|log| log.len() > 0) {
-            looks.push(mark("log", &log));
+            // Who opens it as root sets its owner anew, which moves the time of its inode.
+            let size = Value::Int(log.size() as i64);
+            let (s, ns) = (Value::Int(log.mtime()), Value::Int(log.mtime_nsec()));
+            looks.push(Value::List(vec![size, s, ns]));
         }
         // Who deletes a record or a blob changes the folder it was in.
         for (name, folder) in [("records", layout.records()), ("blobs", layout.cas())] {

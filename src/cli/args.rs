@@ -55,6 +55,9 @@ pub struct Global {
     /// Machine-readable output
     #[arg(long, global = true)]
     pub json: bool,
+    /// Work everything out anew, whatever was answered before
+    #[arg(long, global = true, alias = "no-snapshot")]
+    pub no_recall: bool,
     /// When to use colours
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
     pub color: Color,

@@ -1,24 +1,30 @@
 //! `doe build`: runs what is not up to date. This file joins the parts: workspace, lock, store,
 //! executor, simulation, signals, readers of the events.
 
+mod nothing;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use clap::Args;
-use doe_cache::{Store, WriterLock};
+use doe_cache::{Record, Store, WriterLock};
 use indicatif::ProgressDrawTarget;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::args::{Global, Targets};
 use super::out::Out;
+use super::recall::Recall;
+use super::recall::outline::Outlined;
 use super::{plan, results, session};
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::event::{Event, Sink};
 use crate::engine::preflight;
+use crate::engine::recall::Gather;
 use crate::engine::remote::{Source, warm};
-use crate::engine::run::{Ended, Options, Request, run as run_engine};
+use crate::engine::run::{Options, Request, run as run_engine};
 use crate::error::{Error, Kind, Result, Severity};
 use crate::exec::Executor;
 use crate::exec::local::{LocalExecutor, LocalOptions};
@@ -65,6 +71,17 @@ pub struct BuildArgs {
 
 /// Runs the command.
 pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
+    let started = Instant::now();
+    // What is asked to run again has an answer of its own.
+    let mut recall = match args.dry_run || args.rerun {
+        true => None,
+        false => Recall::new(global, out),
+    };
+    if let Some(recall) = &mut recall
+        && let Some(code) = nothing::again(recall, out, started)?
+    {
+        return Ok(code);
+    }
     let workspace = session::workspace(global)?;
     let graph = session::graph(&workspace)?;
     let platform = session::platform(global, &workspace)?;
@@ -82,13 +99,15 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         return Ok(0);
     }
 
-    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    let command = command_line();
     let lock = WriterLock::acquire(&workspace.state_dir, &command)?;
     let store = Arc::new(Store::open(&workspace.state_dir)?);
     store.sweep_tmp(&lock)?;
     let mut decider = session::decider(&graph, platform, &store)?;
     let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
+    out.copy();
     session::warn(out, &workspace, &graph, &nodes);
+    let notes = out.copied().map(|copy| copy.notes);
     let needed = graph.closure(&nodes, false);
     let findings = preflight::check(&graph, &needed, platform);
     if findings.iter().any(|d| d.severity == Severity::Error) {
@@ -114,6 +133,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         .build()
         .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))?;
     let mut console = Console::new(out);
+    console.gather = recall.is_some().then(|| Gather::new(out.json));
     let ended = runtime.block_on(async {
         let doe = std::env::current_exe()
             .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
@@ -148,8 +168,33 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     })?;
     // A third Ctrl-C leaves at once: do not wait for what hangs.
     runtime.shutdown_background();
-    let view = console.into_view();
-    close(out, &workspace, &decider, &store, &nodes, &ended, &view)?;
+    let Console { view, gather, .. } = console;
+    if ended.begun {
+        trace::write(&store.layout().runs().join(&ended.run_id))?;
+    }
+    let analyses = match out.json {
+        true => Vec::new(),
+        false => analyses(&decider, &store, &nodes)?,
+    };
+    last_words(out, &workspace.state_dir, &analyses, &view)?;
+    let gathered = gather.filter(|_| !ended.begun && !ended.interrupted);
+    if let (Some(recall), Some(notes), Some(gathered)) = (recall, notes, gathered) {
+        let outlined = Outlined::new(global, &args.targets.targets, out);
+        let outline = outlined.as_ref().and_then(|outlined| {
+            let is_needed = |node: &&NodeId| needed.binary_search(node).is_ok();
+            let order = graph.order().iter().filter(is_needed);
+            let records = gathered.records()?;
+            let plan: Vec<_> = order.copied().zip(records).collect();
+            outlined.of(&decider, &plan)
+        });
+        // The last connection tidies the index: it is to be seen as it will be found.
+        drop(decider);
+        drop(store);
+        nothing::keep(&recall, notes, gathered, &view, &analyses);
+        if let Some(outlined) = outlined {
+            outlined.keep(outline);
+        }
+    }
     Ok(match (ended.interrupted, ended.summary.is_good()) {
         (true, _) => Kind::Interrupted.exit_code(),
         (false, true) => 0,
@@ -228,40 +273,50 @@ fn interrupts() -> Result<watch::Receiver<u8>> {
     Ok(interrupts)
 }
 
-/// The last words: what happened, the analyses' numbers, where everything is.
-fn close(
-    out: &mut Out,
-    workspace: &Workspace,
+/// What the user asked for.
+pub fn command_line() -> String {
+    std::env::args().collect::<Vec<_>>().join(" ")
+}
+
+/// Analyses among the nodes whose numbers are at hand, with their records.
+fn analyses(
     decider: &Decider<'_>,
     store: &Store,
     nodes: &[NodeId],
-    ended: &Ended,
+) -> Result<Vec<(String, Record)>> {
+    let graph = decider.graph();
+    let is_analysis = |node: &NodeId| graph.pattern(*node).rule.kind == RuleKind::Analysis;
+    let mut found = Vec::new();
+    if !nodes.iter().any(is_analysis) {
+        return Ok(found);
+    }
+    for (node, decision) in decider.plan(nodes)? {
+        if let (true, Decision::Reuse { record, .. }) = (is_analysis(&node), decision) {
+            found.push((graph.label(node).to_string(), store.record(&record)?));
+        }
+    }
+    Ok(found)
+}
+
+/// The last words: what happened, the analyses' numbers, where everything is.
+pub fn last_words(
+    out: &mut Out,
+    state_dir: &Path,
+    analyses: &[(String, Record)],
     view: &View,
 ) -> Result<()> {
-    if ended.begun {
-        trace::write(&store.layout().runs().join(&ended.run_id))?;
-    }
     if out.json {
         return Ok(());
     }
-    let mut analyses = Vec::new();
-    for (node, decision) in decider.plan(nodes)? {
-        let pattern = decider.graph().pattern(node);
-        if let (RuleKind::Analysis, Decision::Reuse { record, .. }) = (pattern.rule.kind, decision)
-        {
-            analyses.push((pattern.label.to_string(), store.record(&record)?));
-        }
-    }
     if !analyses.is_empty() {
         out.line("")?;
-        results::as_table_of(out, &analyses)?;
+        results::as_table_of(out, analyses)?;
     }
     let style = Style { colour: out.color };
     out.line(summary::summary(view, style).trim_end())?;
-    let index = workspace.state_dir.join("index.sqlite");
     out.line(format!(
         "results: {} (views: runs, results, metrics, samples); `doe results` prints them",
-        index.display()
+        state_dir.join("index.sqlite").display()
     ))
 }
 
@@ -269,6 +324,7 @@ fn close(
 struct Console {
     reader: Box<dyn Sink>,
     view: View,
+    gather: Option<Gather>,
 }
 
 impl Console {
@@ -284,11 +340,8 @@ impl Console {
         Self {
             reader,
             view: View::default(),
+            gather: None,
         }
-    }
-
-    fn into_view(self) -> View {
-        self.view
     }
 }
 
@@ -296,5 +349,8 @@ impl Sink for Console {
     fn event(&mut self, event: &Event) {
         self.view.event(event);
         self.reader.event(event);
+        if let Some(gather) = &mut self.gather {
+            gather.event(event);
+        }
     }
 }

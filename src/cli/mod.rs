@@ -21,6 +21,7 @@ mod parse;
 mod plan;
 mod proxy;
 mod query;
+mod recall;
 mod results;
 mod session;
 mod sim;
@@ -83,10 +84,12 @@ fn hidden() -> Option<ExitCode> {
 fn run(global: &Global, command: Command, out: &mut Out) -> crate::error::Result<u8> {
     match command {
         Command::Build(args) => build::run(global, &args, out),
-        Command::Plan(args) => plan::run(global, &args, out),
-        Command::Check(args) => check::run(global, &args, out),
+        Command::Plan(args) => recall::through(global, out, |out| plan::run(global, &args, out)),
+        Command::Check(args) => recall::through(global, out, |out| check::run(global, &args, out)),
         Command::Explain(args) => explain::run(global, &args, out),
-        Command::Status(args) => status::run(global, &args, out),
+        Command::Status(args) => {
+            recall::through(global, out, |out| status::run(global, &args, out))
+        }
         Command::List(args) => list::run(global, &args, out),
         Command::Query(args) => query::run(global, &args, out),
         Command::Graph(args) => graph::run(global, &args, out),

@@ -28,7 +28,21 @@ pub struct Out {
     pub json: bool,
     /// Whether standard output is a terminal.
     pub terminal: bool,
+    /// What was written, while somebody wants to keep it.
+    copy: Option<Copied>,
 }
+
+/// What went through the handle.
+#[derive(Debug, Default)]
+pub struct Copied {
+    /// To standard output.
+    pub printed: Vec<u8>,
+    /// To standard error.
+    pub notes: String,
+}
+
+/// More is not worth keeping.
+const MOST_COPIED: usize = 1 << 20;
 
 impl Out {
     /// Opens the handle.
@@ -44,12 +58,24 @@ impl Out {
             terminal: std::io::stdout().is_terminal(),
             stdout: std::io::BufWriter::new(std::io::stdout()),
             json,
+            copy: None,
         }
+    }
+
+    /// From now on keeps what is written.
+    pub fn copy(&mut self) {
+        self.copy = Some(Copied::default());
+    }
+
+    /// What was written since [`Self::copy`], unless it was too much to keep.
+    pub fn copied(&mut self) -> Option<Copied> {
+        let copy = self.copy.take()?;
+        (copy.printed.len() + copy.notes.len() <= MOST_COPIED).then_some(copy)
     }
 
     /// Writes one line.
     pub fn line(&mut self, text: impl std::fmt::Display) -> Result<()> {
-        writeln!(self.stdout, "{text}").map_err(closed)
+        writeln!(self, "{text}").map_err(closed)
     }
 
     /// Writes one JSON document on one line.
@@ -64,7 +90,16 @@ impl Out {
     pub fn note(&mut self, text: impl std::fmt::Display) {
         // A note that nobody can read is not a reason to fail.
         let _ = self.flush();
-        let _ = writeln!(std::io::stderr(), "{text}");
+        let text = format!("{text}\n");
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        if let Some(copy) = &mut self.copy {
+            copy.notes.push_str(&text);
+        }
+    }
+
+    /// Writes notes that were kept, as they were.
+    pub fn notes_again(&mut self, notes: &str) {
+        let _ = std::io::stderr().write_all(notes.as_bytes());
     }
 
     /// Columns of the terminal; 100 when there is none.
@@ -90,7 +125,13 @@ impl Out {
 
 impl Write for Out {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.stdout.write(bytes)
+        let written = self.stdout.write(bytes)?;
+        if let Some(copy) = &mut self.copy
+            && copy.printed.len() <= MOST_COPIED
+        {
+            copy.printed.extend_from_slice(&bytes[..written]);
+        }
+        Ok(written)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -98,7 +139,8 @@ impl Write for Out {
     }
 }
 
-fn closed(error: std::io::Error) -> Error {
+/// The error of a write; a reader that went away is none.
+pub fn closed(error: std::io::Error) -> Error {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
         // `doe list | head`: the reader has what it wanted.
         std::process::exit(0);

@@ -1,12 +1,17 @@
 //! `doe plan`: what `doe build` would do, by the same judge, without doing it.
 
+use std::borrow::Cow;
+
 use clap::Args;
+use doe_cache::Digest;
 use serde_json::json;
 
 use super::args::{Global, Targets};
 use super::out::Out;
+use super::recall::outline::Outlined;
 use super::session;
 use crate::engine::decide::{Decider, Decision, Hit};
+use crate::engine::recall::{Fate, Outline};
 use crate::error::Result;
 use crate::graph::NodeId;
 
@@ -29,88 +34,191 @@ pub struct PlanArgs {
 
 /// Runs the command.
 pub fn run(global: &Global, args: &PlanArgs, out: &mut Out) -> Result<u8> {
-    let workspace = session::workspace(global)?;
-    let graph = session::graph(&workspace)?;
-    let store = session::store(&workspace)?;
-    let mut decider = session::decider(&graph, session::platform(global, &workspace)?, &store)?;
-    let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
-    session::warn(out, &workspace, &graph, &nodes);
-    if args.rerun {
-        decider = decider.rerun(nodes.iter().copied());
-    }
-    session::look_into_mirror(global, &workspace, &mut decider, &store, &nodes, out)?;
-    let plan = decider.plan(&nodes)?;
-    show(out, &decider, &plan)?;
-    let runs = plan
-        .iter()
-        .any(|(_, d)| !matches!(d, Decision::Reuse { .. }));
+    let targets = &args.targets.targets;
+    let outlined = match args.rerun {
+        true => None,
+        false => Outlined::new(global, targets, out),
+    };
+    let runs = match outlined
+        .as_ref()
+        .map(Outlined::replan)
+        .transpose()?
+        .flatten()
+    {
+        Some((outline, fates)) => {
+            let shown = Shown::of_outline(&outline, &fates);
+            shown.print(out)?;
+            shown.runs()
+        }
+        None => {
+            let workspace = session::workspace(global)?;
+            let graph = session::graph(&workspace)?;
+            let store = session::store(&workspace)?;
+            let platform = session::platform(global, &workspace)?;
+            let mut decider = session::decider(&graph, platform, &store)?;
+            let nodes = session::targets(&graph, targets, &decider, &store)?;
+            session::warn(out, &workspace, &graph, &nodes);
+            if args.rerun {
+                decider = decider.rerun(nodes.iter().copied());
+            }
+            session::look_into_mirror(global, &workspace, &mut decider, &store, &nodes, out)?;
+            let plan = decider.plan(&nodes)?;
+            let shown = Shown::of(&decider, &plan);
+            shown.print(out)?;
+            if let Some(outlined) = &outlined {
+                let records = plan.iter().map(|(node, decision)| match decision {
+                    Decision::Reuse {
+                        record,
+                        hit: Hit::Spec,
+                        ..
+                    } => Some((*node, *record)),
+                    _ => None,
+                });
+                if let Some(records) = records.collect::<Option<Vec<_>>>() {
+                    let outline = outlined.of(&decider, &records);
+                    outlined.keep(outline);
+                }
+            }
+            shown.runs()
+        }
+    };
     Ok(if args.up_to_date && runs { 6 } else { 0 })
 }
 
 /// Prints a plan; also what `doe build --dry-run` prints.
 pub fn show(out: &mut Out, decider: &Decider<'_>, plan: &[(NodeId, Decision)]) -> Result<()> {
-    let (mut run, mut may_run, mut reuse) = (Vec::new(), Vec::new(), Vec::new());
-    let mut forecast = Forecast::default();
-    for (node, decision) in plan {
-        let label = decider.graph().label(*node).to_string();
-        match decision {
-            Decision::Run { why, .. } => {
-                forecast.add(duration_s(decider, *node), true);
-                run.push((label, why.to_string()));
-            }
-            Decision::MayRun { because } => {
-                forecast.add(duration_s(decider, *node), false);
-                may_run.push((label, waiting(decider, because)));
-            }
-            Decision::Reuse { hit, record, .. } => {
-                let how = match hit {
-                    Hit::Spec => "up to date",
-                    Hit::Action => "what would be executed has not changed",
-                    Hit::Rejudge => "the execution stands, its numbers are read anew",
-                };
-                reuse.push((label, format!("{how} (record {})", record.short())));
-            }
-        }
-    }
-    if out.json {
-        let items = |list: &[(String, String)]| -> Vec<serde_json::Value> {
-            list.iter()
-                .map(|(label, reason)| json!({"label": label, "reason": reason}))
-                .collect()
-        };
-        return out.json(&json!({
-            "run": items(&run), "may_run": items(&may_run), "reuse": items(&reuse),
-            "estimate": {
-                "run_s": forecast.sure_s, "may_run_s": forecast.perhaps_s, "unknown": forecast.unknown,
-            },
-        }));
-    }
-    for (title, color, list) in [
-        ("run", "33", &run),
-        ("may run", "36", &may_run),
-        ("reuse", "32", &reuse),
-    ] {
-        if list.is_empty() {
-            continue;
-        }
-        out.line(out.paint(color, &format!("{title} ({})", list.len())))?;
-        let width = list.iter().map(|(l, _)| l.len()).max().unwrap_or(0);
-        for (label, reason) in list {
-            out.line(format!("  {label:width$}  {reason}"))?;
-        }
-    }
-    out.line(format!(
-        "{} to run, {} may run, {} reused; {}",
-        run.len(),
-        may_run.len(),
-        reuse.len(),
-        forecast
-    ))
+    Shown::of(decider, plan).print(out)
 }
 
-fn waiting(decider: &Decider<'_>, because: &[NodeId]) -> String {
-    let first = decider.graph().label(because[0]);
-    match because.len() {
+/// A plan as it is shown: label and reason of every node.
+#[derive(Default)]
+struct Shown<'p> {
+    run: Vec<(Cow<'p, str>, String)>,
+    may_run: Vec<(Cow<'p, str>, String)>,
+    reuse: Vec<(Cow<'p, str>, Reused)>,
+    forecast: Forecast,
+}
+
+/// Why a node is reused.
+#[derive(Clone, Copy)]
+struct Reused {
+    hit: Hit,
+    record: Digest,
+}
+
+impl std::fmt::Display for Reused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let how = match self.hit {
+            Hit::Spec => "up to date",
+            Hit::Action => "what would be executed has not changed",
+            Hit::Rejudge => "the execution stands, its numbers are read anew",
+        };
+        write!(f, "{how} (record {})", self.record.short())
+    }
+}
+
+impl<'p> Shown<'p> {
+    fn of(decider: &Decider<'_>, plan: &[(NodeId, Decision)]) -> Self {
+        let mut shown = Self::default();
+        for (node, decision) in plan {
+            let label = Cow::Owned(decider.graph().label(*node).to_string());
+            match decision {
+                Decision::Run { why, .. } => {
+                    shown.forecast.add(duration_s(decider, *node), true);
+                    shown.run.push((label, why.to_string()));
+                }
+                Decision::MayRun { because } => {
+                    shown.forecast.add(duration_s(decider, *node), false);
+                    let first = decider.graph().label(because[0]).to_string();
+                    shown.may_run.push((label, waiting(&first, because.len())));
+                }
+                Decision::Reuse { hit, record, .. } => {
+                    let (hit, record) = (*hit, *record);
+                    shown.reuse.push((label, Reused { hit, record }));
+                }
+            }
+        }
+        shown
+    }
+
+    fn of_outline(outline: &'p Outline, fates: &[Fate]) -> Self {
+        let mut shown = Self::default();
+        for (at, fate) in fates.iter().enumerate() {
+            let label = Cow::Borrowed(outline.label(at));
+            match fate {
+                Fate::Run(why) => {
+                    shown.forecast.add(outline.seconds(at), true);
+                    shown.run.push((label, why.to_string()));
+                }
+                Fate::MayRun(first, count) => {
+                    shown.forecast.add(outline.seconds(at), false);
+                    let first = outline.label(*first as usize);
+                    shown.may_run.push((label, waiting(first, *count)));
+                }
+                Fate::Reuse(record, hit) => {
+                    let (hit, record) = (*hit, *record);
+                    shown.reuse.push((label, Reused { hit, record }));
+                }
+            }
+        }
+        shown
+    }
+
+    /// Whether anything would run.
+    fn runs(&self) -> bool {
+        !self.run.is_empty() || !self.may_run.is_empty()
+    }
+
+    fn print(&self, out: &mut Out) -> Result<()> {
+        let forecast = &self.forecast;
+        if out.json {
+            return out.json(&json!({
+                "run": items(&self.run), "may_run": items(&self.may_run),
+                "reuse": items(&self.reuse),
+                "estimate": {
+                    "run_s": forecast.sure_s, "may_run_s": forecast.perhaps_s,
+                    "unknown": forecast.unknown,
+                },
+            }));
+        }
+        list(out, "run", "33", &self.run)?;
+        list(out, "may run", "36", &self.may_run)?;
+        list(out, "reuse", "32", &self.reuse)?;
+        out.line(format!(
+            "{} to run, {} may run, {} reused; {}",
+            self.run.len(),
+            self.may_run.len(),
+            self.reuse.len(),
+            forecast
+        ))
+    }
+}
+
+fn items<R: std::fmt::Display>(list: &[(Cow<'_, str>, R)]) -> Vec<serde_json::Value> {
+    list.iter()
+        .map(|(label, reason)| json!({"label": label, "reason": reason.to_string()}))
+        .collect()
+}
+
+fn list<R: std::fmt::Display>(
+    out: &mut Out,
+    title: &str,
+    color: &str,
+    list: &[(Cow<'_, str>, R)],
+) -> Result<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    out.line(out.paint(color, &format!("{title} ({})", list.len())))?;
+    let width = list.iter().map(|(l, _)| l.len()).max().unwrap_or(0);
+    for (label, reason) in list {
+        out.line(format_args!("  {label:width$}  {reason}"))?;
+    }
+    Ok(())
+}
+
+fn waiting(first: &str, count: usize) -> String {
+    match count {
         1 => format!("if the output of {first} changes"),
         n => format!("if the output of {first} or of {} more changes", n - 1),
     }

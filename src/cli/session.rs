@@ -91,7 +91,7 @@ pub fn store_with_mirror(global: &Global, workspace: &Workspace) -> Result<Store
 }
 
 /// Says what to do with the mirror when the command line does not.
-const MODE_VARIABLE: &str = "DOE_REMOTE_CACHE";
+pub const MODE_VARIABLE: &str = "DOE_REMOTE_CACHE";
 
 /// The mirror that the workspace names, unless it is off. Nothing is connected yet.
 pub fn mirror(global: &Global, workspace: &Workspace) -> Result<Option<Arc<Mirror>>> {

@@ -26,9 +26,13 @@ pub fn run(global: &Global, args: &Targets, out: &mut Out) -> Result<u8> {
             .collect(),
         None => std::collections::BTreeMap::new(),
     };
+    let decisions: std::collections::HashMap<NodeId, &Decision> = plan
+        .iter()
+        .map(|(node, decision)| (*node, decision))
+        .collect();
     let mut rows = Vec::with_capacity(nodes.len());
     for &node in &nodes {
-        let Some((_, decision)) = plan.iter().find(|(n, _)| *n == node) else {
+        let Some(decision) = decisions.get(&node) else {
             continue;
         };
         let label = graph.label(node).to_string();

@@ -107,13 +107,13 @@ pub enum Decision {
         output: Digest,
         /// How it was found.
         hit: Hit,
-        /// The keys.
-        keyed: Keyed,
+        /// The keys; a plan keeps none, for a hundred thousand would be most of its memory.
+        keyed: Option<Box<Keyed>>,
     },
     /// It must run.
     Run {
         /// The keys.
-        keyed: Keyed,
+        keyed: Box<Keyed>,
         /// Why.
         why: Why,
     },
@@ -220,22 +220,22 @@ impl<'w> Decider<'w> {
             } else {
                 Hit::Rejudge
             };
-            let keyed = Keyed {
+            let keyed = Box::new(Keyed {
                 spec,
                 judge,
                 action: None,
-            };
+            });
             return Ok(reuse(found, hit, keyed));
         }
         let settings = pattern.settings.plain();
         let action = render(&pattern.rule, &settings, &Binding::Symbolic)?;
         let manifest = key::action_manifest(&pattern.rule, &action, self.platform, needs)?;
         let action_key = manifest.key();
-        let keyed = Keyed {
+        let keyed = Box::new(Keyed {
             spec,
             judge,
             action: Some((action, manifest)),
-        };
+        });
         if asked {
             return Ok(Decision::Run {
                 keyed,
@@ -273,13 +273,14 @@ impl<'w> Decider<'w> {
                     (EdgeKind::Data, None) => because.push(dep),
                 }
             }
-            let decision = if because.is_empty() {
+            let mut decision = if because.is_empty() {
                 self.decide(node, &needs)?
             } else {
                 Decision::MayRun { because }
             };
-            if let Decision::Reuse { output, .. } = &decision {
+            if let Decision::Reuse { output, keyed, .. } = &mut decision {
                 outputs.insert(node, *output);
+                *keyed = None;
             }
             plan.push((node, decision));
         }
@@ -313,11 +314,11 @@ impl<'w> Decider<'w> {
     }
 }
 
-fn reuse(found: &Summary, hit: Hit, keyed: Keyed) -> Decision {
+fn reuse(found: &Summary, hit: Hit, keyed: Box<Keyed>) -> Decision {
     Decision::Reuse {
         record: found.record,
         output: found.output_digest,
         hit,
-        keyed,
+        keyed: Some(keyed),
     }
 }

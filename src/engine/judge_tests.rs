@@ -185,10 +185,7 @@ fn an_output_is_read_when_a_metric_or_a_condition_names_it() {
 }
 
 fn expect(metric: &str, condition: Condition) -> Expectation {
-    let file = Arc::new(SourceFile {
-        name: "p.toml".into(),
-        text: "x".into(),
-    });
+    let file = Arc::new(SourceFile::new("p.toml", "x"));
     Expectation {
         metric: metric.into(),
         text: format!("{condition:?}"),

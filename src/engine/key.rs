@@ -15,7 +15,7 @@ use crate::rule::action::{Action, Demand, OutputAction, Probe, Ready, ServiceAct
 use crate::rule::model::{Affects, Rule, RuleKind};
 
 /// Raised when the same entries come to mean something else; every key changes then.
-const KEY_SCHEMA: u32 = 1;
+pub(super) const KEY_SCHEMA: u32 = 1;
 
 /// Output digests of what a node needs, by label.
 pub type Needs = BTreeMap<Label, Digest>;

@@ -14,6 +14,7 @@ mod node_run;
 pub mod preflight;
 mod prepare;
 mod ready;
+pub mod recall;
 mod record;
 pub mod remote;
 mod resolve;

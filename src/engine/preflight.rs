@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use doe_cache::Value;
+use rayon::prelude::*;
 
 use crate::error::Diagnostic;
 use crate::graph::{Graph, NodeId};
@@ -39,63 +40,71 @@ pub fn sim_profile(values: &BTreeMap<String, Value>) -> Result<(), String> {
 
 /// Findings about nodes on a platform.
 pub fn check(graph: &Graph<'_>, nodes: &[NodeId], platform: &Platform) -> Vec<Diagnostic> {
+    let each = nodes.par_iter();
+    let mut found: Vec<_> = each
+        .flat_map_iter(|&node| of_node(graph, node, platform))
+        .collect();
+    found.dedup_by(|a, b| a.code == b.code && a.message == b.message && a.sites == b.sites);
+    found
+}
+
+fn of_node(graph: &Graph<'_>, node: NodeId, platform: &Platform) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    for &node in nodes {
-        let pattern = graph.pattern(node);
-        let settings = pattern.settings.plain();
-        let action = match render(&pattern.rule, &settings, &Binding::Symbolic) {
-            Ok(action) => action,
-            Err(error) => {
-                if error.diagnostics.is_empty() {
-                    let message = error.to_string();
-                    found.push(
-                        Diagnostic::error("render", message)
-                            .at(pattern.site.clone(), "this pattern"),
-                    );
-                }
-                found.extend(
-                    error
-                        .diagnostics
-                        .into_iter()
-                        .map(|d| d.label(&pattern.label)),
-                );
-                continue;
-            }
-        };
-        let mut gpus: BTreeMap<&str, (u32, &Host)> = BTreeMap::new();
-        for (role, demand) in &action.roles {
-            let Some(host) = host_of(platform, role) else {
-                let hosts: Vec<_> = platform.hosts.keys().map(String::as_str).collect();
+    let pattern = graph.pattern(node);
+    let settings = pattern.settings.plain();
+    let action = match render(&pattern.rule, &settings, &Binding::Symbolic) {
+        Ok(action) => action,
+        Err(error) => {
+            if error.diagnostics.is_empty() {
+                let message = error.to_string();
                 found.push(
-                    Diagnostic::error(
-                        "no-host",
-                        format!("platform `{}` has no host for role `{role}`", platform.name),
-                    )
-                    .label(&pattern.label)
-                    .at(pattern.site.clone(), format!("needs role `{role}`"))
-                    .hint(format!(
-                        "bind it: `roles = {{ {role} = \"HOST\" }}`, hosts: {}",
-                        hosts.join(", ")
-                    )),
+                    Diagnostic::error("render", message).at(pattern.site.clone(), "this pattern"),
                 );
-                continue;
-            };
-            gpus.entry(&host.name).or_insert((0, host)).0 += demand.gpus;
+            }
+            found.extend(
+                error
+                    .diagnostics
+                    .into_iter()
+                    .map(|d| d.label(&pattern.label)),
+            );
+            return found;
         }
-        for (needed, host) in gpus.into_values() {
-            if needed > host.gpus {
-                found.push(
-                    Diagnostic::error(
-                        "too-many-gpus",
-                        format!("{needed} GPUs are asked of host `{}`, which has {}", host.name, host.gpus),
-                    )
-                    .label(&pattern.label)
-                    .at(pattern.site.clone(), "asked here")
-                    .hint("lower the demand of the roles on that host, or bind a role to another host"),
-                );
-            }
+    };
+    let mut gpus: BTreeMap<&str, (u32, &Host)> = BTreeMap::new();
+    for (role, demand) in &action.roles {
+        let Some(host) = host_of(platform, role) else {
+            let hosts: Vec<_> = platform.hosts.keys().map(String::as_str).collect();
+            found.push(
+                Diagnostic::error(
+                    "no-host",
+                    format!("platform `{}` has no host for role `{role}`", platform.name),
+                )
+                .label(&pattern.label)
+                .at(pattern.site.clone(), format!("needs role `{role}`"))
+                .hint(format!(
+                    "bind it: `roles = {{ {role} = \"HOST\" }}`, hosts: {}",
+                    hosts.join(", ")
+                )),
+            );
+            continue;
+        };
+        gpus.entry(&host.name).or_insert((0, host)).0 += demand.gpus;
+    }
+    for (needed, host) in gpus.into_values() {
+        if needed > host.gpus {
+            found.push(
+                Diagnostic::error(
+                    "too-many-gpus",
+                    format!(
+                        "{needed} GPUs are asked of host `{}`, which has {}",
+                        host.name, host.gpus
+                    ),
+                )
+                .label(&pattern.label)
+                .at(pattern.site.clone(), "asked here")
+                .hint("lower the demand of the roles on that host, or bind a role to another host"),
+            );
         }
     }
-    found.dedup_by(|a, b| a.code == b.code && a.message == b.message && a.sites == b.sites);
     found
 }

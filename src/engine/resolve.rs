@@ -121,13 +121,13 @@ pub(super) fn resolve(
     }
     let (keyed, why) = match decider.decide(node, &needs)? {
         Decision::Reuse {
-            record, hit, keyed, ..
-        } => {
-            let keyed = Box::new(keyed);
-            return Ok(Resolution::Reuse { record, hit, keyed });
-        }
-        Decision::Run { keyed, why } => (Box::new(keyed), why),
-        Decision::MayRun { .. } => {
+            record,
+            hit,
+            keyed: Some(keyed),
+            ..
+        } => return Ok(Resolution::Reuse { record, hit, keyed }),
+        Decision::Run { keyed, why } => (keyed, why),
+        Decision::Reuse { keyed: None, .. } | Decision::MayRun { .. } => {
             return Err(Error::new(
                 Kind::Bug,
                 "undecided",

@@ -34,10 +34,7 @@ mod tests {
     use std::sync::Arc;
 
     fn aliases(ids: &[&str]) -> Vec<Option<String>> {
-        let file = Arc::new(SourceFile {
-            name: "p".into(),
-            text: String::new(),
-        });
+        let file = Arc::new(SourceFile::new("p", ""));
         let mut layers: Vec<Layer> = ids
             .iter()
             .map(|id| Layer {

@@ -43,6 +43,31 @@ struct Head {
     remote: Option<Target>,
 }
 
+/// The folders that `doe.toml` names, relative to its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folders {
+    /// Plans.
+    pub plans: PathBuf,
+    /// Rule files.
+    pub rules: PathBuf,
+    /// The store.
+    pub state: PathBuf,
+}
+
+/// Reads nothing but the folders out of `doe.toml`; `None` when anything is wrong with it, or when
+/// there is more to a store than a folder: a mirror.
+pub fn folders(root: &Path) -> Option<Folders> {
+    let (doc, found) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE).ok()?;
+    let mut diags = found;
+    let unreadable = has_errors(&diags);
+    let head = head(&doc, unreadable, &LoadOptions::default(), &mut diags);
+    (!has_errors(&diags) && head.remote.is_none()).then_some(Folders {
+        plans: head.plans,
+        rules: head.rules,
+        state: head.state,
+    })
+}
+
 /// The workspace that a folder belongs to: `given` when named, else the nearest folder at or above
 /// `start` that has a `doe.toml`.
 ///
@@ -121,6 +146,31 @@ impl Workspace {
             None => Err(Error::from_diagnostics(diagnostics)),
         }
     }
+}
+
+/// A workspace without plans: all that plans are expanded with. `None` when anything is wrong.
+pub(super) fn shell(root: &Path, options: &LoadOptions) -> Option<Workspace> {
+    let (doc, mut diags) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE).ok()?;
+    let head = head(&doc, false, options, &mut diags);
+    let (rules, _) = rules(root, &head.rules, options, &mut diags).ok()?;
+    diags.is_empty().then(|| Workspace {
+        root: root.to_owned(),
+        state_dir: root.join(&head.state),
+        rules,
+        plans: BTreeMap::new(),
+        platforms: head.platforms,
+        default_platform: head.default_platform,
+        warnings: Vec::new(),
+    })
+}
+
+/// Package, path and shown name of every plan; `None` when anything is wrong.
+pub fn plan_names(root: &Path, folders: &Folders) -> Option<Vec<(String, PathBuf, String)>> {
+    let mut diags = Vec::new();
+    let dir = root.join(&folders.plans);
+    let files = files::plans(&dir, &shown(&folders.plans), &mut diags).ok()?;
+    let names = files.into_iter().map(|f| (f.package, f.path, f.shown));
+    diags.is_empty().then(|| names.collect())
 }
 
 fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Diagnostic>)> {

@@ -109,10 +109,7 @@ impl Doc {
     }
 
     fn empty(name: &str, text: String) -> Self {
-        let file = Arc::new(SourceFile {
-            name: name.to_owned(),
-            text,
-        });
+        let file = Arc::new(SourceFile::new(name, text));
         Self {
             file,
             root: Vec::new(),

@@ -182,10 +182,7 @@ mod tests {
         Text {
             text: text.to_owned(),
             site: Site {
-                file: Arc::new(SourceFile {
-                    name: "t".into(),
-                    text: text.to_owned(),
-                }),
+                file: Arc::new(SourceFile::new("t", text)),
                 range: 0..text.len(),
             },
         }

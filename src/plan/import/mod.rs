@@ -44,10 +44,7 @@ pub struct Imported {
 /// The text is not JSON, or not a plan: a plan has `layers`, a list of objects with `patterns`.
 pub fn import(name: &str, text: &str, rules: &BTreeMap<RuleId, Arc<Rule>>) -> Result<Imported> {
     let (document, oddities) = json::read(text).map_err(|wrong| {
-        let file = Arc::new(SourceFile {
-            name: name.to_owned(),
-            text: text.to_owned(),
-        });
+        let file = Arc::new(SourceFile::new(name, text));
         // A text that ends too early is wrong at its last character, not on the line after it.
         let at = wrong.offset.min(text.trim_end().len());
         let site = Site {

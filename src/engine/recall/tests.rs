@@ -1,0 +1,370 @@
+//! Everything that enters a key enters the world that answers are kept under; and what is read
+//! back from disk is what was written, or nothing.
+
+use std::path::Path;
+
+use doe_cache::{Class, Digest, Manifest, Store};
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::event::Body;
+use crate::engine::instruments;
+use crate::engine::key::{self, Needs};
+use crate::graph::Graph;
+use crate::plan::model::Workspace;
+use crate::plan::workspace::{LoadOptions, folders};
+use crate::rule::action::Binding;
+use crate::rule::render::render;
+
+const PLAN: &str = "[plan]\ntitle = \"t\"\nrules = [\"r\"]\n[settings]\nword = \"a\"\n\
+    [[layer]]\nid = \"A\"\nrule = \"r.measure\"\npattern = \"a{{ i }}\"\n[layer.matrix]\ni = [1]\n\
+    [[layer]]\nid = \"B\"\nrule = \"r.summary\"\npattern = \"b{{ i }}\"\nneeds = [\"A\"]\n\
+    settings = { i = 1 }\n";
+
+const RULES: &str = "[measure]\ndoc = \"d\"\nversion = 1\n\
+    param.i = { type = \"int\", doc = \"i\" }\n\
+    param.word = { type = \"str\", default = \"\", doc = \"w\" }\n\
+    env.MODE = \"quick\"\n\
+    roles = { here = {} }\n\
+    [[measure.service]]\nname = \"server\"\nrole = \"here\"\nrun = \"serve {{ word }}\"\n\
+    ready = { log = \"up\", within = \"5s\" }\n\
+    [[measure.step]]\nname = \"go\"\nrole = \"here\"\ntimeout = \"1m\"\n\
+    run = \"doe measure openai --url http://x --out {{ out.text }}; echo {{ i }}\"\n\
+    [measure.output]\ntext = { path = \"text\" }\n\
+    [summary]\nkind = \"analysis\"\ndoc = \"d\"\n\
+    param.i = { type = \"int\", doc = \"i\" }\n\
+    [[summary.step]]\nname = \"sum\"\ntimeout = \"1m\"\n\
+    run = \"cat {{ inputs }} > {{ out.text }}; echo {{ i }}\"\n\
+    [summary.output]\ntext = { path = \"text\" }\n";
+
+const HEAD: &str = "[workspace]\nplatform = \"sim\"\n[platform.sim]\nsim = { seed = 1 }\n\
+    facts = { gpu = \"none\" }\nenv = { HOME_OF = \"x\" }\n";
+
+fn write(root: &Path) {
+    std::fs::create_dir_all(root.join("plans")).unwrap();
+    std::fs::create_dir_all(root.join("rules")).unwrap();
+    std::fs::write(root.join("doe.toml"), HEAD).unwrap();
+    std::fs::write(root.join("plans/p.toml"), PLAN).unwrap();
+    std::fs::write(root.join("rules/r.toml"), RULES).unwrap();
+}
+
+fn look(root: &Path) -> World {
+    World::look(&Places {
+        root: root.to_owned(),
+        folders: folders(root).unwrap(),
+        program: std::env::current_exe().unwrap(),
+    })
+    .unwrap()
+}
+
+/// Both manifests of every pattern, with what the store says of their needs.
+fn manifests(root: &Path) -> Vec<Manifest> {
+    let options = LoadOptions {
+        known_instruments: instruments::known(),
+        ..LoadOptions::default()
+    };
+    let workspace = Workspace::load(root, &options).unwrap();
+    let graph = Graph::build(&workspace).unwrap();
+    let platform = &workspace.platforms[&workspace.default_platform];
+    let store = Store::open(&workspace.state_dir).unwrap();
+    let known = store.runs(1).unwrap().len();
+    let mut found = Vec::new();
+    for node in graph.nodes() {
+        let pattern = graph.pattern(node);
+        let needs: Needs = graph
+            .deps(node)
+            .into_iter()
+            .map(|(dep, _)| (graph.label(dep).clone(), Digest::of(format!("{known}"))))
+            .collect();
+        found.push(key::spec_manifest(pattern, platform, &needs).unwrap());
+        let settings = pattern.settings.plain();
+        let action = render(&pattern.rule, &settings, &Binding::Symbolic).unwrap();
+        found.push(key::action_manifest(&pattern.rule, &action, platform, &needs).unwrap());
+    }
+    found
+}
+
+/// The values of all entries of a kind that enter keys, in order.
+fn values(manifests: &[Manifest], prefix: &str) -> Vec<String> {
+    let entries = manifests.iter().flat_map(Manifest::walk);
+    entries
+        .filter(|(path, entry)| path.starts_with(prefix) && entry.class == Class::Result)
+        .map(|(path, entry)| format!("{path}={}", entry.value))
+        .collect()
+}
+
+/// How each kind of entry that is in a key can come to be another. `None`: it follows from the
+/// program itself, which is a part of the world by its file and by its versions.
+type Edit = Option<(&'static str, &'static str, &'static str)>;
+
+const INPUTS: &[(&str, Edit)] = &[
+    ("rule.definition", Some(("rules/r.toml", "serve", "serve2"))),
+    (
+        "rule.version",
+        Some(("rules/r.toml", "version = 1", "version = 2")),
+    ),
+    (
+        "setting.",
+        Some(("plans/p.toml", "word = \"a\"", "word = \"b\"")),
+    ),
+    ("instrument.", None),
+    ("need.", Some(("store", "", ""))),
+    (
+        "platform.simulated",
+        Some(("doe.toml", "platform = \"sim\"", "platform = \"real\"")),
+    ),
+    (
+        "platform.fact.",
+        Some(("doe.toml", "gpu = \"none\"", "gpu = \"one\"")),
+    ),
+    ("platform.sim.model_version", None),
+    ("platform.sim.", Some(("doe.toml", "seed = 1", "seed = 2"))),
+    ("platform.env.", Some(("doe.toml", "\"x\"", "\"y\""))),
+    (
+        "service.",
+        Some(("rules/r.toml", "serve {{", "serve --fast {{")),
+    ),
+    ("step.", Some(("rules/r.toml", "http://x", "http://y"))),
+    (
+        "output.",
+        Some(("rules/r.toml", "path = \"text\"", "path = \"text2\"")),
+    ),
+    (
+        "role.",
+        Some(("rules/r.toml", "here = {}", "here = { exclusive = false }")),
+    ),
+];
+
+#[test]
+fn every_input_of_a_key_is_a_part_of_the_world() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    write(root);
+    let store = Store::open(root.join(".doe")).unwrap();
+    begin(&store, "r0");
+    let before = manifests(root);
+    // A kind of entry that this test does not know must be given a place in the world first.
+    for (path, entry) in before.iter().flat_map(Manifest::walk) {
+        let known = INPUTS.iter().any(|(prefix, _)| path.starts_with(prefix));
+        assert!(
+            known || entry.class != Class::Result,
+            "`{path}` is in a key: how does it enter the world that answers are kept under?"
+        );
+    }
+    for (prefix, edit) in INPUTS {
+        assert!(
+            !values(&before, prefix).is_empty(),
+            "`{prefix}` is in no key"
+        );
+        let Some((file, old, new)) = edit else {
+            continue;
+        };
+        write(root);
+        let (world, was) = (look(root), values(&manifests(root), prefix));
+        if *file == "store" {
+            begin(&store, "r1");
+            assert!(!world.holds(&look(root)));
+        } else {
+            let path = root.join(file);
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(text.contains(old), "{old}");
+            let mut text = text.replacen(old, new, 1);
+            if new.contains("real") {
+                text.push_str(
+                    "[platform.real]\nexecutor = \"local\"\nroles = { \"*\" = \"h\" }\n\
+                     [platform.real.host.h]\naddress = \"127.0.0.1\"\n",
+                );
+            }
+            std::fs::write(&path, text).unwrap();
+            assert_ne!(
+                values(&manifests(root), prefix),
+                was,
+                "{prefix}: no such edit"
+            );
+        }
+        let now = look(root);
+        let other: Vec<&str> = world.differences(&now).collect();
+        assert_eq!(other, [*file], "{prefix}");
+    }
+}
+
+fn begin(store: &Store, run_id: &str) {
+    store
+        .begin_run(&doe_cache::RunInfo {
+            run_id: run_id.into(),
+            command: String::new(),
+            platform: String::new(),
+            simulated: true,
+            doe_version: String::new(),
+            host: String::new(),
+            pid: 1,
+            started_unix_ms: 1,
+        })
+        .unwrap();
+}
+
+/// What is not in a key but in what is printed: names, notes, files that are there or not.
+#[test]
+fn what_could_be_read_is_a_part_of_the_world() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    write(root);
+    let world = look(root);
+    assert_eq!(world.differences(&look(root)).count(), 0);
+    let differs = |what: &str| {
+        let now = look(root);
+        let parts: Vec<&str> = world.differences(&now).collect();
+        assert!(!parts.is_empty(), "{what}");
+        assert!(!world.holds(&now), "{what}");
+    };
+    std::fs::create_dir(root.join("plans/new")).unwrap();
+    differs("a folder");
+    std::fs::write(root.join("plans/new/a.toml"), "").unwrap();
+    differs("a plan in it");
+    std::fs::remove_dir_all(root.join("plans/new")).unwrap();
+    assert_eq!(world.differences(&look(root)).count(), 0);
+    assert!(
+        !world.holds(&look(root)),
+        "a folder that was touched meanwhile"
+    );
+    std::fs::write(root.join("rules/s.toml"), "").unwrap();
+    differs("a rule file");
+    std::fs::remove_file(root.join("rules/s.toml")).unwrap();
+    std::fs::remove_dir_all(root.join("rules")).unwrap();
+    differs("rules that are gone");
+}
+
+fn nothing() -> Nothing {
+    Nothing {
+        planned: Body::Planned {
+            run: 0,
+            may_run: 0,
+            reuse: 2,
+            estimate_s: Some(0.0),
+        },
+        notes: "w\n".into(),
+        platform: "sim".into(),
+        simulated: true,
+        nodes: 2,
+        time_saved_s: 0.1,
+        simulated_results: 2,
+        missed: vec![("//a:b".into(), vec!["x < 1".into()])],
+        analyses: vec![("//a:c".into(), "00".into())],
+    }
+}
+
+fn outline(world: &World) -> Outline {
+    Outline {
+        world: world.clone(),
+        texts: vec![("plans/p.toml".into(), PLAN.into())],
+        labels: "//p:a//p:é".into(),
+        label_ends: vec![5, 11],
+        records: vec![Digest::of("1"), Digest::of("2")],
+        outputs: vec![Digest::of("3"), Digest::of("4")],
+        seconds: vec![0.5, 1.5],
+        needs: vec![0],
+        need_ends: vec![0, 1],
+    }
+}
+
+#[test]
+fn answers_and_outlines_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path());
+    let world = look(dir.path());
+    let question = Question::new(&["build".into()], dir.path(), dir.path(), &[1]);
+    let memory = Memory::new(&dir.path().join(".doe"), &question);
+    assert!(!memory.may_know());
+    let answer = Answer::Nothing(Box::new(nothing()));
+    memory.keep(&world, &answer, b"body");
+    assert!(memory.may_know());
+    assert_eq!(memory.answer(&world), Some((answer, b"body".to_vec())));
+    std::fs::write(dir.path().join("plans/p.toml"), "").unwrap();
+    assert_eq!(memory.answer(&look(dir.path())), None);
+    memory.keep_outline(&outline(&world));
+    assert_eq!(memory.outline().unwrap().label(1), "//p:é");
+    assert_eq!(
+        memory.outline().map(|read| Outline {
+            world: world.clone(),
+            ..read
+        }),
+        Some(outline(&world))
+    );
+}
+
+#[test]
+fn an_outline_that_does_not_fit_together_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path());
+    let sound = outline(&look(dir.path()));
+    let read = |outline: &Outline| outline_file::decode(&outline_file::encode(outline).unwrap());
+    assert!(read(&sound).is_some());
+    type Damage = fn(&mut Outline);
+    let damages: [Damage; 5] = [
+        |o| o.needs = vec![1],
+        |o| o.label_ends = vec![10, 11],
+        |o| o.label_ends = vec![11, 5],
+        |o| o.need_ends = vec![0, 2],
+        |o| o.labels.push('x'),
+    ];
+    for damage in damages {
+        let mut outline = sound.clone();
+        damage(&mut outline);
+        assert!(read(&outline).is_none(), "{outline:?}");
+    }
+}
+
+#[test]
+fn only_so_many_answers_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path());
+    let world = look(dir.path());
+    let state = dir.path().join(".doe");
+    for at in 0..MOST_ANSWERS + 5 {
+        let question = Question::new(&[at.to_string()], dir.path(), dir.path(), &[]);
+        let memory = Memory::new(&state, &question);
+        memory.keep(
+            &world,
+            &Answer::Printed {
+                notes: String::new(),
+                code: 0,
+            },
+            b"x",
+        );
+        assert!(memory.may_know(), "the newest stays");
+    }
+    let kept = std::fs::read_dir(state.join(FOLDER)).unwrap().count();
+    assert!(kept <= MOST_ANSWERS, "{kept}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rubbish_is_never_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..200), at in any::<prop::sample::Index>(), bit in 0..8_u32) {
+        prop_assert!(file::decode(bytes.clone()).is_none());
+        prop_assert!(outline_file::decode(&bytes).is_none());
+        let world = World::none();
+        let mut whole = file::encode(&world, &Answer::Nothing(Box::new(nothing())), b"body").unwrap();
+        prop_assert!(file::decode(whole.clone()).is_some());
+        let index = at.index(whole.len());
+        prop_assert!(file::decode(whole[..index].to_vec()).is_none());
+        whole[index] ^= 1 << bit;
+        prop_assert!(file::decode(whole).is_none());
+        let mut whole = outline_file::encode(&outline(&world)).unwrap();
+        let index = at.index(whole.len());
+        prop_assert!(outline_file::decode(&whole[..index]).is_none());
+        whole[index] ^= 1 << bit;
+        prop_assert!(outline_file::decode(&whole).is_none());
+    }
+
+    /// Bytes with a digest that fits, but that nobody of ours wrote.
+    #[test]
+    fn a_digest_alone_makes_no_answer(rest in prop::collection::vec(any::<u8>(), 0..200)) {
+        for magic in [&b"doe recall 1\n"[..], b"doe outline 1\n"] {
+            let bytes = [magic, Digest::of(&rest).as_bytes(), &rest].concat();
+            prop_assert!(file::decode(bytes.clone()).is_none());
+            prop_assert!(outline_file::decode(&bytes).is_none());
+        }
+    }
+}
