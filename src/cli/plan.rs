@@ -39,12 +39,11 @@ pub fn run(global: &Global, args: &PlanArgs, out: &mut Out) -> Result<u8> {
         true => None,
         false => Outlined::new(global, targets, out),
     };
-    let runs = match outlined
+    // What goes wrong there goes wrong on the long way too, and is told then.
+    let replanned = outlined
         .as_ref()
-        .map(Outlined::replan)
-        .transpose()?
-        .flatten()
-    {
+        .and_then(|outlined| outlined.replan().ok()?);
+    let runs = match replanned {
         Some((outline, fates)) => {
             let shown = Shown::of_outline(&outline, &fates);
             shown.print(out)?;

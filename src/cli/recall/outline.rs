@@ -129,6 +129,7 @@ impl<'a> Outlined<'a> {
             self.memory.note("more than values of settings was edited");
             return Ok(None);
         };
+        let edited = edits.len();
         let Ok(graph) = Graph::build(&part.workspace) else {
             return Ok(None);
         };
@@ -147,7 +148,7 @@ impl<'a> Outlined<'a> {
         };
         self.memory.note(&format!(
             "{} plans edited, {} patterns judged again, the rest follows from the outline",
-            edits.len(),
+            edited,
             part.changed.len()
         ));
         Ok(Some((outline, fates)))
