@@ -160,6 +160,7 @@ pub(super) fn shell(root: &Path, options: &LoadOptions) -> Option<Workspace> {
         plans: BTreeMap::new(),
         platforms: head.platforms,
         default_platform: head.default_platform,
+        remote: None,
         warnings: Vec::new(),
     })
 }
