@@ -85,9 +85,6 @@ fn start_of(path: &Path, shown: &str) -> Site {
         Ok((doc, _)) => return doc.table().site().clone(),
         Err(_) => String::new(),
     };
-    let file = Arc::new(SourceFile {
-        name: shown.to_owned(),
-        text,
-    });
+    let file = Arc::new(SourceFile::new(shown, text));
     Site { file, range: 0..0 }
 }
