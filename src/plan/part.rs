@@ -4,13 +4,13 @@
 //! is no answer, and the whole is to be loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::expand::{self, CommandLine, Context, Expanded};
 use super::model::{Pattern, Workspace};
-use super::read;
-use super::workspace::{LoadOptions, shell};
+use super::workspace::{Folders, LoadOptions, shell};
+use super::{files, read};
 use crate::error::{Diagnostic, Severity};
 use crate::label::Label;
 use crate::rule::model::{Rule, RuleId};
@@ -59,6 +59,16 @@ pub fn settings_only(root: &Path, options: &LoadOptions, edits: &[Edit<'_>]) -> 
         workspace.plans.insert(edit.package.to_owned(), new.plan);
     }
     Some(Part { workspace, changed })
+}
+
+/// Package, path and shown name of every plan; `None` when anything is wrong.
+pub fn plan_names(root: &Path, folders: &Folders) -> Option<Vec<(String, PathBuf, String)>> {
+    let mut diags = Vec::new();
+    let dir = root.join(&folders.plans);
+    let shown = folders.plans.display().to_string();
+    let files = files::plans(&dir, &shown, &mut diags).ok()?;
+    let names = files.into_iter().map(|f| (f.package, f.path, f.shown));
+    diags.is_empty().then(|| names.collect())
 }
 
 fn expanded(

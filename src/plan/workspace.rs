@@ -165,15 +165,6 @@ pub(super) fn shell(root: &Path, options: &LoadOptions) -> Option<Workspace> {
     })
 }
 
-/// Package, path and shown name of every plan; `None` when anything is wrong.
-pub fn plan_names(root: &Path, folders: &Folders) -> Option<Vec<(String, PathBuf, String)>> {
-    let mut diags = Vec::new();
-    let dir = root.join(&folders.plans);
-    let files = files::plans(&dir, &shown(&folders.plans), &mut diags).ok()?;
-    let names = files.into_iter().map(|f| (f.package, f.path, f.shown));
-    diags.is_empty().then(|| names.collect())
-}
-
 fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Diagnostic>)> {
     let mut diags = Vec::new();
     let (doc, found) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE)?;

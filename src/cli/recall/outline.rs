@@ -12,8 +12,7 @@ use crate::engine::recall::{Fate, Memory, Outline, Question, World};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::label::{Selector, Target};
-use crate::plan::part::{Edit, settings_only};
-use crate::plan::workspace::plan_names;
+use crate::plan::part::{Edit, plan_names, settings_only};
 
 /// Package, name in the world, name in messages and text of a plan.
 struct PlanText {
