@@ -227,7 +227,9 @@ fn what_is_damaged_is_no_answer() {
         workspace.doe(&args).ok();
     }
     let right = plain(&workspace.doe(&args).ok().stdout);
-    let path = kept(&workspace).remove(0).0;
+    let is_answer = |path: &PathBuf| std::fs::read(path).unwrap().starts_with(b"doe recall 1");
+    let mut paths = kept(&workspace).into_iter().map(|(path, ..)| path);
+    let path = paths.find(is_answer).unwrap();
     let whole = std::fs::read(&path).unwrap();
     let mut damaged: Vec<Vec<u8>> = [0, 1, 12, 13, 45, 53, 60, whole.len() / 2, whole.len() - 1]
         .iter()
@@ -264,7 +266,9 @@ fn an_edit_of_a_setting_judges_what_it_reaches() {
         for args in [&["plan", "//..."][..], &["plan", "//...", "--json"]] {
             let plan = workspace.doe(args).ok();
             let look = workspace.read(".doe/recall/last-look.txt");
-            assert!(look.contains(said), "{look}");
+            // The long way leaves an outline of its own where all is reused.
+            let again = args.len() > 2 && look.contains("0 plans edited");
+            assert!(look.contains(said) || again, "{look}");
             let anew: Vec<&str> = args.iter().copied().chain(["--no-recall"]).collect();
             assert_eq!(plan.stdout, workspace.doe(&anew).ok().stdout);
         }
