@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::durable::{self, Temp};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::quarantine;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -234,6 +235,11 @@ impl Cas {
         Ok(file)
     }
 
+    /// The next read of the blob verifies it again.
+    pub(crate) fn distrust(&self, digest: &Digest) {
+        lock(&self.verified).remove(digest);
+    }
+
     fn check(&self, digest: &Digest, found: Digest, path: &Path) -> Result<()> {
         if found == *digest {
             lock(&self.verified).insert(*digest);
@@ -252,18 +258,23 @@ impl Cas {
         if self.read_only {
             return Ok(None);
         }
-        let moved = durable::quarantine(path, &self.layout.quarantine(), &digest.hex())?;
+        let why = "its content does not match its digest";
+        let moved = quarantine::aside(&self.layout, path, &digest.hex(), why)?;
         // A staged file is gone from its place: it must not be published.
         lock(&self.staged).remove(digest);
         Ok(Some(moved))
     }
 
-    /// Whether the blob is there in its full length. A file of another length cannot be it: it is
-    /// moved to quarantine, so that the good copy at hand can take its place.
+    /// Whether the blob is there, whole. A file with other content cannot be it: it is moved to
+    /// quarantine, so that the good copy at hand can take its place.
     fn present(&self, blob: &Blob) -> Result<bool> {
         match self.size(&blob.digest) {
             None => Ok(false),
-            Some(size) if size == blob.size_bytes => Ok(true),
+            Some(size) if size == blob.size_bytes => match self.open(&blob.digest) {
+                Ok(_) => Ok(true),
+                Err(Error::Corrupt { .. } | Error::NotFound { .. }) => Ok(false),
+                Err(error) => Err(error),
+            },
             Some(_) => {
                 self.discard(&blob.digest, &self.layout.blob(&blob.digest))?;
                 Ok(false)

@@ -209,6 +209,13 @@ pub(crate) fn files_below(dir: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata
     Ok(())
 }
 
+/// Whether [`files_below`] would find any file.
+pub(crate) fn any_below(dir: &Path) -> Result<bool> {
+    let mut found = false;
+    files_below(dir, &mut |_, _| found = true)?;
+    Ok(found)
+}
+
 fn sync(root: &Path, paths: &[&Path]) -> Result<()> {
     #[cfg(target_os = "linux")]
     if paths.len() >= SYNC_ALL_FROM {

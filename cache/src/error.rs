@@ -134,8 +134,8 @@ impl Error {
                     .to_owned()
             }
             Self::Locked { .. } => {
-                "wait for it to finish or stop it; reading commands (status, results, explain) \
-                 need no lock"
+                "`--wait` waits for it to finish; reading commands (status, results, explain) need \
+                 no lock"
                     .to_owned()
             }
             Self::SchemaTooNew { .. } => {

@@ -6,7 +6,11 @@
 //! cas/ab/cdef…             blobs by digest
 //! records/ab/abcdef….json  records by digest
 //! imported/ab/abcdef…      where a record came from that was not made here
-//! runs/                    what the engine keeps of each run
+//! links/ab/abcdef….json    links by digest
+//! pins/abcdef….json        records that no collection removes
+//! imports/abcdef….json     where imported records come from
+//! runs/ID/notes            what each run did with each node, line by line
+//! runs/                    whatever else the engine keeps of each run
 //! tmp/                     half-written files; never referred to
 //! quarantine/              damaged files, kept for inspection
 //! ```
@@ -51,6 +55,21 @@ impl Layout {
         self.root.join("records")
     }
 
+    /// Folder of the links.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Folder of the pins.
+    pub fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+
+    /// Folder of the accounts of imports.
+    pub fn imports(&self) -> PathBuf {
+        self.root.join("imports")
+    }
+
     /// Folder that the engine keeps its runs in.
     pub fn runs(&self) -> PathBuf {
         self.root.join("runs")
@@ -87,5 +106,21 @@ impl Layout {
     pub fn record(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.records().join(&hex[..2]).join(format!("{hex}.json"))
+    }
+
+    /// Where a file of links lies, once it is durable.
+    pub fn link(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.links().join(&hex[..2]).join(format!("{hex}.json"))
+    }
+
+    /// Where the pin of a record lies.
+    pub fn pin(&self, record: &Digest) -> PathBuf {
+        self.pins().join(format!("{record}.json"))
+    }
+
+    /// Where the notes of a run lie.
+    pub fn notes(&self, run_id: &str) -> PathBuf {
+        self.runs().join(run_id).join("notes")
     }
 }

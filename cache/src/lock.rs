@@ -7,13 +7,17 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The writer's lock; given back when dropped.
 #[derive(Debug)]
 pub struct WriterLock {
     file: File,
+    predecessor: Option<String>,
 }
+
+/// How long to wait between two tries for a lock that another holds.
+const TRY_EVERY: Duration = Duration::from_millis(100);
 
 impl WriterLock {
     /// Takes the lock of the store at `root`, or fails at once. `command` is what the user
@@ -41,6 +45,10 @@ impl WriterLock {
             }
             Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, &e)),
         }
+        // Whoever gives the lock back empties the file: what is in it was left by the dead.
+        let mut left = String::new();
+        let _ = file.read_to_string(&mut left);
+        let predecessor = (!left.trim().is_empty()).then(|| describe(&left));
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let text = format!(
             "pid {}\nhost {}\nsince {}\ncommand {}\n",
@@ -53,7 +61,42 @@ impl WriterLock {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(|e| Error::io("write", &path, &e))?;
-        Ok(Self { file })
+        Ok(Self { file, predecessor })
+    }
+
+    /// Takes the lock, waiting for whoever holds it: at most `limit`, for ever without one.
+    /// `waiting` is told who that is, at first and whenever it is somebody else.
+    ///
+    /// # Errors
+    /// As [`WriterLock::acquire`], once the limit is over.
+    pub fn acquire_within(
+        root: impl AsRef<std::path::Path>,
+        command: &str,
+        limit: Option<Duration>,
+        waiting: &mut dyn FnMut(&str),
+    ) -> Result<Self> {
+        let began = Instant::now();
+        let mut told = String::new();
+        loop {
+            let holder = match Self::acquire(root.as_ref(), command) {
+                Err(Error::Locked { holder }) => holder,
+                other => return other,
+            };
+            let left = limit.map(|limit| limit.saturating_sub(began.elapsed()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(Error::Locked { holder });
+            }
+            if holder != told && holder != STARTING {
+                waiting(&holder);
+                told = holder;
+            }
+            std::thread::sleep(left.map_or(TRY_EVERY, |left| left.min(TRY_EVERY)));
+        }
+    }
+
+    /// The last holder in words, when it died without giving the lock back.
+    pub fn predecessor(&self) -> Option<&str> {
+        self.predecessor.as_deref()
     }
 }
 
@@ -69,6 +112,12 @@ fn holder(file: &mut File) -> String {
     let mut text = String::new();
     // Unreadable or just being written: nothing to say about the holder.
     let _ = file.read_to_string(&mut text);
+    describe(&text)
+}
+
+const STARTING: &str = "another process that is just starting";
+
+fn describe(text: &str) -> String {
     let field = |name: &str| {
         text.lines()
             .find_map(|l| l.strip_prefix(name)?.strip_prefix(' '))
@@ -82,7 +131,7 @@ fn holder(file: &mut File) -> String {
         (Some(pid), Some(host), Some(since), Some(command)) => {
             format!("process {pid} on `{host}` since {since}, running `{command}`")
         }
-        _ => "another process that is just starting".to_owned(),
+        _ => STARTING.to_owned(),
     }
 }
 

@@ -204,7 +204,17 @@ pub(crate) fn list(db: &Connection, filter: &Filter) -> Result<Vec<Summary>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The one record whose digest starts with these digits.
+/// What a beginning of a digest may name, in the order in which it is looked for.
+const NAMES: [&str; 3] = [
+    "SELECT DISTINCT digest, digest FROM record WHERE digest BETWEEN ?1 AND ?2 LIMIT 2",
+    "SELECT DISTINCT k.spec_key, r.digest FROM spec_link k JOIN record r ON r.id = k.record_id
+     WHERE k.spec_key BETWEEN ?1 AND ?2 LIMIT 2",
+    "SELECT action_key, digest FROM record WHERE action_key BETWEEN ?1 AND ?2
+     ORDER BY usable DESC, recorded_unix_ms DESC, digest DESC LIMIT 1",
+];
+
+/// The record whose digest starts with these digits, or else the one that a key which does leads
+/// to.
 pub(crate) fn resolve(db: &Connection, prefix: &str) -> Result<Digest> {
     let bad = |why: &str| Error::BadDigest {
         text: prefix.to_owned(),
@@ -220,15 +230,18 @@ pub(crate) fn resolve(db: &Connection, prefix: &str) -> Result<Digest> {
         .parse()
         .map_err(|_| bad("it has other characters than 0-9 and a-f"))?;
     let high: Digest = format!("{prefix:f<64}").parse()?;
-    let found: Vec<[u8; 32]> = db
-        .prepare("SELECT digest FROM record WHERE digest BETWEEN ?1 AND ?2 LIMIT 2")?
-        .query_map([low.as_bytes(), high.as_bytes()], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    match found[..] {
-        [one] => Ok(Digest::from_bytes(one)),
-        [] => Err(Error::not_found(format!("record `{prefix}…`"))),
-        _ => Err(bad("several records begin with it; give more digits")),
+    for sql in NAMES {
+        let found: Vec<[u8; 32]> = db
+            .prepare(sql)?
+            .query_map([low.as_bytes(), high.as_bytes()], |row| row.get(1))?
+            .collect::<rusqlite::Result<_>>()?;
+        match found[..] {
+            [one] => return Ok(Digest::from_bytes(one)),
+            [] => {}
+            _ => return Err(bad("several records begin with it; give more digits")),
+        }
     }
+    Err(Error::not_found(format!("record `{prefix}…`")))
 }
 
 /// What is stored, counted.

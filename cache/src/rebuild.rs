@@ -1,14 +1,23 @@
-//! The index made again from the records, which are the truth. What is damaged is moved to
-//! quarantine, what cannot be read by this version is left alone, and both are reported.
+//! The index made again from the files, which are the truth: records, links, notes of runs. What
+//! is damaged is moved to quarantine, what cannot be read by this version is left alone, and both
+//! are reported. After a crash the same walk takes in what had become durable but not indexed.
 
 use crate::digest::Digest;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::index;
 use crate::layout::Layout;
+use crate::links::LinkFile;
+use crate::lock::WriterLock;
+use crate::notes::{self, Told};
+use crate::quarantine;
 use crate::record::Record;
+use crate::standing;
 use crate::store::Store;
 use crate::write;
+use rusqlite::Connection;
+use serde::Deserialize;
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +26,11 @@ use std::path::{Path, PathBuf};
 pub struct RebuildReport {
     /// Records in the new index.
     pub indexed: u64,
-    /// Those of them that lack an output blob, so that they cannot be reused.
+    /// Links between keys and records recorded under other keys.
+    pub links: u64,
+    /// Runs in the new index.
+    pub runs: u64,
+    /// Those of the records that lack an output blob, so that they cannot be reused.
     pub incomplete: Vec<Digest>,
     /// Damaged files: where they lie now, and what was wrong.
     pub quarantined: Vec<(PathBuf, String)>,
@@ -25,20 +38,37 @@ pub struct RebuildReport {
     pub skipped: Vec<(PathBuf, String)>,
 }
 
+/// What was found after a crash.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Who died holding the lock, in words.
+    pub died: Option<String>,
+    /// Records that were durable and are in the index only now.
+    pub records: u64,
+    /// Half-written files that were removed.
+    pub swept: u64,
+}
+
+/// The little of a record that its place in the index depends on.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(default)]
+    recorded_unix_ms: u64,
+}
+
 impl Store {
-    /// Makes the index of the store at `root` again. Runs and their nodes are kept when the old
-    /// index can be read. Spec keys that were linked to older records come back with the next
-    /// build, which finds the records by action key.
+    /// Makes the index of the store at `root` again. Runs whose folders are gone are kept when
+    /// the old index can be read.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::SchemaTooNew`] when a newer program made the index.
     pub fn rebuild(root: impl AsRef<Path>) -> Result<(Self, RebuildReport)> {
         let layout = Layout::new(root.as_ref());
         let mut report = RebuildReport::default();
-        let store = match Self::open(root.as_ref()) {
+        let store = match Self::open_index(root.as_ref()) {
             Err(error) if index::is_damage(&error) => {
                 set_aside(&layout, &error, &mut report)?;
-                Self::open(root.as_ref())?
+                Self::open_index(root.as_ref())?
             }
             other => other?,
         };
@@ -49,7 +79,7 @@ impl Store {
                 drop(store);
                 let mut report = RebuildReport::default();
                 set_aside(&layout, &error, &mut report)?;
-                let store = Self::open(root.as_ref())?;
+                let store = Self::open_index(root.as_ref())?;
                 store.fill(&mut report)?;
                 Ok((store, report))
             }
@@ -57,49 +87,169 @@ impl Store {
         }
     }
 
-    fn fill(&self, report: &mut RebuildReport) -> Result<()> {
-        let mut files = Vec::new();
-        durable::files_below(&self.layout().records(), &mut |path, _| {
-            files.push(path.to_owned());
-        })?;
-        files.sort();
+    /// Fills the index from the files, whatever it held before.
+    pub(crate) fn fill(&self, report: &mut RebuildReport) -> Result<()> {
         self.transaction(|db| {
+            notes::complete(db, self.layout())?;
             write::clear(db)?;
-            for path in &files {
-                let Some(digest) = digest_of_name(path) else {
-                    let why = "its name is not that of a record".to_owned();
-                    report.skipped.push((path.clone(), why));
-                    continue;
-                };
-                let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
-                if Digest::of(&bytes) != digest {
-                    let name = format!("{digest}.json");
-                    let moved = durable::quarantine(path, &self.layout().quarantine(), &name)?;
-                    let why = "its content does not match its digest".to_owned();
-                    report.quarantined.push((moved, why));
-                    continue;
-                }
-                let record = match Record::from_bytes(&bytes) {
-                    Ok(record) => record,
-                    Err(error) => {
-                        report.skipped.push((path.clone(), error.to_string()));
-                        continue;
-                    }
-                };
-                let here = record
-                    .outputs
-                    .values()
-                    .all(|o| self.cas().size(&o.digest) == Some(o.size_bytes));
-                let complete = here || self.is_imported(&digest);
-                if !complete {
-                    report.incomplete.push(digest);
-                }
-                write::insert_record(db, &digest, bytes.len() as u64, &record, complete)?;
-                report.indexed += 1;
-            }
+            report.indexed = self.take_records(db, &HashSet::new(), report)?;
+            report.links = self.take_links(db, report)?;
+            report.runs = self.take_runs(db, report)?;
             Ok(())
+        })?;
+        self.reload_stamp()
+    }
+
+    /// Clears up after a process that died while it wrote: half-written files are removed, and
+    /// records and links that had become durable but not indexed are taken in.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`].
+    pub fn recover(&self, lock: &WriterLock) -> Result<Recovered> {
+        let swept = self.sweep_tmp(lock)?;
+        self.settle_notes(lock.predecessor().is_some())?;
+        let Some(died) = lock.predecessor() else {
+            return Ok(Recovered {
+                swept,
+                ..Recovered::default()
+            });
+        };
+        let mut report = RebuildReport::default();
+        let records = self.transaction(|db| {
+            let known: HashSet<Digest> = db
+                .prepare("SELECT digest FROM record")?
+                .query_map([], |row| row.get(0).map(Digest::from_bytes))?
+                .collect::<rusqlite::Result<_>>()?;
+            let records = self.take_records(db, &known, &mut report)?;
+            self.take_links(db, &mut report)?;
+            Ok(records)
+        })?;
+        self.reload_stamp()?;
+        Ok(Recovered {
+            died: Some(died.to_owned()),
+            records,
+            swept,
         })
     }
+
+    pub(crate) fn take_records(
+        &self,
+        db: &Connection,
+        known: &HashSet<Digest>,
+        report: &mut RebuildReport,
+    ) -> Result<u64> {
+        let mut found = Vec::new();
+        for (path, digest) in named(&self.layout().records(), known, report)? {
+            if let Some(bytes) = self.intact(&path, &digest, report)? {
+                let head = serde_json::from_slice::<Head>(&bytes);
+                found.push((head.map_or(0, |h| h.recorded_unix_ms), digest, path));
+            }
+        }
+        // As they came, so that even rows in no asked-for order come out alike.
+        found.sort();
+        let mut count = 0;
+        for (_, digest, path) in found {
+            let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+            let record = match Record::from_bytes(&bytes) {
+                Ok(record) => record,
+                Err(error) => {
+                    report.skipped.push((path, error.to_string()));
+                    continue;
+                }
+            };
+            let mut outputs = record.outputs.values();
+            let complete = outputs.all(|o| self.cas().size(&o.digest) == Some(o.size_bytes));
+            let complete = complete || self.is_imported(&digest);
+            if !complete {
+                report.incomplete.push(digest);
+            }
+            write::insert_record(db, &digest, bytes.len() as u64, &record, complete)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    pub(crate) fn take_links(&self, db: &Connection, report: &mut RebuildReport) -> Result<u64> {
+        let mut links = Vec::new();
+        for (path, digest) in named(&self.layout().links(), &HashSet::new(), report)? {
+            let Some(bytes) = self.intact(&path, &digest, report)? else {
+                continue;
+            };
+            match LinkFile::from_bytes(&bytes) {
+                Ok(file) => links.extend(file.links),
+                Err(error) => report.skipped.push((path, error.to_string())),
+            }
+        }
+        links.sort_by_key(|link| link.linked_unix_ms);
+        let mut count = 0;
+        for link in &links {
+            count += u64::from(standing::link(db, link)?);
+        }
+        Ok(count)
+    }
+
+    pub(crate) fn take_runs(&self, db: &Connection, report: &mut RebuildReport) -> Result<u64> {
+        let mut runs: Vec<Told> = Vec::new();
+        for path in notes::files(self.layout())? {
+            match notes::read(&path)? {
+                Ok(told) => {
+                    if let Some(damage) = &told.damage {
+                        report.skipped.push((path, damage.clone()));
+                    }
+                    runs.push(told);
+                }
+                Err(why) => report.skipped.push((path, why)),
+            }
+        }
+        let place = |t: &Told| (t.seq, t.info.started_unix_ms, t.info.run_id.clone());
+        runs.sort_by_key(place);
+        runs.iter().try_for_each(|told| notes::replay(db, told))?;
+        Ok(runs.len() as u64)
+    }
+
+    /// The content of a file named by its digest; a damaged one is moved to quarantine.
+    fn intact(
+        &self,
+        path: &Path,
+        digest: &Digest,
+        report: &mut RebuildReport,
+    ) -> Result<Option<Vec<u8>>> {
+        let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+        if Digest::of(&bytes) == *digest {
+            return Ok(Some(bytes));
+        }
+        let why = "its content does not match its digest".to_owned();
+        let place = match self.writable() {
+            Ok(()) => quarantine::aside(self.layout(), path, &format!("{digest}.json"), &why)?,
+            // Whoever only looks moves nothing.
+            Err(_) => path.to_owned(),
+        };
+        report.quarantined.push((place, why));
+        Ok(None)
+    }
+}
+
+/// Files two levels down with the digest that each is named by, less the known ones, in order.
+fn named(
+    dir: &Path,
+    known: &HashSet<Digest>,
+    report: &mut RebuildReport,
+) -> Result<Vec<(PathBuf, Digest)>> {
+    let mut files = Vec::new();
+    durable::files_below(dir, &mut |path, _| files.push(path.to_owned()))?;
+    files.sort();
+    let mut found = Vec::with_capacity(files.len());
+    for path in files {
+        match digest_of_name(&path) {
+            Some(digest) if known.contains(&digest) => {}
+            Some(digest) => found.push((path, digest)),
+            None => {
+                let why = "its name is not a digest".to_owned();
+                report.skipped.push((path, why));
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn set_aside(layout: &Layout, error: &Error, report: &mut RebuildReport) -> Result<()> {

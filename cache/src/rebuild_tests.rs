@@ -61,7 +61,7 @@ fn any_step() -> impl Strategy<Value = (u8, u8, u8, u8)> {
 }
 
 fn dump(store: &Store) -> Vec<Vec<String>> {
-    ["attempts", "results", "metrics", "samples"]
+    ["attempts", "results", "metrics", "samples", "runs"]
         .map(|view| {
             query(
                 store,
@@ -141,8 +141,124 @@ proptest! {
         prop_assert_eq!(report.indexed, loaded_count(&ids));
         prop_assert_eq!(dump(&store), before);
     }
+
+    /// Whatever happens to a store, the index made from its files alone is the one that grew:
+    /// commits, links, records refused, blobs damaged, blobs that come back.
+    #[test]
+    fn a_life_can_be_told_from_the_files(
+        life in prop::collection::vec((0..6_u8, 0..3_u8, 0..3_u8, 0..4_u8), 1..16),
+    ) {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        let mut ids: Vec<Digest> = Vec::new();
+        for (what, label, seed, outcome) in life {
+            let seed32 = u32::from(seed);
+            let pick = |n: u8| (!ids.is_empty()).then(|| ids[usize::from(n) % ids.len()]);
+            let name = format!("//t:p{label}");
+            match what {
+                0..=2 => {
+                    stage(&store, seed32);
+                    let mut record = sample(&name, seed32);
+                    record.recorded_unix_ms = store.stamp_unix_ms();
+                    match outcome {
+                        0 => record.verdicts.execution.status = ExecutionStatus::Failed,
+                        1 => record.reusable = false,
+                        _ => {}
+                    }
+                    ids.push(store.commit(&record).unwrap());
+                }
+                3 => {
+                    // Refused when the record may not be reused; then nothing is linked.
+                    if let Some(id) = pick(outcome) {
+                        let _ = store.link_spec(sample("", seed32).spec_key, id, &name);
+                    }
+                }
+                4 => {
+                    let blob = sample("", seed32).outputs["result"].digest;
+                    if store.layout().blob(&blob).exists() {
+                        flip(&store.layout().blob(&blob));
+                        // Another process, which has not verified it yet.
+                        let other = Store::open(root.path()).unwrap();
+                        let found = other.blob(&blob);
+                        prop_assert!(matches!(found, Err(Error::Corrupt { .. })), "{found:?}");
+                    }
+                }
+                _ => {
+                    if let Some(id) = pick(outcome) && store.layout().record(&id).exists() {
+                        flip(&store.layout().record(&id));
+                        let found = store.record(&id);
+                        prop_assert!(matches!(found, Err(Error::Corrupt { .. })), "{found:?}");
+                    }
+                }
+            }
+        }
+        let before = dump(&store);
+        drop(store);
+        fs::remove_file(root.path().join("index.sqlite")).unwrap();
+        let (store, _) = Store::rebuild(root.path()).unwrap();
+        prop_assert_eq!(dump(&store), before);
+    }
 }
 
 fn loaded_count(ids: &[Digest]) -> u64 {
     ids.iter().collect::<std::collections::BTreeSet<_>>().len() as u64
+}
+
+/// What became durable just before a crash is not executed twice.
+#[test]
+fn what_a_crash_left_out_of_the_index_is_taken_in() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let [one, two] = [1, 2].map(|seed| put(&store, &format!("//t:p{seed}"), seed));
+    let key = sample("", 3).spec_key;
+    store.link_spec(key, two, "//t:other").unwrap();
+    let before = dump(&store);
+    // As if the process had died between the rename and the commit of the second record.
+    store.transaction(|db| standing::forget(db, &two)).unwrap();
+    fs::create_dir_all(store.layout().tmp()).unwrap();
+    fs::write(store.layout().tmp().join("1-0"), "half").unwrap();
+    let lock = WriterLock::acquire(root.path(), "a").unwrap();
+    let recovered = store.recover(&lock).unwrap();
+    assert_eq!(
+        (recovered.died, recovered.records, recovered.swept),
+        (None, 0, 1)
+    );
+    drop(lock);
+    fs::write(
+        store.layout().lock(),
+        "pid 7\nhost h\nsince then\ncommand doe build\n",
+    )
+    .unwrap();
+    let lock = WriterLock::acquire(root.path(), "b").unwrap();
+    let recovered = store.recover(&lock).unwrap();
+    assert_eq!(recovered.records, 1);
+    assert!(recovered.died.unwrap().contains("running `doe build`"));
+    assert_eq!(dump(&store), before);
+    assert!(
+        store
+            .by_spec(&sample("", 1).spec_key)
+            .unwrap()
+            .is_some_and(|s| s.record == one)
+    );
+}
+
+/// A missing index is not an empty store.
+#[test]
+fn a_lost_index_is_told_to_readers_and_made_again_by_writers() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let record = put(&store, "//t:p", 1);
+    drop(store);
+    fs::remove_file(root.path().join("index.sqlite")).unwrap();
+    let error = Store::open_read_only(root.path()).unwrap_err();
+    assert!(error.to_string().contains("missing"), "{error}");
+    assert!(
+        error.hint().unwrap().contains("doe cache rebuild"),
+        "{error}"
+    );
+    let store = Store::open(root.path()).unwrap();
+    assert_eq!(
+        store.bulk().unwrap().latest("//t:p").unwrap().record,
+        record
+    );
 }

@@ -229,6 +229,17 @@ impl Record {
         self.output_digest = outputs_digest(&self.outputs);
     }
 
+    /// Labels and output digests of the results that it was made from, as its spec manifest has
+    /// them.
+    pub fn needs(&self) -> Vec<(String, Digest)> {
+        let needs = self.spec_manifest.walk().filter_map(|(path, entry)| {
+            let label = path.strip_prefix("need.")?;
+            let output = entry.value.as_str()?.parse().ok()?;
+            Some((label.to_owned(), output))
+        });
+        needs.collect()
+    }
+
     /// Whether the record, as it stands, may ever be reused.
     pub fn usable(&self) -> bool {
         self.reusable && self.verdicts.good()
@@ -251,6 +262,21 @@ impl Record {
                 self.schema
             ));
         }
+        self.check()?;
+        canonical_json(self).or_else(|e| refuse(&format!("cannot be written: {e}")))
+    }
+
+    /// Whether keys and output digest follow from what is beside them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with what does not.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |what: &str| {
+            Err(Error::invalid(format!(
+                "the record of `{}` {what}",
+                self.label
+            )))
+        };
         if self.label.is_empty() {
             return refuse("has no label");
         }
@@ -263,7 +289,7 @@ impl Record {
         if self.output_digest != outputs_digest(&self.outputs) {
             return refuse("has an output digest that does not follow from its outputs");
         }
-        canonical_json(self).or_else(|e| refuse(&format!("cannot be written: {e}")))
+        Ok(())
     }
 
     /// The digest that names the record.

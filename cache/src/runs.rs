@@ -62,7 +62,7 @@ impl NodeState {
 }
 
 /// What is known of a run when it begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RunInfo {
     /// Its name, unique in the store.
     pub run_id: String,
@@ -125,7 +125,8 @@ pub struct RunNode {
     pub updated_unix_ms: u64,
 }
 
-pub(crate) fn begin(db: &Connection, info: &RunInfo) -> Result<()> {
+/// Adds a run; gives its place among all runs.
+pub(crate) fn begin(db: &Connection, info: &RunInfo) -> Result<i64> {
     let RunInfo {
         run_id,
         command,
@@ -155,7 +156,7 @@ pub(crate) fn begin(db: &Connection, info: &RunInfo) -> Result<()> {
     if new == 0 {
         return Err(Error::invalid(format!("the run `{run_id}` exists already")));
     }
-    Ok(())
+    Ok(db.last_insert_rowid())
 }
 
 pub(crate) fn end(db: &Connection, run_id: &str, status: RunStatus, now: u64) -> Result<()> {
@@ -243,6 +244,21 @@ pub(crate) fn recent(db: &Connection, limit: usize) -> Result<Vec<Run>> {
             .collect::<rusqlite::Result<_>>()?;
     }
     Ok(found.into_iter().map(|(_, run)| run).collect())
+}
+
+/// All runs with their places, in that order; nodes are not counted.
+pub(crate) fn all(db: &Connection) -> Result<Vec<(i64, Run)>> {
+    let sql = format!("SELECT {RUN} FROM run ORDER BY seq");
+    let mut statement = db.prepare(&sql)?;
+    let rows = statement.query_map([], run)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// One run with its place; nodes are not counted.
+pub(crate) fn one(db: &Connection, run_id: &str) -> Result<(i64, Run)> {
+    let sql = format!("SELECT {RUN} FROM run WHERE run_id = ?1");
+    let found = db.query_row(&sql, [run_id], run).optional()?;
+    found.ok_or_else(|| unknown(run_id))
 }
 
 /// The nodes of a run, by label.

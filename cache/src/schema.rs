@@ -10,7 +10,11 @@ use rusqlite::{Connection, TransactionBehavior};
 const APPLICATION_ID: i32 = 0x646f_6531;
 
 /// Step `i` leads from version `i` to `i + 1`.
-const STEPS: &[&str] = &[include_str!("sql/v1.sql"), include_str!("sql/v2.sql")];
+const STEPS: &[&str] = &[
+    include_str!("sql/v1.sql"),
+    include_str!("sql/v2.sql"),
+    include_str!("sql/v3.sql"),
+];
 
 const VIEWS: &str = include_str!("sql/views.sql");
 

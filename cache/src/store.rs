@@ -1,7 +1,7 @@
 //! The one door to a store. A commit returns when blobs, record and index rows are durable, in
 //! that order: whatever survives a crash is complete, and what the index forgot a rebuild finds.
 
-use crate::cas::{Blob, Cas};
+use crate::cas::Cas;
 use crate::digest::Digest;
 use crate::durable::{self, Temp};
 use crate::error::{Error, Result};
@@ -9,15 +9,20 @@ use crate::fault::Point;
 use crate::generation::{self, Generation};
 use crate::index::{self, Access};
 use crate::layout::Layout;
+use crate::links::{LinkFile, Linked};
 use crate::lock::WriterLock;
+use crate::notes;
+use crate::quarantine;
 use crate::read::{self, Filter, Stats};
+use crate::rebuild::RebuildReport;
 use crate::record::Record;
 use crate::remote::Mirror;
-use crate::runs::{self, NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};
+use crate::runs::NodeUpdate;
+use crate::standing;
 use crate::summary::{Snapshot, Summary};
 use crate::write;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,6 +86,27 @@ impl Store {
 
     fn with(root: &Path, access: Access) -> Result<Self> {
         let layout = Layout::new(root);
+        let lost = !layout.index().exists() && durable::any_below(&layout.records())?;
+        if lost && access == Access::Read {
+            return Err(Error::Corrupt {
+                what: "the index".to_owned(),
+                detail: "it is missing, although there are records".to_owned(),
+                quarantined: None,
+            });
+        }
+        let store = Self::with_index(layout, access)?;
+        if lost {
+            store.fill(&mut RebuildReport::default())?;
+        }
+        Ok(store)
+    }
+
+    /// Opens the store for writing with whatever its index holds.
+    pub(crate) fn open_index(root: &Path) -> Result<Self> {
+        Self::with_index(Layout::new(root), Access::Write)
+    }
+
+    fn with_index(layout: Layout, access: Access) -> Result<Self> {
         let connection = index::open(&layout, access)?;
         Ok(Self {
             cas: Cas::new(layout.clone(), access == Access::Read),
@@ -90,6 +116,13 @@ impl Store {
             read_only: access == Access::Read,
             mirror: OnceLock::new(),
         })
+    }
+
+    /// Takes in the greatest time that the index holds.
+    pub(crate) fn reload_stamp(&self) -> Result<()> {
+        let last = write::last_stamp(&self.index())?;
+        self.last_stamp.fetch_max(last, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Where everything lies.
@@ -169,58 +202,90 @@ impl Store {
     /// As [`Store::commit`] and [`Store::link_spec`]; then none of it is in the index.
     pub fn write(&self, batch: &Batch<'_>) -> Result<Vec<Digest>> {
         self.writable()?;
-        let mut digests = Vec::with_capacity(batch.records.len());
-        let mut sizes = Vec::with_capacity(batch.records.len());
+        let mut new = Vec::with_capacity(batch.records.len());
         let mut files: Vec<(Temp, PathBuf)> = Vec::new();
         for record in batch.records {
             self.check_blobs(record)?;
             let bytes = record.to_bytes()?;
             let digest = Digest::of(&bytes);
-            let path = self.layout.record(&digest);
-            // What is there in full length is there: the name follows from the content.
-            if !fs::metadata(&path).is_ok_and(|m| m.len() == bytes.len() as u64) {
-                files.push((Temp::with(&self.layout.tmp(), &bytes)?, path));
-            }
-            digests.push(digest);
-            sizes.push(bytes.len() as u64);
+            self.stage_object(&bytes, self.layout.record(&digest), &mut files)?;
+            new.push((digest, bytes.len() as u64, record));
+        }
+        let links = self.stamped(batch.links, &new)?;
+        if !links.is_empty() {
+            let bytes = LinkFile::new(links.clone()).to_bytes()?;
+            let path = self.layout.link(&Digest::of(&bytes));
+            self.stage_object(&bytes, path, &mut files)?;
         }
         self.cas.flush_before(files)?;
         self.transaction(|db| {
-            for ((record, digest), size) in batch.records.iter().zip(&digests).zip(&sizes) {
+            for (digest, size, record) in &new {
                 write::insert_record(db, digest, *size, record, true)?;
             }
-            for link in batch.links {
-                self.link(db, link)?;
+            if !new.is_empty() {
+                // What was produced again may be what an older record lacked.
+                standing::found_blobs(db, &|blob, size| self.cas.size(blob) == Some(size))?;
             }
-            let now = now_unix_ms();
-            batch
-                .nodes
-                .iter()
-                .try_for_each(|update| runs::set_node(db, update, now))
+            for link in &links {
+                if !standing::link(db, link)? {
+                    return Err(self.no_link(&link.record, &link.label));
+                }
+            }
+            notes::set_nodes(db, &self.layout, batch.nodes)
         })?;
         if let Some(latest) = batch.records.iter().map(|r| r.recorded_unix_ms).max() {
             self.last_stamp.fetch_max(latest, Ordering::AcqRel);
         }
-        Ok(digests)
+        Ok(new.into_iter().map(|(digest, ..)| digest).collect())
     }
 
-    fn link(&self, db: &Connection, link: &Link) -> Result<()> {
-        let Link {
-            spec_key,
-            record,
-            label,
-        } = link;
-        if write::link(db, spec_key, record, label, self.stamp_unix_ms())? {
-            return Ok(());
+    /// Prepares a file that is named by its content, unless it is there already, byte for byte.
+    fn stage_object(
+        &self,
+        bytes: &[u8],
+        path: PathBuf,
+        files: &mut Vec<(Temp, PathBuf)>,
+    ) -> Result<()> {
+        // One that is there and damaged is replaced by what it should be.
+        if !fs::read(&path).is_ok_and(|found| found == bytes) {
+            files.push((Temp::with(&self.layout.tmp(), bytes)?, path));
         }
+        Ok(())
+    }
+
+    /// Gives links their times. Those that cannot hold are refused before anything is written.
+    fn stamped(&self, links: &[Link], new: &[(Digest, u64, &Record)]) -> Result<Vec<Linked>> {
+        if links.is_empty() {
+            return Ok(Vec::new());
+        }
+        let fresh: HashMap<&Digest, bool> = new.iter().map(|(d, _, r)| (d, r.usable())).collect();
+        let stamp = |link: &Link| {
+            let usable = match fresh.get(&link.record) {
+                Some(usable) => *usable,
+                None => read::is_usable(&self.index(), &link.record)?,
+            };
+            if !usable {
+                return Err(self.no_link(&link.record, &link.label));
+            }
+            Ok(Linked {
+                spec_key: link.spec_key,
+                record: link.record,
+                label: link.label.clone(),
+                linked_unix_ms: self.stamp_unix_ms(),
+            })
+        };
+        links.iter().map(stamp).collect()
+    }
+
+    fn no_link(&self, record: &Digest, label: &str) -> Error {
         if self.layout.record(record).exists() {
-            return Err(Error::invalid(format!(
+            return Error::invalid(format!(
                 "record `{}` may not stand for `{label}`: only executed, valid and reusable \
                  records may",
                 record.short()
-            )));
+            ));
         }
-        Err(missing(record))
+        missing(record)
     }
 
     fn check_blobs(&self, record: &Record) -> Result<()> {
@@ -281,7 +346,8 @@ impl Store {
         read::list(&self.index(), filter)
     }
 
-    /// The one record whose digest begins with these digits (at least four).
+    /// The one record whose digest begins with these digits (at least four), else the one that a
+    /// spec key or an action key which begins so leads to.
     ///
     /// # Errors
     /// [`Error::BadDigest`] when several do, [`Error::NotFound`] when none does.
@@ -308,31 +374,16 @@ impl Store {
         let mut quarantined = None;
         if !self.read_only {
             let name = format!("{digest}.json");
-            let moved = durable::quarantine(&path, &self.layout.quarantine(), &name)?;
+            let why = "its content does not match its digest";
+            let moved = quarantine::aside(&self.layout, &path, &name, why)?;
             quarantined = Some(moved);
-            self.transaction(|db| write::forget(db, digest))?;
+            self.transaction(|db| standing::forget(db, digest))?;
         }
         Err(Error::Corrupt {
             what: format!("record `{}`", digest.short()),
             detail: format!("its content has the digest `{}`", found.short()),
             quarantined,
         })
-    }
-
-    /// Stores a blob: see [`Cas::put_bytes`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Blob> {
-        self.cas.put_bytes(bytes)
-    }
-
-    /// Stores a file as a blob: see [`Cas::put_file`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn put_file(&self, path: impl AsRef<Path>) -> Result<Blob> {
-        self.cas.put_file(path)
     }
 
     /// What is stored, counted. Walks the folder of the blobs.
@@ -358,86 +409,6 @@ impl Store {
         durable::sweep(&self.layout.tmp())
     }
 
-    /// Notes the begin of a run.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when there is a run of that name.
-    pub fn begin_run(&self, info: &RunInfo) -> Result<()> {
-        self.transaction(|db| runs::begin(db, info))
-    }
-
-    /// Notes how a node stands in a run. [`Store::set_nodes`] and [`Store::write`] do so for many
-    /// at the price of one.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] when the run never began.
-    pub fn set_node(
-        &self,
-        run_id: &str,
-        label: &str,
-        state: NodeState,
-        reason: Option<&str>,
-        record: Option<Digest>,
-    ) -> Result<()> {
-        self.set_nodes(&[NodeUpdate {
-            run_id: run_id.to_owned(),
-            label: label.to_owned(),
-            state,
-            reason: reason.map(str::to_owned),
-            record,
-        }])
-    }
-
-    /// Notes how nodes stand in a run, together.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] when a run never began; then nothing is noted.
-    pub fn set_nodes(&self, nodes: &[NodeUpdate]) -> Result<()> {
-        let now = now_unix_ms();
-        self.transaction(|db| nodes.iter().try_for_each(|n| runs::set_node(db, n, now)))
-    }
-
-    /// Notes the end of a run.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] when it never began.
-    pub fn end_run(&self, run_id: &str, status: RunStatus) -> Result<()> {
-        self.transaction(|db| runs::end(db, run_id, status, now_unix_ms()))
-    }
-
-    /// The latest runs first, at most `limit`.
-    ///
-    /// # Errors
-    /// [`Error::Database`], [`Error::Corrupt`] from the index.
-    pub fn runs(&self, limit: usize) -> Result<Vec<Run>> {
-        runs::recent(&self.index(), limit)
-    }
-
-    /// The run that began last.
-    ///
-    /// # Errors
-    /// [`Error::Database`], [`Error::Corrupt`] from the index.
-    pub fn last_run(&self) -> Result<Option<Run>> {
-        Ok(self.runs(1)?.pop())
-    }
-
-    /// The nodes of a run, by label.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] when the run never began.
-    pub fn run_nodes(&self, run_id: &str) -> Result<Vec<RunNode>> {
-        runs::nodes(&self.index(), run_id)
-    }
-
-    /// The state of each label in the last run that it took part in (for `@failed`:
-    /// [`NodeState::is_failure`]).
-    ///
-    /// # Errors
-    /// [`Error::Database`], [`Error::Corrupt`] from the index.
-    pub fn latest_states(&self) -> Result<BTreeMap<String, NodeState>> {
-        runs::latest_states(&self.index())
-    }
-
     pub(crate) fn index(&self) -> MutexGuard<'_, Connection> {
         // A panic inside a transaction has rolled it back: the connection is fine.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
@@ -461,7 +432,7 @@ impl Store {
         Ok(value)
     }
 
-    fn writable(&self) -> Result<()> {
+    pub(crate) fn writable(&self) -> Result<()> {
         if self.read_only {
             return Err(Error::ReadOnly {
                 root: self.layout.root().to_owned(),

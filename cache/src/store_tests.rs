@@ -355,7 +355,7 @@ fn reading_asks_for_nothing_and_makes_nothing() {
     let refused = [
         store.commit(&sample("//t:p", 1)).unwrap_err(),
         store.put_bytes(b"x").unwrap_err(),
-        store.end_run("r", RunStatus::Ok).unwrap_err(),
+        store.end_run("r", crate::runs::RunStatus::Ok).unwrap_err(),
     ];
     for error in refused {
         assert!(matches!(error, Error::ReadOnly { .. }), "{error}");

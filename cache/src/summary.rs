@@ -115,6 +115,11 @@ impl Snapshot {
         self.row_of(digest).map(|i| &self.rows[i as usize])
     }
 
+    /// All labels that anything is known of, in no particular order.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.by_label.keys().map(|label| &**label)
+    }
+
     /// Number of records.
     pub fn len(&self) -> usize {
         self.rows.len()

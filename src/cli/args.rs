@@ -118,6 +118,34 @@ fn remote_mode(word: &str) -> Result<RemoteMode, String> {
         .map_err(|error: doe_cache::Error| error.to_string())
 }
 
+/// What to do when another `doe` holds the workspace.
+#[derive(Debug, Args)]
+pub struct Waiting {
+    /// Wait for another doe that holds the workspace instead of giving up; with a time (90, 15m)
+    /// at most so long
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = waiting)]
+    pub wait: Option<Wait>,
+}
+
+/// How long to wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Wait(pub Option<std::time::Duration>);
+
+fn waiting(text: &str) -> Result<Wait, String> {
+    if text.is_empty() {
+        return Ok(Wait(None));
+    }
+    let seconds = text
+        .parse::<u32>()
+        .ok()
+        .map(|s| std::time::Duration::from_secs(s.into()));
+    let limit = seconds.map_or_else(
+        || humantime::parse_duration(text).map_err(|e| e.to_string()),
+        Ok,
+    )?;
+    Ok(Wait(Some(limit)))
+}
+
 /// A target, with the hints of a wrong one.
 pub fn selector(word: &str) -> Result<Selector, String> {
     word.parse().map_err(|error: crate::error::Error| {

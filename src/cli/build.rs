@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use doe_cache::{Store, WriterLock};
+use doe_cache::Store;
 use indicatif::ProgressDrawTarget;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::args::{Global, Targets};
+use super::args::{Global, Targets, Waiting};
 use super::out::Out;
 use super::{plan, results, session};
 use crate::engine::decide::{Decider, Decision};
@@ -40,6 +40,7 @@ Examples:
   doe build //... -//phase2:L5-LowLevel --jobs 4
   doe build @failed
   doe build //phase2:p2-efa-4k-c1 --rerun
+  doe build //... --wait=2h              when another build may still be running
 
 Ctrl-C: the first stops beginning anything new, the second cancels what runs, the third leaves.")]
 pub struct BuildArgs {
@@ -61,6 +62,9 @@ pub struct BuildArgs {
     /// Run at most so many patterns at a time (default: as many as hosts allow)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+    /// When another doe holds the workspace.
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// Runs the command.
@@ -83,9 +87,9 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     }
 
     let command = std::env::args().collect::<Vec<_>>().join(" ");
-    let lock = WriterLock::acquire(&workspace.state_dir, &command)?;
+    let lock = session::lock(&workspace.state_dir, &args.waiting, out)?;
     let store = Arc::new(Store::open(&workspace.state_dir)?);
-    store.sweep_tmp(&lock)?;
+    let recovered = store.recover(&lock)?;
     let mut decider = session::decider(&graph, platform, &store)?;
     let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
     session::warn(out, &workspace, &graph, &nodes);
@@ -121,7 +125,8 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
             workspace.state_dir.join("exec"),
             LocalOptions::new(doe.clone()),
         )?;
-        let notices = clear_up(&local).await?;
+        let mut notices = clear_up(&local).await?;
+        notices.extend(taken_in(&recovered));
         let executor: Arc<dyn Executor> = Arc::new(local);
         let (path_prefix, env) = surroundings(&workspace, platform, &doe)?;
         let request = Request {
@@ -170,6 +175,15 @@ async fn clear_up(local: &LocalExecutor) -> Result<Vec<String>> {
         ));
     }
     Ok(notices)
+}
+
+/// What a killed run had made durable and not yet noted.
+fn taken_in(recovered: &doe_cache::Recovered) -> Option<String> {
+    let died = recovered.died.as_deref()?;
+    let count = recovered.records;
+    (count > 0).then(|| {
+        format!("took in {count} results that a killed run had stored but not indexed ({died})")
+    })
 }
 
 /// The simulated tools and their profile, when the platform is a simulation.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
 use crate::plan::import::{self, Imported, Report};
-use crate::plan::workspace::{self, LoadOptions};
+use crate::plan::workspace::LoadOptions;
 
 /// Arguments of `doe import`.
 #[derive(Debug, Clone, clap::Args)]
@@ -42,7 +42,7 @@ pub fn run(
 ) -> Result<Report> {
     let text = read(&args.file)?;
     let shown = args.file.file_name().unwrap_or(args.file.as_os_str());
-    let loaded = workspace::load_rules(root, options)?;
+    let loaded = crate::plan::parts::load_rules(root, options)?;
     let imported = import::import(&shown.to_string_lossy(), &text, &loaded.rules)?;
     let told = |cause: std::io::Error| Error::io("write", Path::new("standard output"), &cause);
     if args.out.as_deref() == Some(Path::new("-")) {

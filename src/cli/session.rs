@@ -1,13 +1,13 @@
 //! What most commands start from: the workspace, its graph, the store as it stands and the judge.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use doe_cache::remote::Mirror;
-use doe_cache::{Snapshot, Store};
+use doe_cache::{Snapshot, Store, WriterLock};
 
-use super::args::Global;
+use super::args::{Global, Wait, Waiting};
 use super::out::Out;
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::remote::{Source, warm};
@@ -140,6 +140,18 @@ pub fn look_into_mirror(
         out.note(format!("warning: {warning}"));
     }
     Ok(())
+}
+
+/// Takes the writer's lock; waits for it when asked to, and says for whom.
+pub fn lock(state_dir: &Path, waiting: &Waiting, out: &mut Out) -> Result<WriterLock> {
+    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    let Some(Wait(limit)) = waiting.wait else {
+        return Ok(WriterLock::acquire(state_dir, &command)?);
+    };
+    let mut tell = |holder: &str| out.note(format!("waiting for {holder}"));
+    Ok(WriterLock::acquire_within(
+        state_dir, &command, limit, &mut tell,
+    )?)
 }
 
 /// The nodes that a list of targets names.

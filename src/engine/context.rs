@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use doe_cache::{Digest, Store};
 use tokio::sync::{Mutex, watch};
 
 use super::commit::Committer;
+use super::moved::{Program, Reading};
 use super::scratch::Scratch;
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Executor, Facts, HostSpec, Script, Token};
@@ -47,7 +48,9 @@ pub(super) struct Context {
     /// True once everything is to be cancelled.
     pub abort: watch::Receiver<bool>,
     /// What was read of each host in this run.
-    pub facts: Mutex<BTreeMap<String, Facts>>,
+    pub(crate) facts: Mutex<BTreeMap<String, Reading>>,
+    /// Which file `doe` was when the run began.
+    pub(crate) program: Program,
 }
 
 impl Context {
@@ -126,16 +129,34 @@ impl Context {
         }
     }
 
-    /// What the host says of itself, read once a run. What cannot be read is left out: facts are
+    /// What the host said of itself when it was last asked. What cannot be read is left out: facts are
     /// told beside a result, they do not make it.
     pub(super) async fn facts(&self, host: &HostSpec) -> Facts {
         let mut known = self.facts.lock().await;
-        if let Some(facts) = known.get(&host.name) {
-            return facts.clone();
+        if let Some(reading) = known.get(&host.name) {
+            return reading.facts.clone();
         }
+        let asked = Instant::now();
         let facts = self.executor.probe(host).await.unwrap_or_default();
-        known.insert(host.name.clone(), facts.clone());
+        let reading = Reading { facts, asked };
+        let facts = reading.facts.clone();
+        known.insert(host.name.clone(), reading);
         facts
+    }
+
+    /// What the host says of itself, asked at this time or later. Those who wait together share
+    /// one answer; a host that does not answer is what it was.
+    pub(super) async fn facts_since(&self, host: &HostSpec, since: Instant) -> Facts {
+        let mut known = self.facts.lock().await;
+        if let Some(reading) = known.get(&host.name).filter(|r| r.asked >= since) {
+            return reading.facts.clone();
+        }
+        let asked = Instant::now();
+        if let Ok(facts) = self.executor.probe(host).await {
+            known.insert(host.name.clone(), Reading { facts, asked });
+        }
+        let reading = known.get(&host.name);
+        reading.map(|r| r.facts.clone()).unwrap_or_default()
     }
 
     /// The token of one submission: the run, what can be read of the name, and its digest, since

@@ -382,10 +382,15 @@ impl<'w> Drive<'_, '_, 'w> {
             let stored = self.context.store.record(&record)?;
             let mut outputs = std::collections::BTreeMap::new();
             for (name, output) in &stored.outputs {
-                outputs.insert(name.clone(), self.context.store.cas().path(&output.digest)?);
+                outputs.insert(name.clone(), self.context.store.blob_path(&output.digest)?);
             }
+            let digests = stored
+                .outputs
+                .iter()
+                .map(|(name, o)| (name.clone(), o.digest));
             inputs.push(InputRef {
                 label: graph.label(dep).to_string(),
+                digests: digests.collect(),
                 settings: values(graph.pattern(dep)),
                 outputs,
                 simulated: stored.provenance.simulated,

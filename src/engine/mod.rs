@@ -10,6 +10,7 @@ mod journal;
 pub mod judge;
 pub mod key;
 mod live;
+mod moved;
 mod node_run;
 pub mod preflight;
 mod prepare;

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::context::{Context, folder_of, now_unix_ms};
 use super::event::NodeState;
 use super::judge::{self, Cause, Document};
+use super::moved::{self, Before};
 use super::record::{NodeEnd, record};
 use super::services::real_ports;
 use super::steps::{self, Failure, Used};
@@ -67,6 +68,9 @@ pub(super) struct InputRef {
     pub settings: BTreeMap<String, Value>,
     /// Output name to the file with its content.
     pub outputs: BTreeMap<String, PathBuf>,
+    /// Output name to the digest of its content.
+    #[serde(skip)]
+    pub digests: BTreeMap<String, Digest>,
     /// Whether any tool was simulated.
     #[serde(skip)]
     pub simulated: bool,
@@ -80,6 +84,8 @@ pub(super) struct Draft {
     pub(super) documents: BTreeMap<String, Document>,
     pub(super) outputs: BTreeMap<String, Output>,
     pub(super) phases: BTreeMap<String, u64>,
+    /// What the hosts said of themselves before it began.
+    pub(super) before: Before,
     /// Processes whose folders hold nothing that is not kept elsewhere once the record is stored.
     pub(super) processes: Vec<(Arc<dyn Executor>, Handle)>,
 }
@@ -155,6 +161,7 @@ async fn execute(
         std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, &e))?;
     }
     let tmp = context.scratch.folder(&job.scratch)?;
+    draft.before = moved::before(context, job).await?;
     let inputs = context.run_dir.join(&below).join("inputs.json");
     write_inputs(&inputs, &job.inputs)?;
     let action = render_real(context, job, used, &work, &inputs, &name).await?;

@@ -11,6 +11,7 @@ use doe_cache::{
 use super::context::{Context, now_unix_ms};
 use super::event::{CriterionWord, Outcome};
 use super::judge::{self, Cause};
+use super::moved::{self, Before};
 use super::node_run::{Draft, Job};
 use super::steps::{Failure, Used};
 use crate::error::{Error, Result};
@@ -119,6 +120,10 @@ async fn try_record(
         }
     };
     let ended = now_unix_ms();
+    let moved = match &failure {
+        Some(_) => None,
+        None => moved::since(context, job, &draft.before).await?,
+    };
     let mut record = Record {
         schema: RECORD_SCHEMA,
         kind: match job.rule.kind {
@@ -137,9 +142,12 @@ async fn try_record(
         rejudged_from: None,
         spec_manifest: job.spec.clone(),
         action_manifest: job.action.clone(),
-        provenance: provenance(context, job).await?,
-        reusable: failure.is_none(),
-        not_reusable_because: failure.as_ref().map(|failure| failure.reason.clone()),
+        provenance: provenance(context, job, &draft.before).await?,
+        reusable: failure.is_none() && moved.is_none(),
+        not_reusable_because: failure
+            .as_ref()
+            .map(|failure| failure.reason.clone())
+            .or(moved),
         settings: job.settings.clone(),
         tags: job.tags.clone(),
         exploratory: job.exploratory,
@@ -242,7 +250,7 @@ pub(super) fn stored_state(outcome: Outcome) -> StoredState {
     }
 }
 
-async fn provenance(context: &Context, job: &Job) -> Result<Provenance> {
+async fn provenance(context: &Context, job: &Job, before: &Before) -> Result<Provenance> {
     let measures = job.rule.kind == RuleKind::Measure;
     let mut hosts = BTreeMap::new();
     let mut facts = BTreeMap::new();
@@ -250,7 +258,11 @@ async fn provenance(context: &Context, job: &Job) -> Result<Provenance> {
         facts = context.platform.facts.clone();
         for role in &job.roles {
             let host = context.host(Some(role))?;
-            for (fact, value) in context.facts(&host).await {
+            let known = match before.get(&host.name) {
+                Some(known) => known.clone(),
+                None => context.facts(&host).await,
+            };
+            for (fact, value) in known {
                 facts.insert(format!("host.{}.{fact}", host.name), Value::Str(value));
             }
             hosts.insert(role.clone(), host.name);

@@ -17,6 +17,7 @@ use super::decide::{Decider, Hit};
 use super::drive::Drive;
 use super::event::{Body, Outcome, Sink, Summary};
 use super::journal::Journal;
+use super::moved::Program;
 use super::prepare::prepare;
 use super::record::stored_state;
 use super::remote::{self, Warmed};
@@ -399,5 +400,6 @@ fn context(
         env,
         abort,
         facts: Default::default(),
+        program: Program::of(&options.doe),
     })
 }

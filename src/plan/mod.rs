@@ -8,6 +8,7 @@ mod files;
 mod followup;
 pub mod import;
 pub mod model;
+pub mod parts;
 pub mod platform;
 mod read;
 mod remote;

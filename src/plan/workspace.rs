@@ -34,12 +34,12 @@ pub struct LoadOptions {
 }
 
 /// `doe.toml`, read.
-struct Head {
+pub(super) struct Head {
     platforms: BTreeMap<String, Platform>,
     default_platform: String,
-    plans: PathBuf,
-    rules: PathBuf,
-    state: PathBuf,
+    pub(super) plans: PathBuf,
+    pub(super) rules: PathBuf,
+    pub(super) state: PathBuf,
     remote: Option<Target>,
 }
 
@@ -73,35 +73,6 @@ pub fn find_root(start: &Path, given: Option<&Path>) -> Result<PathBuf> {
             start.display()
         ))
         .hint("`--workspace DIR` names one elsewhere")
-    })
-}
-
-/// The rules of a workspace, and where its plans are.
-#[derive(Debug)]
-pub struct RulesOnly {
-    /// Rules by id.
-    pub rules: BTreeMap<RuleId, Arc<Rule>>,
-    /// The folder of the plans.
-    pub plans_dir: PathBuf,
-}
-
-/// Reads `doe.toml` and the rules, not the plans: for what makes plans.
-///
-/// # Errors
-/// As [`Workspace::load`].
-pub fn load_rules(root: &Path, options: &LoadOptions) -> Result<RulesOnly> {
-    let mut diags = Vec::new();
-    let (doc, found) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE)?;
-    let unreadable = has_errors(&found);
-    diags.extend(found);
-    let head = head(&doc, unreadable, options, &mut diags);
-    let (rules, _) = rules(root, &head.rules, options, &mut diags)?;
-    if has_errors(&diags) {
-        return Err(Error::from_diagnostics(diags));
-    }
-    Ok(RulesOnly {
-        rules,
-        plans_dir: root.join(head.plans),
     })
 }
 
@@ -218,11 +189,16 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
     Ok((Some(workspace), diags))
 }
 
-fn has_errors(diags: &[Diagnostic]) -> bool {
+pub(super) fn has_errors(diags: &[Diagnostic]) -> bool {
     diags.iter().any(|found| found.severity == Severity::Error)
 }
 
-fn head(doc: &Doc, unreadable: bool, options: &LoadOptions, diags: &mut Vec<Diagnostic>) -> Head {
+pub(super) fn head(
+    doc: &Doc,
+    unreadable: bool,
+    options: &LoadOptions,
+    diags: &mut Vec<Diagnostic>,
+) -> Head {
     let mut head = Head {
         platforms: BTreeMap::from([(platform::SIM.to_owned(), platform::sim())]),
         default_platform: platform::SIM.to_owned(),
@@ -332,7 +308,7 @@ fn shown(path: &Path) -> String {
 type RulesById = BTreeMap<RuleId, Arc<Rule>>;
 
 /// All rules, and the stems of the files that are there.
-fn rules(
+pub(super) fn rules(
     root: &Path,
     folder: &Path,
     options: &LoadOptions,

@@ -6,7 +6,9 @@ use crate::digest::Digest;
 use crate::durable::Temp;
 use crate::error::{Error, Result};
 use crate::read;
+use crate::rebuild::RebuildReport;
 use crate::record::Record;
+use crate::standing;
 use crate::store::Store;
 use crate::summary::Summary;
 use crate::write;
@@ -82,10 +84,11 @@ impl Store {
                     bytes,
                 } = found;
                 // It may be here without its blobs.
-                write::forget(db, digest)?;
+                standing::forget(db, digest)?;
                 write::insert_record(db, digest, bytes.len() as u64, record, true)?;
             }
-            Ok(())
+            // Links to them may have waited.
+            self.take_links(db, &mut RebuildReport::default())
         })?;
         let latest = records.iter().map(|found| found.record.recorded_unix_ms);
         if let Some(latest) = latest.max() {
@@ -102,7 +105,7 @@ impl Store {
     /// # Errors
     /// As [`crate::Cas::get`], and [`Error::Mirror`].
     pub fn blob(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let here = match self.cas().get(digest) {
+        let here = match self.told(digest, self.cas().get(digest)) {
             Err(here @ (Error::NotFound { .. } | Error::Corrupt { .. })) => here,
             found => return found,
         };

@@ -1,54 +1,37 @@
-//! `doe cache`: a look into the store.
+//! What is in the store: lists, single records, counts.
 
-use clap::{Args, Subcommand};
+use std::collections::BTreeMap;
+
+use clap::Args;
 use doe_cache::{Digest, Filter, Stats, Store};
 use serde_json::json;
 
-use super::args::Global;
-use super::out::Out;
-use super::session;
+use crate::cli::out::{self, Out};
 use crate::error::{Error, Kind, Result};
-
-/// Look into the store
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  doe cache stats\n  doe cache ls --label //phase2:p2-efa-4k-c1\n  doe cache show 3f2a91"
-)]
-pub struct CacheArgs {
-    /// What to look at.
-    #[command(subcommand)]
-    pub question: Question,
-}
-
-/// A question to the store.
-#[derive(Debug, Subcommand)]
-pub enum Question {
-    /// List records, the newest first
-    Ls(Ls),
-    /// Show one record whole, or the content of a blob
-    Show(Show),
-    /// Count records, blobs and bytes
-    Stats,
-    /// Send every result that may be reused to the mirror
-    Push,
-    /// Take every result that the mirror has
-    Pull(Pull),
-}
-
-/// How much.
-#[derive(Debug, Args)]
-pub struct Pull {
-    /// Their outputs and logs too, instead of when they are first read
-    #[arg(long)]
-    pub blobs: bool,
-}
 
 /// Which records.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doe cache ls --plan phase2 --most 20
+  doe cache ls --pinned
+  doe cache ls --quarantined")]
 pub struct Ls {
     /// Only records of this label
     #[arg(long)]
     pub label: Option<String>,
+    /// Only records of this plan
+    #[arg(long)]
+    pub plan: Option<String>,
+    /// Only records of this run
+    #[arg(long, value_name = "ID")]
+    pub run: Option<String>,
+    /// Only pinned records, with the reason
+    #[arg(long, conflicts_with_all = ["label", "plan", "run", "quarantined"])]
+    pub pinned: bool,
+    /// Only what was put aside, with the reason
+    #[arg(long, conflicts_with_all = ["label", "plan", "run"])]
+    pub quarantined: bool,
     /// At most so many
     #[arg(long, default_value_t = 100)]
     pub most: usize,
@@ -56,30 +39,27 @@ pub struct Ls {
 
 /// Which object.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  doe cache show //phase2:p2-efa-4k-c1\n  doe cache show 3f2a91"
+)]
 pub struct Show {
-    /// A digest, or the beginning of one (6 characters or more)
-    pub digest: String,
+    /// A label, the beginning of a digest, or the whole digest of a blob
+    #[arg(value_name = "KEY")]
+    pub key: String,
 }
 
-/// Runs the command.
-pub fn run(global: &Global, args: &CacheArgs, out: &mut Out) -> Result<u8> {
-    let workspace = session::workspace(global)?;
-    match &args.question {
-        Question::Ls(ls) => list(&session::store(&workspace)?, ls, out)?,
-        Question::Show(show) => {
-            let store = session::store_with_mirror(global, &workspace)?;
-            display(&store, &show.digest, out)?;
-        }
-        Question::Stats => stats(&session::store(&workspace)?, out)?,
-        Question::Push => return super::mirror::push(global, &workspace, out),
-        Question::Pull(pull) => return super::mirror::pull(global, &workspace, pull.blobs, out),
+/// Lists.
+pub fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
+    if args.pinned {
+        return pinned(store, out);
     }
-    Ok(0)
-}
-
-fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
+    if args.quarantined {
+        return quarantined(store, out);
+    }
     let filter = Filter {
         label: args.label.clone(),
+        plan: args.plan.clone(),
+        run_id: args.run.clone(),
         limit: Some(args.most),
         ..Filter::default()
     };
@@ -96,7 +76,7 @@ fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
             .collect();
         return out.json(&list);
     }
-    let mut table = super::out::table([
+    let mut table = out::table([
         "record",
         "label",
         "execution",
@@ -114,7 +94,7 @@ fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
             summary.validity.to_string(),
             summary.criterion.to_string(),
             when(summary.ended_unix_ms),
-            super::plan::people(summary.duration_ms as f64 / 1000.0),
+            crate::cli::plan::people(summary.duration_ms as f64 / 1000.0),
             if summary.simulated {
                 "simulated"
             } else {
@@ -126,11 +106,56 @@ fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
     out.line(table)
 }
 
-fn display(store: &Store, text: &str, out: &mut Out) -> Result<()> {
-    // A whole digest may be a blob's; the beginning of one is looked up among records.
-    let digest = match text.parse::<Digest>() {
-        Ok(digest) => digest,
-        Err(_) => store.resolve(&text.to_lowercase())?,
+fn pinned(store: &Store, out: &mut Out) -> Result<()> {
+    let labels: BTreeMap<Digest, String> = store
+        .list(&Filter::default())?
+        .into_iter()
+        .map(|summary| (summary.record, summary.label.to_string()))
+        .collect();
+    let mut table = out::table(["record", "label", "since", "reason"]);
+    let mut list = Vec::new();
+    for pin in store.pins()? {
+        let label = labels.get(&pin.record).cloned().unwrap_or_default();
+        table.add_row([
+            super::short(&pin.record),
+            label.clone(),
+            when(pin.pinned_unix_ms),
+            pin.reason.clone(),
+        ]);
+        list.push(json!({
+            "record": pin.record, "label": label, "reason": pin.reason,
+            "pinned_unix_ms": pin.pinned_unix_ms,
+        }));
+    }
+    match out.json {
+        true => out.json(&list),
+        false => out.line(table),
+    }
+}
+
+fn quarantined(store: &Store, out: &mut Out) -> Result<()> {
+    let mut table = out::table(["file", "since", "why"]);
+    let mut list = Vec::new();
+    for item in store.quarantined()? {
+        let name = item.path.file_name().unwrap_or_default().to_string_lossy();
+        let since = item.since_unix_ms.map(when).unwrap_or_default();
+        table.add_row([&*name, &since, item.why.as_deref().unwrap_or("")]);
+        list.push(json!({
+            "file": name, "why": item.why, "since_unix_ms": item.since_unix_ms,
+        }));
+    }
+    match out.json {
+        true => out.json(&list),
+        false => out.line(table),
+    }
+}
+
+/// One object.
+pub fn display(store: &Store, args: &Show, out: &mut Out) -> Result<()> {
+    // A whole digest may be a blob's.
+    let digest = match args.key.parse::<Digest>() {
+        Ok(digest) if store.cas().contains(&digest) => digest,
+        _ => super::named(store, &args.key)?.0,
     };
     match store.record(&digest) {
         Ok(record) => {
@@ -152,7 +177,8 @@ fn display(store: &Store, text: &str, out: &mut Out) -> Result<()> {
     }
 }
 
-fn stats(store: &Store, out: &mut Out) -> Result<()> {
+/// Counts.
+pub fn stats(store: &Store, out: &mut Out) -> Result<()> {
     let stats = store.stats()?;
     let imported = store.count_imported()?;
     let Stats {

@@ -1,0 +1,69 @@
+//! Blobs as the store hands them out: always verified, and when one turns out to be damaged the
+//! index hears of it, so that no record which needs it is reused.
+
+use crate::cas::Blob;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::standing;
+use crate::store::Store;
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+
+impl Store {
+    /// The file of a blob, verified, to hand it to another program.
+    ///
+    /// # Errors
+    /// As [`crate::Cas::get`].
+    pub fn blob_path(&self, digest: &Digest) -> Result<PathBuf> {
+        let found = self
+            .cas()
+            .open(digest)
+            .and_then(|_| self.cas().path(digest));
+        self.told(digest, found)
+    }
+
+    /// Reads a blob again although this process has verified it before: whether it is still what
+    /// its digest says. One that is not is put aside.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Database`].
+    pub fn unchanged(&self, digest: &Digest) -> Result<bool> {
+        self.cas().distrust(digest);
+        let found = self.cas().open(digest).map(|_| true);
+        match self.told(digest, found) {
+            Err(Error::Corrupt { .. } | Error::NotFound { .. }) => Ok(false),
+            other => other,
+        }
+    }
+
+    /// A damaged blob was moved away: records that need it can no longer be reused.
+    pub(crate) fn told<T>(&self, digest: &Digest, found: Result<T>) -> Result<T> {
+        if let Err(Error::Corrupt { .. }) = &found
+            && self.writable().is_ok()
+        {
+            self.transaction(|db| self.lost_blob(db, digest))?;
+        }
+        found
+    }
+
+    /// Stores a blob: see [`crate::Cas::put_bytes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Blob> {
+        self.cas().put_bytes(bytes)
+    }
+
+    /// Stores a file as a blob: see [`crate::Cas::put_file`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn put_file(&self, path: impl AsRef<Path>) -> Result<Blob> {
+        self.cas().put_file(path)
+    }
+
+    /// Tells the index that a blob is gone. Records of a mirror still have theirs there.
+    pub(crate) fn lost_blob(&self, db: &Connection, blob: &Digest) -> Result<usize> {
+        standing::lost_blob(db, blob, &|record| self.is_imported(record))
+    }
+}

@@ -1,0 +1,357 @@
+//! The notes of a run: what it did with each node, appended line by line in the run's own folder,
+//! each line with a check of its own. The index says the same; the notes are there so that it can
+//! be made again. They are appended as the run goes; when it ends, or is found dead, they are
+//! written anew from the index, which is durable at every commit.
+
+use crate::checked;
+use crate::digest::Digest;
+use crate::durable::{self, Temp};
+use crate::error::{Error, Result};
+use crate::fault::Point;
+use crate::layout::Layout;
+use crate::runs::{self, NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};
+use crate::store::{Store, now_unix_ms};
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Version of the format.
+const NOTES_SCHEMA: u32 = 1;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Note {
+    /// The first one.
+    Begin {
+        schema: u32,
+        /// Place among all runs of the store.
+        seq: i64,
+        run: RunInfo,
+    },
+    /// How a node stands from now on.
+    Node {
+        label: String,
+        state: NodeState,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        record: Option<Digest>,
+        unix_ms: u64,
+    },
+    /// The last one.
+    End { status: RunStatus, unix_ms: u64 },
+}
+
+/// A run as its notes tell it.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// Place among all runs.
+    pub(crate) seq: i64,
+    /// What was known at its begin.
+    pub(crate) info: RunInfo,
+    /// Everything after.
+    pub(crate) notes: Vec<Note>,
+    /// Lines that could not be read, in words.
+    pub(crate) damage: Option<String>,
+}
+
+fn lines(notes: &[Note]) -> Result<String> {
+    notes.iter().map(checked::line).collect()
+}
+
+fn append(layout: &Layout, run_id: &str, notes: &[Note], durably: bool) -> Result<()> {
+    let path = layout.notes(run_id);
+    let io = |e: io::Error| Error::io("append to", &path, &e);
+    if !path.exists() {
+        durable::create_dir(&layout.runs().join(run_id))?;
+    }
+    durable::at(Point::BeforeAppend, "append to", &path)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(&path)
+        .map_err(io)?;
+    let mut text = lines(notes)?;
+    if file.metadata().map_err(io)?.len() > 0 {
+        // A line that a full disk or a crash cut short must not take ours with it.
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))
+            .and_then(|_| file.read_exact(&mut last))
+            .map_err(io)?;
+        if last != *b"\n" {
+            text.insert(0, '\n');
+        }
+    }
+    file.write_all(text.as_bytes()).map_err(io)?;
+    durable::at(Point::AfterAppend, "append to", &path)?;
+    if durably {
+        file.sync_all().map_err(io)?;
+        durable::sync_one(&layout.runs().join(run_id))?;
+    }
+    Ok(())
+}
+
+/// Writes the notes of a run anew, as the index has it.
+fn rewrite(layout: &Layout, seq: i64, run: &Run, nodes: &[RunNode]) -> Result<()> {
+    let mut notes = vec![Note::Begin {
+        schema: NOTES_SCHEMA,
+        seq,
+        run: run.info.clone(),
+    }];
+    notes.extend(nodes.iter().map(|node| Note::Node {
+        label: node.label.clone(),
+        state: node.state,
+        reason: node.reason.clone(),
+        record: node.record,
+        unix_ms: node.updated_unix_ms,
+    }));
+    if let Some(unix_ms) = run.ended_unix_ms {
+        let status = run.status;
+        notes.push(Note::End { status, unix_ms });
+    }
+    let temp = Temp::with(&layout.tmp(), lines(&notes)?.as_bytes())?;
+    let path = layout.notes(&run.info.run_id);
+    durable::publish(layout.root(), vec![vec![(temp, path)]])
+}
+
+/// Writes the notes of runs that have none, as they were begun by an older version.
+pub(crate) fn complete(db: &Connection, layout: &Layout) -> Result<()> {
+    for (seq, run) in runs::all(db)? {
+        if !layout.notes(&run.info.run_id).exists() {
+            let nodes = runs::nodes(db, &run.info.run_id)?;
+            rewrite(layout, seq, &run, &nodes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the notes of a run; `None` when they do not even say which run it was.
+pub(crate) fn read(path: &Path) -> Result<Result<Told, String>> {
+    let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+    let mut notes = Vec::new();
+    let mut bad = Vec::new();
+    let whole = bytes.split_inclusive(|b| *b == b'\n').enumerate();
+    for (at, line) in whole.filter(|(_, line)| *line != b"\n") {
+        let note = checked::of_line(line);
+        match note {
+            Some(note) => notes.push(note),
+            None => bad.push((at + 1).to_string()),
+        }
+    }
+    let damage = (!bad.is_empty()).then(|| format!("line {} is damaged", bad.join(", ")));
+    if notes.is_empty() || !matches!(notes[0], Note::Begin { .. }) {
+        return Ok(Err("its first line is missing or damaged".to_owned()));
+    }
+    let Note::Begin { schema, seq, run } = notes.remove(0) else {
+        return Ok(Err("its first line is not the begin of a run".to_owned()));
+    };
+    if schema > NOTES_SCHEMA {
+        return Ok(Err(format!("it has schema version {schema}")));
+    }
+    Ok(Ok(Told {
+        seq,
+        info: run,
+        notes,
+        damage,
+    }))
+}
+
+/// The files of all notes, by run.
+pub(crate) fn files(layout: &Layout) -> Result<Vec<PathBuf>> {
+    let runs = layout.runs();
+    let list = match fs::read_dir(&runs) {
+        Ok(list) => list,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(Error::io("list", &runs, &e)),
+    };
+    let mut files = Vec::new();
+    for entry in list {
+        let entry = entry.map_err(|e| Error::io("list", &runs, &e))?;
+        let path = entry.path().join("notes");
+        if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Tells the index what notes say.
+pub(crate) fn replay(db: &Connection, told: &Told) -> Result<()> {
+    let run_id = &told.info.run_id;
+    runs::begin(db, &told.info)?;
+    for note in &told.notes {
+        match note {
+            Note::Begin { .. } => {}
+            Note::Node {
+                label,
+                state,
+                reason,
+                record,
+                unix_ms,
+            } => {
+                let update = NodeUpdate {
+                    run_id: run_id.clone(),
+                    label: label.clone(),
+                    state: *state,
+                    reason: reason.clone(),
+                    record: *record,
+                };
+                runs::set_node(db, &update, *unix_ms)?;
+            }
+            Note::End { status, unix_ms } => runs::end(db, run_id, *status, *unix_ms)?,
+        }
+    }
+    Ok(())
+}
+
+/// Notes states of nodes in the index and then in the notes of their runs, inside a transaction.
+pub(crate) fn set_nodes(db: &Connection, layout: &Layout, nodes: &[NodeUpdate]) -> Result<()> {
+    let unix_ms = now_unix_ms();
+    let mut by_run: BTreeMap<&str, Vec<Note>> = BTreeMap::new();
+    for node in nodes {
+        runs::set_node(db, node, unix_ms)?;
+        by_run.entry(&node.run_id).or_default().push(Note::Node {
+            label: node.label.clone(),
+            state: node.state,
+            reason: node.reason.clone(),
+            record: node.record,
+            unix_ms,
+        });
+    }
+    let mut runs = by_run.into_iter();
+    runs.try_for_each(|(run_id, notes)| append(layout, run_id, &notes, false))
+}
+
+impl Store {
+    /// Notes the begin of a run.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is a run of that name, or the name is not one of a folder.
+    pub fn begin_run(&self, info: &RunInfo) -> Result<()> {
+        let run_id = &info.run_id;
+        if run_id.is_empty() || run_id.starts_with('.') || run_id.contains(['/', '\0']) {
+            return Err(Error::invalid(format!("`{run_id}` cannot name a run")));
+        }
+        self.transaction(|db| {
+            let begin = Note::Begin {
+                schema: NOTES_SCHEMA,
+                seq: runs::begin(db, info)?,
+                run: info.clone(),
+            };
+            append(self.layout(), run_id, &[begin], true)
+        })
+    }
+
+    /// Notes how a node stands in a run. [`Store::set_nodes`] and [`Store::write`] do so for many
+    /// at the price of one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the run never began.
+    pub fn set_node(
+        &self,
+        run_id: &str,
+        label: &str,
+        state: NodeState,
+        reason: Option<&str>,
+        record: Option<Digest>,
+    ) -> Result<()> {
+        self.set_nodes(&[NodeUpdate {
+            run_id: run_id.to_owned(),
+            label: label.to_owned(),
+            state,
+            reason: reason.map(str::to_owned),
+            record,
+        }])
+    }
+
+    /// Notes how nodes stand in a run, together.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when a run never began; then nothing is noted.
+    pub fn set_nodes(&self, nodes: &[NodeUpdate]) -> Result<()> {
+        self.transaction(|db| set_nodes(db, self.layout(), nodes))
+    }
+
+    /// Notes the end of a run.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it never began.
+    pub fn end_run(&self, run_id: &str, status: RunStatus) -> Result<()> {
+        self.transaction(|db| {
+            let unix_ms = now_unix_ms();
+            runs::end(db, run_id, status, unix_ms)?;
+            // What was noted of a transaction that then failed must not stay.
+            let (seq, run) = runs::one(db, run_id)?;
+            rewrite(self.layout(), seq, &run, &runs::nodes(db, run_id)?)
+        })
+    }
+
+    /// Makes the notes of dead runs say what the index says: a process that dies between the two
+    /// leaves notes of what was never committed. Only for whoever holds the lock.
+    pub(crate) fn settle_notes(&self, crashed: bool) -> Result<()> {
+        let runs = runs::all(&self.index())?;
+        for (seq, run) in &runs {
+            if run.status == RunStatus::Running {
+                let nodes = self.run_nodes(&run.info.run_id)?;
+                rewrite(self.layout(), *seq, run, &nodes)?;
+            }
+        }
+        if !crashed {
+            return Ok(());
+        }
+        let known: HashSet<PathBuf> = runs
+            .iter()
+            .map(|(_, run)| self.layout().notes(&run.info.run_id))
+            .collect();
+        for path in files(self.layout())? {
+            if !known.contains(&path) {
+                // Its begin was never committed, so it did nothing.
+                fs::remove_file(&path).map_err(|e| Error::io("remove", &path, &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The latest runs first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn runs(&self, limit: usize) -> Result<Vec<Run>> {
+        runs::recent(&self.index(), limit)
+    }
+
+    /// The run that began last.
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn last_run(&self) -> Result<Option<Run>> {
+        Ok(self.runs(1)?.pop())
+    }
+
+    /// The nodes of a run, by label.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when the run never began.
+    pub fn run_nodes(&self, run_id: &str) -> Result<Vec<RunNode>> {
+        runs::nodes(&self.index(), run_id)
+    }
+
+    /// The state of each label in the last run that it took part in (for `@failed`:
+    /// [`NodeState::is_failure`]).
+    ///
+    /// # Errors
+    /// [`Error::Database`], [`Error::Corrupt`] from the index.
+    pub fn latest_states(&self) -> Result<BTreeMap<String, NodeState>> {
+        runs::latest_states(&self.index())
+    }
+}
+
+#[cfg(test)]
+#[path = "notes_tests.rs"]
+mod tests;

@@ -1,0 +1,127 @@
+//! Notes tell what the index tells, and damage to them is seen.
+
+use super::*;
+use crate::store::tests::put;
+
+fn info(run_id: &str, started_unix_ms: u64) -> RunInfo {
+    RunInfo {
+        run_id: run_id.to_owned(),
+        command: "doe build //...".to_owned(),
+        platform: "sim".to_owned(),
+        simulated: true,
+        doe_version: "0".to_owned(),
+        host: "h".to_owned(),
+        pid: 7,
+        started_unix_ms,
+    }
+}
+
+fn told(store: &Store) -> Vec<(Run, Vec<RunNode>)> {
+    let runs = store.runs(100).unwrap();
+    let nodes = |run: &Run| store.run_nodes(&run.info.run_id).unwrap();
+    runs.into_iter()
+        .map(|run| (run.clone(), nodes(&run)))
+        .collect()
+}
+
+#[test]
+fn runs_are_told_from_their_notes_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let record = put(&store, "//t:a", 1);
+    // The clock was set back between them: the order is that of their begins.
+    store.begin_run(&info("one", 2000)).unwrap();
+    store.begin_run(&info("two", 1000)).unwrap();
+    store
+        .set_node("one", "//t:a", NodeState::Planned, None, None)
+        .unwrap();
+    store
+        .set_node("one", "//t:a", NodeState::Ok, None, Some(record))
+        .unwrap();
+    store
+        .set_node("one", "//t:b", NodeState::Failed, Some("no\nluck"), None)
+        .unwrap();
+    store.end_run("one", RunStatus::Failed).unwrap();
+    store
+        .set_node("two", "//t:a", NodeState::Running, None, None)
+        .unwrap();
+    let before = told(&store);
+    drop(store);
+    fs::remove_file(root.path().join("index.sqlite")).unwrap();
+    let (store, report) = Store::rebuild(root.path()).unwrap();
+    assert_eq!((report.runs, report.skipped.len()), (2, 0));
+    assert_eq!(told(&store), before);
+
+    store.end_run("two", RunStatus::Abandoned).unwrap();
+    let before = told(&store);
+    drop(store);
+    fs::remove_file(root.path().join("index.sqlite")).unwrap();
+    let store = Store::open(root.path()).unwrap();
+    assert_eq!(
+        told(&store),
+        before,
+        "a lost index is made again by the next writer"
+    );
+}
+
+#[test]
+fn runs_without_notes_get_them_from_the_old_index() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    store.begin_run(&info("one", 1)).unwrap();
+    store
+        .set_node("one", "//t:a", NodeState::Blocked, Some("why"), None)
+        .unwrap();
+    store.end_run("one", RunStatus::Failed).unwrap();
+    let before = told(&store);
+    fs::remove_dir_all(store.layout().runs()).unwrap();
+    drop(store);
+    let (store, _) = Store::rebuild(root.path()).unwrap();
+    assert_eq!(told(&store), before);
+    assert!(store.layout().notes("one").exists());
+}
+
+#[test]
+fn names_that_are_no_folder_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    for name in ["", "..", "a/b", "../x"] {
+        assert!(store.begin_run(&info(name, 1)).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn any_flipped_byte_is_seen_and_a_torn_line_takes_no_other_with_it() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    store.begin_run(&info("one", 1)).unwrap();
+    store
+        .set_node("one", "//t:a", NodeState::Ok, None, None)
+        .unwrap();
+    let path = store.layout().notes("one");
+    let good = fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&path, &bad).unwrap();
+        let seen = match read(&path).unwrap() {
+            Ok(told) => told.damage.is_some(),
+            Err(_) => true,
+        };
+        assert!(seen, "byte {at}");
+    }
+    fs::write(&path, &good[..good.len() - 3]).unwrap();
+    store
+        .set_node("one", "//t:b", NodeState::Ok, None, None)
+        .unwrap();
+    let told = read(&path).unwrap().unwrap();
+    assert_eq!(told.damage.as_deref(), Some("line 2 is damaged"));
+    assert!(
+        matches!(&told.notes[..], [Note::Node { label, .. }] if label == "//t:b"),
+        "{told:?}"
+    );
+    // At its end all is written anew from what was committed.
+    store.end_run("one", RunStatus::Ok).unwrap();
+    let told = read(&path).unwrap().unwrap();
+    assert_eq!((told.damage, told.notes.len()), (None, 3));
+}

@@ -1,0 +1,394 @@
+//! Looks at everything that is stored: each file against the digest that names it, each record
+//! against the blobs that it needs, the index against one made from the files alone. What is
+//! damaged is put aside when the store was opened for writing, and told in any case.
+
+use crate::checked;
+use crate::digest::Digest;
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::gc::blob_of;
+use crate::notes;
+use crate::pins::Pin;
+use crate::quarantine;
+use crate::rebuild::RebuildReport;
+use crate::record::Record;
+use crate::schema;
+use crate::standing;
+use crate::store::Store;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension};
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How much to look at.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct VerifyOptions {
+    /// Share of the records and blobs that are read: 1 for all.
+    pub share: f64,
+    /// Which ones, when it is not all.
+    pub seed: u64,
+    /// Whether the index is held against the files; only while nobody writes.
+    pub index: bool,
+}
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// `record`, `blob`, `links`, `notes`, `pin`, `import`, `index`, `file`.
+    pub kind: &'static str,
+    /// Which one.
+    pub name: String,
+    /// What is wrong.
+    pub detail: String,
+    /// Where it was put aside.
+    pub quarantined: Option<PathBuf>,
+}
+
+/// What was looked at and what was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Records that were read.
+    pub records: u64,
+    /// Blobs that were read.
+    pub blobs: u64,
+    /// Bytes of both.
+    pub bytes: u64,
+    /// Files of links, notes, pins and imports that were read.
+    pub others: u64,
+    /// Whether the index was held against the files.
+    pub index: bool,
+    /// What is wrong.
+    pub damage: Vec<Damage>,
+}
+
+/// What the index says, in an order that does not depend on how it came about.
+const SAYINGS: &[(&str, &str)] = &[
+    ("attempts", "SELECT * FROM attempts ORDER BY record"),
+    ("results", "SELECT * FROM results ORDER BY label"),
+    ("metrics", "SELECT * FROM metrics ORDER BY label, metric"),
+    (
+        "samples",
+        "SELECT * FROM samples ORDER BY label, series, position",
+    ),
+    ("runs", "SELECT * FROM runs ORDER BY run_id"),
+    (
+        "keys",
+        "SELECT hex(k.spec_key), hex(r.digest) FROM spec_link k JOIN record r ON r.id = k.record_id
+         ORDER BY 1",
+    ),
+    (
+        "logs",
+        "SELECT hex(r.digest), l.position, l.name, hex(l.digest), l.size_bytes
+         FROM record_log l JOIN record r ON r.id = l.record_id ORDER BY 1, 2",
+    ),
+    (
+        "outputs",
+        "SELECT hex(r.digest), o.name, hex(o.digest), o.size_bytes, o.doc_schema
+         FROM record_output o JOIN record r ON r.id = o.record_id ORDER BY 1, 2",
+    ),
+    (
+        "nodes of runs",
+        "SELECT r.run_id, n.label, n.state, n.reason, hex(n.record), n.updated_unix_ms
+         FROM run_node n JOIN run r ON r.seq = n.run_seq ORDER BY 1, 2",
+    ),
+];
+
+impl Store {
+    /// Looks at everything, or at a share of it.
+    ///
+    /// # Errors
+    /// What keeps it from looking; damage is no error but a finding.
+    pub fn verify(&self, options: &VerifyOptions) -> Result<VerifyReport> {
+        let mut report = VerifyReport::default();
+        self.verify_records(options, &mut report)?;
+        self.verify_blobs(options, &mut report)?;
+        self.verify_others(&mut report)?;
+        if options.index {
+            report.index = true;
+            self.verify_index(&mut report)?;
+        }
+        Ok(report)
+    }
+
+    fn verify_records(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<()> {
+        let mut files = Vec::new();
+        durable::files_below(&self.layout().records(), &mut |path, _| {
+            files.push(path.to_owned());
+        })?;
+        files.sort();
+        let mut seen = HashSet::new();
+        for path in files {
+            let Some(digest) = digest_of(&path) else {
+                report.stray(&path);
+                continue;
+            };
+            seen.insert(digest);
+            if !options.picks(&digest) {
+                continue;
+            }
+            let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+            report.records += 1;
+            report.bytes += bytes.len() as u64;
+            if Digest::of(&bytes) != digest {
+                let name = format!("{digest}.json");
+                let quarantined = self.aside(&path, &name, || {
+                    self.transaction(|db| standing::forget(db, &digest))
+                        .map(|_| ())
+                })?;
+                report.found("record", digest.hex(), MISMATCH, quarantined);
+                continue;
+            }
+            let record = match Record::from_bytes(&bytes) {
+                Ok(record) => record,
+                Err(Error::SchemaTooNew { .. }) => continue,
+                Err(error) => {
+                    report.found("record", digest.hex(), error.to_string(), None);
+                    continue;
+                }
+            };
+            self.verify_needs(&digest, &record, report)?;
+        }
+        // Rows whose file is gone.
+        let rows: Vec<Digest> = self
+            .index()
+            .prepare("SELECT digest FROM record ORDER BY digest")?
+            .query_map([], |row| row.get(0).map(Digest::from_bytes))?
+            .collect::<rusqlite::Result<_>>()?;
+        for digest in rows.iter().filter(|digest| !seen.contains(digest)) {
+            if self.layout().record(digest).exists() {
+                continue; // recorded meanwhile
+            }
+            if self.writable().is_ok() {
+                self.transaction(|db| standing::forget(db, digest))?;
+            }
+            report.found("record", digest.hex(), "its file is gone", None);
+        }
+        Ok(())
+    }
+
+    /// Whether the blobs of a record are there; their content is looked at elsewhere.
+    fn verify_needs(
+        &self,
+        digest: &Digest,
+        record: &Record,
+        report: &mut VerifyReport,
+    ) -> Result<()> {
+        let complete: Option<bool> = self
+            .index()
+            .prepare_cached("SELECT complete FROM record WHERE digest = ?1")?
+            .query_row([digest.as_bytes()], |row| row.get(0))
+            .optional()?;
+        // What a mirror gave may have left its blobs there.
+        if self.is_imported(digest) {
+            return Ok(());
+        }
+        let gone = |blob: &Digest, size: u64| self.cas().size(blob) != Some(size);
+        for (name, output) in &record.outputs {
+            // One that is known to be gone was told when it went.
+            if gone(&output.digest, output.size_bytes) && complete != Some(false) {
+                if self.writable().is_ok() {
+                    self.transaction(|db| self.lost_blob(db, &output.digest))?;
+                }
+                let detail = format!("output `{name}` of `{}` is gone", record.label);
+                report.found("blob", output.digest.hex(), detail, None);
+            }
+        }
+        for log in &record.logs {
+            if gone(&log.digest, log.size_bytes) {
+                let detail = format!("log `{}` of `{}` is gone", log.name, record.label);
+                report.found("blob", log.digest.hex(), detail, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_blobs(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<()> {
+        let mut files = Vec::new();
+        durable::files_below(&self.layout().cas(), &mut |path, meta| {
+            files.push((path.to_owned(), meta.len()));
+        })?;
+        files.sort();
+        for (path, size) in files {
+            let Some(digest) = blob_of(&path) else {
+                report.stray(&path);
+                continue;
+            };
+            if !options.picks(&digest) {
+                continue;
+            }
+            report.blobs += 1;
+            report.bytes += size;
+            if Digest::of_file(&path)? != digest {
+                let quarantined = self.aside(&path, &digest.hex(), || {
+                    self.transaction(|db| self.lost_blob(db, &digest))
+                        .map(|_| ())
+                })?;
+                report.found("blob", digest.hex(), MISMATCH, quarantined);
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_others(&self, report: &mut VerifyReport) -> Result<()> {
+        let mut links = Vec::new();
+        durable::files_below(&self.layout().links(), &mut |path, _| {
+            links.push(path.to_owned())
+        })?;
+        links.sort();
+        for path in links {
+            report.others += 1;
+            let name = file_name(&path);
+            if digest_of(&path) != Some(Digest::of_file(&path)?) {
+                let quarantined = self.aside(&path, &format!("links-{name}"), || Ok(()))?;
+                report.found("links", name, MISMATCH, quarantined);
+            }
+        }
+        for path in notes::files(self.layout())? {
+            report.others += 1;
+            let run = path.parent().map(file_name).unwrap_or_default();
+            match notes::read(&path)? {
+                Ok(told) => {
+                    if let Some(damage) = told.damage {
+                        report.found("notes", run, damage, None);
+                    }
+                }
+                Err(why) => report.found("notes", run, why, None),
+            }
+        }
+        for path in checked::files(&self.layout().pins(), ".json")? {
+            report.others += 1;
+            let pin = checked::read::<Pin>(&path);
+            if !pin.is_ok_and(|pin| self.layout().pin(&pin.record) == path) {
+                report.found("pin", file_name(&path), "it does not match its check", None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a second index from the files, in memory, and compares what the two say.
+    fn verify_index(&self, report: &mut VerifyReport) -> Result<()> {
+        let words: String = self
+            .index()
+            .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+        if words != "ok" {
+            report.found("index", "index.sqlite", words, None);
+            return Ok(());
+        }
+        let mut fresh = Connection::open_in_memory()?;
+        schema::migrate(&mut fresh)?;
+        let mut ignored = RebuildReport::default();
+        self.take_records(&fresh, &HashSet::new(), &mut ignored)?;
+        self.take_links(&fresh, &mut ignored)?;
+        self.take_runs(&fresh, &mut ignored)?;
+        for (name, sql) in SAYINGS {
+            if saying(&self.index(), sql)? != saying(&fresh, sql)? {
+                let detail = "it says something else than the files that it was made from; \
+                              `doe cache rebuild` makes it again";
+                report.found("index", *name, detail, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a damaged file aside, when this store may, after the index was told.
+    fn aside(
+        &self,
+        path: &Path,
+        name: &str,
+        tell: impl FnOnce() -> Result<()>,
+    ) -> Result<Option<PathBuf>> {
+        if self.writable().is_err() {
+            return Ok(None);
+        }
+        tell()?;
+        quarantine::aside(self.layout(), path, name, MISMATCH).map(Some)
+    }
+}
+
+const MISMATCH: &str = "its content does not match its digest";
+
+impl VerifyOptions {
+    /// Everything, the index included.
+    pub const ALL: Self = Self {
+        share: 1.0,
+        seed: 0,
+        index: true,
+    };
+
+    fn picks(&self, digest: &Digest) -> bool {
+        if self.share >= 1.0 {
+            return true;
+        }
+        let mut seeded = digest.as_bytes().to_vec();
+        seeded.extend(self.seed.to_be_bytes());
+        let hash = Digest::of(&seeded);
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash.as_bytes()[..8]);
+        (u64::from_be_bytes(first) as f64) < self.share * u64::MAX as f64
+    }
+}
+
+impl VerifyReport {
+    fn found(
+        &mut self,
+        kind: &'static str,
+        name: impl Into<String>,
+        detail: impl Into<String>,
+        quarantined: Option<PathBuf>,
+    ) {
+        self.damage.push(Damage {
+            kind,
+            name: name.into(),
+            detail: detail.into(),
+            quarantined,
+        });
+    }
+
+    fn stray(&mut self, path: &Path) {
+        let name = path.display().to_string();
+        self.found("file", name, "its name is not a digest", None);
+    }
+}
+
+/// A digest over all rows of an answer.
+fn saying(db: &Connection, sql: &str) -> Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    let mut statement = db.prepare(sql)?;
+    let columns = statement.column_count();
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        for column in 0..columns {
+            let (tag, bytes): (u8, Vec<u8>) = match row.get_ref(column)? {
+                ValueRef::Null => (0, Vec::new()),
+                ValueRef::Integer(int) => (1, int.to_be_bytes().to_vec()),
+                ValueRef::Real(real) => (2, real.to_bits().to_be_bytes().to_vec()),
+                ValueRef::Text(text) => (3, text.to_vec()),
+                ValueRef::Blob(blob) => (4, blob.to_vec()),
+            };
+            hasher.update(&[tag]);
+            hasher.update(&(bytes.len() as u64).to_be_bytes());
+            hasher.update(&bytes);
+        }
+    }
+    Ok(hasher.finalize().into())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn digest_of(path: &Path) -> Option<Digest> {
+    path.file_name()?
+        .to_str()?
+        .strip_suffix(".json")?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;

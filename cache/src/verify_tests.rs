@@ -1,0 +1,194 @@
+//! No byte of anything stored can change, and nothing can be cut short, without being found.
+
+use super::*;
+use crate::lock::WriterLock;
+use crate::record::tests::sample;
+use crate::runs::{NodeState, RunInfo, RunStatus};
+use crate::store::tests::{flip, put, stage};
+use proptest::prelude::*;
+use std::os::unix::fs::PermissionsExt;
+
+/// A store with some of everything.
+fn life(root: &Path) -> Store {
+    let store = Store::open(root).unwrap();
+    let info = RunInfo {
+        run_id: "r".into(),
+        command: "c".into(),
+        platform: "p".into(),
+        simulated: true,
+        doe_version: "0".into(),
+        host: "h".into(),
+        pid: 1,
+        started_unix_ms: 1,
+    };
+    store.begin_run(&info).unwrap();
+    let [one, two] = [1, 2].map(|seed| put(&store, &format!("//t:p{seed}"), seed));
+    store
+        .set_node("r", "//t:p1", NodeState::Ok, None, Some(one))
+        .unwrap();
+    store.end_run("r", RunStatus::Ok).unwrap();
+    store
+        .link_spec(sample("", 9).spec_key, two, "//t:other")
+        .unwrap();
+    store.pin(&one, "paper").unwrap();
+    store
+}
+
+/// Every file that holds something, the index apart.
+fn objects(root: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = file_name(&path);
+            if path.is_dir() {
+                folders.push(path);
+            } else if !name.starts_with("index.sqlite") && name != "lock" {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn overwrite(path: &Path, bytes: &[u8]) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_whole_store_is_whole() {
+    let root = tempfile::tempdir().unwrap();
+    let store = life(root.path());
+    let report = store.verify(&VerifyOptions::ALL).unwrap();
+    assert_eq!(report.damage, []);
+    assert_eq!((report.records, report.blobs, report.others), (2, 4, 3));
+    let none = VerifyOptions {
+        share: 0.0,
+        ..VerifyOptions::ALL
+    };
+    assert_eq!(store.verify(&none).unwrap().blobs, 0);
+}
+
+#[test]
+fn the_damaged_is_put_aside_and_the_next_look_finds_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let store = life(root.path());
+    let output = sample("", 1).outputs["result"].digest;
+    flip(&store.layout().blob(&output));
+    let reader = Store::open_read_only(root.path()).unwrap();
+    let seen = reader.verify(&VerifyOptions::ALL).unwrap();
+    assert_eq!(seen.damage.len(), 1, "{:?}", seen.damage);
+    assert!(
+        store.layout().blob(&output).exists(),
+        "a reader moves nothing"
+    );
+    let report = store.verify(&VerifyOptions::ALL).unwrap();
+    let [damage] = &report.damage[..] else {
+        panic!("{:?}", report.damage)
+    };
+    assert_eq!(
+        (damage.kind, damage.name.as_str()),
+        ("blob", output.hex().as_str())
+    );
+    assert!(damage.quarantined.as_ref().unwrap().exists());
+    assert_eq!(
+        store.by_spec(&sample("", 1).spec_key).unwrap(),
+        None,
+        "it is reused no more"
+    );
+    assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+    let quarantined = store.quarantined().unwrap();
+    assert_eq!(quarantined.len(), 1);
+    assert_eq!(quarantined[0].why.as_deref(), Some(MISMATCH));
+    // Made again, it is whole again, and so is the record that lacked it.
+    stage(&store, 1);
+    put(&store, "//t:again", 1);
+    assert!(store.by_spec(&sample("", 1).spec_key).unwrap().is_some());
+    assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+}
+
+#[test]
+fn an_index_that_says_something_else_is_found() {
+    let root = tempfile::tempdir().unwrap();
+    let store = life(root.path());
+    for lie in [
+        "UPDATE record_metric SET value = value + 1",
+        "UPDATE record SET criterion = 'missed' WHERE id = 2",
+        "UPDATE run SET status = 'failed'",
+        "DELETE FROM spec_link WHERE spec_key = (SELECT max(spec_key) FROM spec_link)",
+        "DELETE FROM record WHERE id = 1",
+    ] {
+        store.transaction(|db| Ok(db.execute_batch(lie)?)).unwrap();
+        let report = store.verify(&VerifyOptions::ALL).unwrap();
+        assert!(
+            report.damage.iter().any(|d| d.kind == "index"),
+            "{lie}: {:?}",
+            report.damage
+        );
+        store.fill(&mut RebuildReport::default()).unwrap();
+        assert_eq!(
+            store.verify(&VerifyOptions::ALL).unwrap().damage,
+            [],
+            "{lie}"
+        );
+    }
+}
+
+#[test]
+fn what_is_refused_can_be_taken_back() {
+    let root = tempfile::tempdir().unwrap();
+    let store = life(root.path());
+    let two = store.bulk().unwrap().current("//t:p2").unwrap().record;
+    let path = store.quarantine(&two, "the fan was off").unwrap();
+    assert!(path.exists() && matches!(store.record(&two), Err(Error::NotFound { .. })));
+    assert_eq!(store.bulk().unwrap().current("//t:other"), None);
+    assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+    assert_eq!(
+        store.quarantined().unwrap()[0].why.as_deref(),
+        Some("the fan was off")
+    );
+    // A collection meanwhile must not take its links.
+    let lock = WriterLock::acquire(root.path(), "gc").unwrap();
+    store
+        .gc_sweep(&lock, &store.gc_plan(&Default::default()).unwrap())
+        .unwrap();
+    store.restore(&two).unwrap();
+    assert_eq!(
+        store.bulk().unwrap().current("//t:other").unwrap().record,
+        two
+    );
+    assert_eq!(store.quarantined().unwrap(), []);
+    assert!(matches!(store.restore(&two), Err(Error::NotFound { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_flipped_byte_and_any_cut_is_found(
+        which in any::<prop::sample::Index>(), place in any::<prop::sample::Index>(),
+        mask in 1..=255_u8, cut in any::<bool>(),
+    ) {
+        let root = tempfile::tempdir().unwrap();
+        let store = life(root.path());
+        drop(store);
+        let all = objects(root.path());
+        prop_assert_eq!(all.len(), 2 + 4 + 1 + 1 + 1);
+        let path = which.get(&all);
+        let good = fs::read(path).unwrap();
+        let at = place.index(good.len());
+        let mut bad = good.clone();
+        if cut {
+            bad.truncate(at);
+        } else {
+            bad[at] ^= mask;
+        }
+        overwrite(path, &bad);
+        let store = Store::open(root.path()).unwrap();
+        let report = store.verify(&VerifyOptions::ALL).unwrap();
+        prop_assert!(!report.damage.is_empty(), "{} at {at}", path.display());
+    }
+}

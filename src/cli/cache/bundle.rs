@@ -1,0 +1,170 @@
+//! Results carried from one store to another, in one file.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use clap::Args;
+use doe_cache::{Digest, Store};
+use serde_json::json;
+
+use super::{Place, bytes, named, short};
+use crate::cli::args::Waiting;
+use crate::cli::out::Out;
+use crate::error::{Error, Kind, Result};
+
+/// What to export.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doe cache export //phase2:all -o phase2.tar.gz --comment 'figures 3 to 5'
+  doe cache export //... -o all.tar.gz --history
+  doe cache export 3f2a91 -o one.tar.gz
+
+What a result was made from comes along, so that the whole chain is a hit elsewhere.")]
+pub struct Export {
+    /// Labels, //plan:all, //plan/..., //..., or beginnings of digests
+    #[arg(value_name = "KEY", required = true)]
+    pub keys: Vec<String>,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// What it is for; kept with the results wherever they go
+    #[arg(long, default_value = "")]
+    pub comment: String,
+    /// Every record of the labels, failures included, not only what stands for them
+    #[arg(long)]
+    pub history: bool,
+}
+
+/// What to import.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  doe cache import phase2.tar.gz\n  doe cache why //phase2:p2-efa-4k-c1   says where it came from"
+)]
+pub struct Import {
+    /// A file that `doe cache export` wrote
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// When another doe holds the workspace.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// Writes a bundle.
+pub fn export(store: &Store, args: &Export, out: &mut Out) -> Result<()> {
+    let mut chosen: BTreeSet<Digest> = BTreeSet::new();
+    for key in &args.keys {
+        let found = select(store, key, args.history)?;
+        if found.is_empty() {
+            return Err(Error::new(
+                Kind::Usage,
+                "store-not-found",
+                format!("nothing is stored under `{key}`"),
+            )
+            .hint("`doe cache ls` lists what is stored"));
+        }
+        chosen.extend(found);
+    }
+    // With everything that they were made from.
+    let mut next: Vec<Digest> = chosen.iter().copied().collect();
+    while let Some(digest) = next.pop() {
+        let record = store.record(&digest)?;
+        let mut sources: Vec<Digest> = record.rejudged_from.into_iter().collect();
+        for (label, output) in record.needs() {
+            sources.extend(store.by_output(&output, &label)?);
+        }
+        for source in sources {
+            let stored = store.layout().record(&source).exists();
+            if stored && chosen.insert(source) {
+                next.push(source);
+            }
+        }
+    }
+    let chosen: Vec<Digest> = chosen.into_iter().collect();
+    let version = env!("CARGO_PKG_VERSION");
+    let exported = store.export(&chosen, &args.output, &args.comment, version)?;
+    for why in &exported.left_out {
+        out.note(format!("warning: left out: {why}"));
+    }
+    let file = args.output.display().to_string();
+    if out.json {
+        return out.json(&json!({
+            "file": file, "records": exported.records, "blobs": exported.blobs,
+            "content_bytes": exported.content_bytes, "bundle_bytes": exported.bundle_bytes,
+            "left_out": exported.left_out,
+        }));
+    }
+    out.line(format!(
+        "{file}: {} records, {} blobs, {} ({} before compression)",
+        exported.records,
+        exported.blobs,
+        bytes(exported.bundle_bytes),
+        bytes(exported.content_bytes)
+    ))
+}
+
+fn select(store: &Store, key: &str, history: bool) -> Result<Vec<Digest>> {
+    if !key.starts_with("//") {
+        return Ok(vec![named(store, key)?.0]);
+    }
+    let snapshot = store.bulk()?;
+    let package = |suffix: &str| key.strip_suffix(suffix);
+    let wanted = |label: &str| {
+        if key == "//..." {
+            true
+        } else if let Some(package) = package("/...") {
+            label.starts_with(&format!("{package}:")) || label.starts_with(&format!("{package}/"))
+        } else if let Some(package) = package(":all") {
+            label.starts_with(&format!("{package}:"))
+        } else {
+            label == key
+        }
+    };
+    if history {
+        let all = store.list(&doe_cache::Filter::default())?;
+        let wanted = all.into_iter().filter(|summary| wanted(&summary.label));
+        return Ok(wanted.map(|summary| summary.record).collect());
+    }
+    let labels = snapshot.labels().filter(|label| wanted(label));
+    let found: Vec<Digest> = labels
+        .filter_map(|label| Some(snapshot.current(label)?.record))
+        .collect();
+    match found.is_empty() && !key.ends_with("...") && !key.ends_with(":all") {
+        // With the nearest name, when there is one.
+        true => Ok(vec![super::of_label(store, key)?]),
+        false => Ok(found),
+    }
+}
+
+/// Takes a bundle in.
+pub fn import(place: &Place, args: &Import, out: &mut Out) -> Result<()> {
+    let (store, _lock) = place.writing(&args.waiting, out)?;
+    let imported = store.import_bundle(&args.file)?;
+    let (new, known) = (imported.import.records.len(), imported.known);
+    if out.json {
+        return out.json(&json!({
+            "records": new, "known": known, "blobs": imported.blobs,
+            "refused": imported.refused, "origin": imported.import.origin,
+        }));
+    }
+    let origin = &imported.import.origin;
+    out.line(format!(
+        "exported {} on {} by {}{}{}",
+        super::when(origin.exported_unix_ms),
+        origin.host,
+        origin.by,
+        if origin.comment.is_empty() { "" } else { ": " },
+        origin.comment
+    ))?;
+    out.line(format!(
+        "{new} records and {} blobs are new here, {known} records were known",
+        imported.blobs
+    ))?;
+    for record in &imported.refused {
+        out.line(format!(
+            "{} stays out: it was put into quarantine here",
+            short(record)
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,458 @@
+//! Looking after the store: check it, collect what nobody wants, pin, refuse, make the index
+//! again.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use doe_cache::{Damage, GcLimits, Store, VerifyOptions};
+use serde_json::json;
+
+use super::look::when;
+use super::{Place, bytes, named, short};
+use crate::cli::args::Waiting;
+use crate::cli::out::{self, Out};
+use crate::error::{Error, Kind, Result};
+
+/// How much to check.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doe cache verify
+  doe cache verify --sample 5     a twentieth of all records and blobs, others each time
+
+What is damaged is put into quarantine and never reused. While a build holds the workspace damage
+is only told, and the index is not held against the files. Exit code 7 when anything is damaged.")]
+pub struct Verify {
+    /// Only read this share of records and blobs, in percent
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub sample: Option<f64>,
+    /// Choose the sample by this number instead of by the time
+    #[arg(long, value_name = "NUMBER", requires = "sample")]
+    pub seed: Option<u64>,
+    /// Only tell; move nothing to quarantine
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
+        _ => Err("a number above 0 and up to 100 was expected".to_owned()),
+    }
+}
+
+/// What to collect.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doe cache gc                                  what no record refers to; only says so
+  doe cache gc --older-than 90d --delete
+  doe cache gc --max-size 20GiB --delete
+
+Never removed: pinned records with all they were made from, and what stands for a label or happened
+last under it. It takes the workspace's lock, so it never meets a build.")]
+pub struct Gc {
+    /// Also records that were recorded and last used longer ago, and what ended runs left
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub older_than: Option<Duration>,
+    /// Also the oldest records, until records and blobs have at most this size (500MB, 20GiB)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_size: Option<u64>,
+    /// Remove it, instead of only saying what would go
+    #[arg(long)]
+    pub delete: bool,
+    /// When another doe holds the workspace.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// `20GiB`, `500 MB`, `1000000`.
+fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: f64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        unit => {
+            return Err(format!(
+                "`{unit}` is no unit of size; MB, GB, MiB and GiB are"
+            ));
+        }
+    };
+    match digits.trim().parse::<f64>() {
+        Ok(number) if number >= 0.0 && number.is_finite() => Ok((number * factor) as u64),
+        _ => Err("a size was expected, for example 20GiB".to_owned()),
+    }
+}
+
+/// What to keep.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  doe cache pin //phase2:p2-efa-4k-c1 --reason 'figure 3'\n  doe cache ls --pinned"
+)]
+pub struct Pin {
+    /// Labels or beginnings of digests
+    #[arg(value_name = "KEY", required = true)]
+    pub keys: Vec<String>,
+    /// What for
+    #[arg(long, default_value = "")]
+    pub reason: String,
+    /// When another doe holds the workspace.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// What to keep no longer.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  doe cache unpin //phase2:p2-efa-4k-c1")]
+pub struct Unpin {
+    /// Labels or beginnings of digests
+    #[arg(value_name = "KEY", required = true)]
+    pub keys: Vec<String>,
+    /// When another doe holds the workspace.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// What to refuse.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doe cache quarantine 3f2a91 --reason 'the fan of node 2 was off'
+  doe cache quarantine --undo 3f2a91...   the whole digest, as `doe cache ls --quarantined` has it
+
+What stood for the label before takes its place; without that the pattern runs again.")]
+pub struct Quarantine {
+    /// A label or the beginning of a digest; the whole digest with --undo
+    #[arg(value_name = "KEY")]
+    pub key: String,
+    /// Why
+    #[arg(long, default_value = "refused by hand")]
+    pub reason: String,
+    /// Take it back
+    #[arg(long, conflicts_with = "reason")]
+    pub undo: bool,
+    /// When another doe holds the workspace.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// How to rebuild.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  doe cache rebuild\n\nEvery answer is afterwards what it was before, byte for byte. Exit code 7 when stored files are\ndamaged; they are put into quarantine."
+)]
+pub struct Rebuild {
+    /// When another doe holds the workspace.
+    #[command(flatten)]
+    pub waiting: Waiting,
+}
+
+/// Checks what is stored.
+pub fn verify(place: &Place, args: &Verify, out: &mut Out) -> Result<u8> {
+    let wait = Waiting { wait: None };
+    let (store, lock) = match args.dry_run {
+        true => (place.reading()?, None),
+        false => match place.writing(&wait, out) {
+            Ok((store, lock)) => (store, Some(lock)),
+            // A build goes on: look, and touch nothing.
+            Err(error) if error.kind == Kind::Lock => {
+                out.note(format!("note: {error}; damage is only told"));
+                (place.reading()?, None)
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let chance = now.map_or(0, |now| now.as_nanos() as u64);
+    let options = VerifyOptions {
+        share: args.sample.unwrap_or(1.0),
+        seed: args.seed.unwrap_or(chance),
+        index: args.sample.is_none() && (args.dry_run || lock.is_some()),
+    };
+    let report = store.verify(&options)?;
+    let damaged = !report.damage.is_empty();
+    if out.json {
+        out.json(&json!({
+            "ok": !damaged, "records": report.records, "blobs": report.blobs,
+            "bytes": report.bytes, "others": report.others, "index": report.index,
+            "damage": report.damage.iter().map(found).collect::<Vec<_>>(),
+        }))?;
+    } else {
+        for damage in &report.damage {
+            out.line(told(damage))?;
+        }
+        let index = if report.index {
+            ", and the index against them"
+        } else {
+            ""
+        };
+        out.line(format!(
+            "checked {} records, {} blobs ({}) and {} other files{index}: {}",
+            report.records,
+            report.blobs,
+            bytes(report.bytes),
+            report.others,
+            match report.damage.len() {
+                0 => "all is well".to_owned(),
+                1 => "1 is damaged".to_owned(),
+                count => format!("{count} are damaged"),
+            }
+        ))?;
+    }
+    Ok(if damaged {
+        Kind::Integrity.exit_code()
+    } else {
+        0
+    })
+}
+
+fn found(damage: &Damage) -> serde_json::Value {
+    json!({
+        "kind": damage.kind, "name": damage.name, "detail": damage.detail,
+        "quarantined": damage.quarantined,
+    })
+}
+
+fn told(damage: &Damage) -> String {
+    let place = damage.quarantined.as_ref();
+    let place = place.map(|path| format!(" (now {})", path.display()));
+    format!(
+        "{} {}: {}{}",
+        damage.kind,
+        damage.name,
+        damage.detail,
+        place.unwrap_or_default()
+    )
+}
+
+/// Collects.
+pub fn gc(place: &Place, args: &Gc, out: &mut Out) -> Result<()> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let before = args
+        .older_than
+        .map(|age| now.saturating_sub(age).as_millis());
+    let limits = GcLimits {
+        before_unix_ms: before.map(|ms| u64::try_from(ms).unwrap_or(0)),
+        max_bytes: args.max_size,
+    };
+    let plan = if args.delete {
+        let (store, lock) = place.writing(&args.waiting, out)?;
+        let plan = store.gc_plan(&limits)?;
+        store.gc_sweep(&lock, &plan)?;
+        plan
+    } else {
+        place.reading()?.gc_plan(&limits)?
+    };
+    if out.json {
+        return out.json(&json!({
+            "deleted": args.delete,
+            "records": plan.records.iter().map(|doomed| json!({
+                "record": doomed.record, "label": doomed.label,
+                "recorded_unix_ms": doomed.recorded_unix_ms, "size_bytes": doomed.size_bytes,
+            })).collect::<Vec<_>>(),
+            "blobs": plan.blobs.len(), "links": plan.links.len(), "run_files": plan.runs.len(),
+            "freed_bytes": plan.freed_bytes, "kept_records": plan.kept_records,
+            "kept_pinned": plan.kept_pinned, "kept_bytes": plan.kept_bytes,
+        }));
+    }
+    if !plan.records.is_empty() {
+        let mut table = out::table(["record", "label", "recorded", "size"]);
+        for doomed in &plan.records {
+            table.add_row([
+                short(&doomed.record),
+                doomed.label.clone(),
+                when(doomed.recorded_unix_ms),
+                bytes(doomed.size_bytes),
+            ]);
+        }
+        out.line(table)?;
+    }
+    out.line(format!(
+        "{} {} records, {} blobs, {} files of links, {} leftovers of runs: {}",
+        if args.delete {
+            "removed"
+        } else {
+            "would remove"
+        },
+        plan.records.len(),
+        plan.blobs.len(),
+        plan.links.len(),
+        plan.runs.len(),
+        bytes(plan.freed_bytes)
+    ))?;
+    out.line(format!(
+        "kept {} records ({} pinned or needed by pinned ones): {}",
+        plan.kept_records,
+        plan.kept_pinned,
+        bytes(plan.kept_bytes)
+    ))?;
+    if let Some(most) = args.max_size.filter(|most| plan.kept_bytes > *most) {
+        out.line(format!(
+            "that is more than {}: what is left is pinned or stands for a label",
+            bytes(most)
+        ))?;
+    }
+    match args.delete || plan.freed_bytes == 0 {
+        true => Ok(()),
+        false => out.line("nothing was removed: add --delete"),
+    }
+}
+
+/// Pins.
+pub fn pin(place: &Place, args: &Pin, out: &mut Out) -> Result<()> {
+    let (store, _lock) = place.writing(&args.waiting, out)?;
+    // All or nothing: a word that names nothing pins nothing.
+    let found: Vec<_> = args
+        .keys
+        .iter()
+        .map(|key| named(&store, key))
+        .collect::<Result<_>>()?;
+    let mut list = Vec::new();
+    for (digest, record) in found {
+        store.pin(&digest, &args.reason)?;
+        list.push((digest, record.label));
+    }
+    tell_all(out, "pinned", &list)
+}
+
+/// Unpins.
+pub fn unpin(place: &Place, args: &Unpin, out: &mut Out) -> Result<()> {
+    let (store, _lock) = place.writing(&args.waiting, out)?;
+    let found: Vec<_> = args
+        .keys
+        .iter()
+        .map(|key| named(&store, key))
+        .collect::<Result<_>>()?;
+    let mut list = Vec::new();
+    for (digest, record) in found {
+        if !store.unpin(&digest)? {
+            return Err(Error::new(
+                Kind::Usage,
+                "not-pinned",
+                format!("record `{}` is not pinned", short(&digest)),
+            )
+            .hint("`doe cache ls --pinned` lists what is"));
+        }
+        list.push((digest, record.label));
+    }
+    tell_all(out, "unpinned", &list)
+}
+
+fn tell_all(out: &mut Out, what: &str, list: &[(doe_cache::Digest, String)]) -> Result<()> {
+    if out.json {
+        let list = list
+            .iter()
+            .map(|(d, label)| json!({"record": d, "label": label}));
+        return out.json(&json!({ what: list.collect::<Vec<_>>() }));
+    }
+    let mut list = list.iter();
+    list.try_for_each(|(digest, label)| out.line(format!("{what} {} {label}", short(digest))))
+}
+
+/// Refuses, or takes back.
+pub fn quarantine(place: &Place, args: &Quarantine, out: &mut Out) -> Result<()> {
+    let (store, _lock) = place.writing(&args.waiting, out)?;
+    if args.undo {
+        let digest = args
+            .key
+            .trim_end_matches(".json")
+            .parse()
+            .map_err(|error| {
+                Error::from(error).hint("`doe cache ls --quarantined` has the whole digest")
+            })?;
+        store.restore(&digest)?;
+        return tell_all(out, "restored", &[(digest, store.record(&digest)?.label)]);
+    }
+    let (digest, record) = named(&store, &args.key)?;
+    store.quarantine(&digest, &args.reason)?;
+    tell_all(out, "quarantined", &[(digest, record.label.clone())])?;
+    if out.json {
+        return Ok(());
+    }
+    match store.bulk()?.current(&record.label) {
+        Some(next) => out.line(format!(
+            "record {} stands for {} now",
+            next.record.short(),
+            record.label
+        )),
+        None => out.line(format!(
+            "{} has no result any more: it runs again",
+            record.label
+        )),
+    }
+}
+
+/// Makes the index again.
+pub fn rebuild(place: &Place, args: &Rebuild, out: &mut Out) -> Result<u8> {
+    let lock = crate::cli::session::lock(&place.0, &args.waiting, out)?;
+    let (store, report) = Store::rebuild(&place.0)?;
+    store.sweep_tmp(&lock)?;
+    let damaged = !report.quarantined.is_empty();
+    if out.json {
+        let list = |list: &[(std::path::PathBuf, String)]| -> Vec<_> {
+            let list = list
+                .iter()
+                .map(|(path, why)| json!({"path": path, "why": why}));
+            list.collect()
+        };
+        out.json(&json!({
+            "records": report.indexed, "links": report.links, "runs": report.runs,
+            "incomplete": report.incomplete, "quarantined": list(&report.quarantined),
+            "skipped": list(&report.skipped),
+        }))?;
+    } else {
+        out.line(format!(
+            "{} records, {} links, {} runs",
+            report.indexed, report.links, report.runs
+        ))?;
+        for digest in &report.incomplete {
+            out.line(format!(
+                "record {} lacks an output: it is not reused",
+                digest.short()
+            ))?;
+        }
+        for (path, why) in &report.quarantined {
+            out.line(format!("put aside: {}: {why}", path.display()))?;
+        }
+        for (path, why) in &report.skipped {
+            out.line(format!("left alone: {}: {why}", path.display()))?;
+        }
+    }
+    Ok(if damaged {
+        Kind::Integrity.exit_code()
+    } else {
+        0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_strictly() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("500MB", 500_000_000),
+            ("1.5 GiB", 3 << 29),
+            ("7k", 7168),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GB", "-1", "5 parsecs", "NaN"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!(percent("5%"), Ok(0.05));
+        assert!(percent("0").is_err() && percent("101").is_err());
+    }
+}

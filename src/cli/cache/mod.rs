@@ -1,0 +1,212 @@
+//! `doe cache`: look into the store, look after it, and carry results elsewhere. Reading needs no
+//! lock and no plan that is sound; what changes the store holds the writer's lock, so it never
+//! meets a build.
+
+mod bundle;
+mod care;
+mod look;
+mod tell;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use doe_cache::{Digest, Record, Store};
+
+use super::args::{Global, Waiting};
+use super::out::Out;
+use super::session;
+use crate::error::{Error, Kind, Result, nearest};
+use crate::plan::parts::state_dir;
+
+pub use look::when;
+
+/// Look into the store, look after it, carry results elsewhere
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  doe cache ls --label //phase2:p2-efa-4k-c1
+  doe cache why //phase2:p2-efa-4k-c1        what made this result, with what inputs
+  doe cache diff 3f2a91 77b0c2               two records, field by field
+  doe cache verify                           is everything that is stored what it should be?
+  doe cache gc --older-than 90d              what would go; --delete removes it
+  doe cache export //phase2:all -o p2.tar.gz
+  doe cache import p2.tar.gz                 hits, without running anything
+
+A KEY is a label, or the beginning (4 digits or more) of a record's digest, a spec key or an
+action key. Exit codes: 0 ok, 2 no such thing, 5 lock held, 7 something stored is damaged.")]
+pub struct CacheArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub question: Question,
+}
+
+/// What to do with the store.
+#[derive(Debug, Subcommand)]
+pub enum Question {
+    /// List records, the newest first
+    Ls(look::Ls),
+    /// Show one record whole, or the content of a blob
+    Show(look::Show),
+    /// Compare two records field by field: inputs, what was executed, outcome
+    Diff(tell::Diff),
+    /// Tell where a result comes from: inputs, execution, and those of what it needs
+    Why(tell::Why),
+    /// Count records, blobs and bytes
+    Stats,
+    /// Read what is stored and check every byte of it
+    Verify(care::Verify),
+    /// Remove what nobody wants any more; says what it would do unless told to delete
+    Gc(care::Gc),
+    /// Keep a record, and all it was made from, whatever a collection is asked
+    Pin(care::Pin),
+    /// Take a pin away
+    Unpin(care::Unpin),
+    /// Refuse a record: it is put aside and never reused; --undo takes it back
+    Quarantine(care::Quarantine),
+    /// Make the index again from the stored files
+    Rebuild(care::Rebuild),
+    /// Write records with everything they need to one file
+    Export(bundle::Export),
+    /// Take in what `doe cache export` wrote; everything is checked first
+    Import(bundle::Import),
+    /// Send every result that may be reused to the mirror
+    Push,
+    /// Take every result that the mirror has
+    Pull(Pull),
+}
+
+/// How much.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// Their outputs and logs too, instead of when they are first read
+    #[arg(long)]
+    pub blobs: bool,
+}
+
+/// Runs the command.
+pub fn run(global: &Global, args: &CacheArgs, out: &mut Out) -> Result<u8> {
+    let (root, options) = session::place(global)?;
+    let place = Place(state_dir(&root, &options)?);
+    match &args.question {
+        Question::Ls(ls) => look::list(&place.reading()?, ls, out)?,
+        Question::Show(show) => {
+            let store = place.reading()?;
+            if store.has_imported() {
+                // Its blobs may still be in the mirror.
+                let workspace = session::workspace(global)?;
+                if let Some(mirror) = session::mirror(global, &workspace)? {
+                    store.attach(mirror);
+                }
+            }
+            look::display(&store, show, out)?;
+        }
+        Question::Diff(diff) => tell::diff(&place.reading()?, diff, out)?,
+        Question::Why(why) => tell::why(&place.reading()?, why, out)?,
+        Question::Stats => look::stats(&place.reading()?, out)?,
+        Question::Verify(verify) => return care::verify(&place, verify, out),
+        Question::Gc(gc) => care::gc(&place, gc, out)?,
+        Question::Pin(pin) => care::pin(&place, pin, out)?,
+        Question::Unpin(unpin) => care::unpin(&place, unpin, out)?,
+        Question::Quarantine(it) => care::quarantine(&place, it, out)?,
+        Question::Rebuild(rebuild) => return care::rebuild(&place, rebuild, out),
+        Question::Export(export) => bundle::export(&place.reading()?, export, out)?,
+        Question::Import(import) => bundle::import(&place, import, out)?,
+        Question::Push => {
+            return super::mirror::push(global, &session::workspace(global)?, out);
+        }
+        Question::Pull(pull) => {
+            return super::mirror::pull(global, &session::workspace(global)?, pull.blobs, out);
+        }
+    }
+    Ok(0)
+}
+
+/// Where the store is.
+struct Place(PathBuf);
+
+impl Place {
+    /// The store for reading; an empty one when nothing ran yet.
+    fn reading(&self) -> Result<Store> {
+        Ok(Store::open_read_only(&self.0)?)
+    }
+
+    /// The store for writing, and the right to write it.
+    fn writing(&self, wait: &Waiting, out: &mut Out) -> Result<(Store, doe_cache::WriterLock)> {
+        let lock = session::lock(&self.0, wait, out)?;
+        let store = Store::open(&self.0)?;
+        store.recover(&lock)?;
+        Ok((store, lock))
+    }
+}
+
+/// The record that a word names: a label's, or the one that a beginning of a digest leads to.
+fn named(store: &Store, word: &str) -> Result<(Digest, Record)> {
+    let digest = if word.starts_with("//") {
+        of_label(store, word)?
+    } else {
+        store.resolve(&word.to_lowercase()).map_err(|error| {
+            let hexadecimal = word.chars().all(|c| c.is_ascii_hexdigit());
+            let made = Error::from(error);
+            match hexadecimal {
+                true => made,
+                false => made.hint("a label begins with `//`, for example `//phase2:p2-efa-4k-c1`"),
+            }
+        })?
+    };
+    Ok((digest, store.record(&digest)?))
+}
+
+/// What stands for a label, or else what happened last under it.
+fn of_label(store: &Store, label: &str) -> Result<Digest> {
+    let snapshot = store.bulk()?;
+    if let Some(found) = snapshot.current(label).or_else(|| snapshot.latest(label)) {
+        return Ok(found.record);
+    }
+    let mut error = Error::new(
+        Kind::Usage,
+        "store-not-found",
+        format!("nothing is stored under `{label}`"),
+    );
+    if let Some(near) = nearest(label, snapshot.labels()) {
+        error = error.hint(format!("did you mean `{near}`?"));
+    }
+    Err(error.hint("`doe cache ls` lists what is stored"))
+}
+
+/// The beginning of a digest that people see.
+fn short(digest: &Digest) -> String {
+    digest.short().to_string()
+}
+
+/// A number of bytes for people.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{count} B"),
+        _ => format!("{value:.1} {}", UNITS[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_readable() {
+        for (count, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (3 << 29, "1.5 GiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+}

@@ -1,0 +1,573 @@
+//! The store through the real binary: nothing is lost with the index, two builds meet, results
+//! travel, what moved under a run is never reused, and keys depend on nothing but what they say.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use support::{Workspace, wait_for};
+
+/// A probe that fails at 13, is invalid at 14 and waits for a file at 99; and an analysis.
+const RULES: &str = r#"[probe]
+doc = "Prints a number."
+param.tokens = { type = "int", min = 1, unit = "tokens", doc = "how many" }
+roles = { client = {} }
+[[probe.step]]
+name = "measure"
+role = "client"
+timeout = "2m"
+run = """
+if [ {{ tokens }} = 13 ]; then echo 'out of luck' >&2; exit 3; fi
+if [ {{ tokens }} = 99 ]; then
+  echo up > 'ROOT/up'
+  while [ ! -e 'ROOT/go' ]; do sleep 0.05; done
+fi
+printf '{"schema": "probe-v1", "tokens": %s}' {{ tokens }} > {{ out.result }}
+"""
+[probe.output]
+result = { path = "result.json", schema = "probe-v1" }
+[probe.metric]
+tokens_seen = { from = "result", at = "/tokens", unit = "tokens" }
+[probe.valid]
+that = ["result.tokens != 14"]
+
+[count]
+kind = "analysis"
+doc = "Counts its inputs."
+param.slow = { type = "bool", default = false, doc = "whether it waits for a file" }
+[[count.step]]
+name = "count"
+timeout = "2m"
+run = """
+if [ {{ slow | string | lower }} = true ]; then
+  echo up > 'ROOT/up'
+  while [ ! -e 'ROOT/go' ]; do sleep 0.05; done
+fi
+printf '{"schema": "count-v1", "inputs": %s}' "$(grep -c '"label"' {{ inputs }})" > {{ out.result }}
+"""
+[count.output]
+result = { path = "count.json", schema = "count-v1" }
+[count.metric]
+inputs = { from = "result", at = "/inputs", unit = "1" }
+"#;
+
+const PLAN: &str = r#"[plan]
+title = "A lab"
+rules = ["lab"]
+
+[[layer]]
+id = "L0"
+rule = "lab.probe"
+pattern = "p-{{ tokens }}"
+[layer.matrix]
+tokens = [TOKENS]
+
+[[layer]]
+id = "L1"
+rule = "lab.count"
+needs = ["p-1", "p-2"]
+[[layer.pattern]]
+id = "sum"
+settings = { slow = SLOW }
+"#;
+
+fn lab(tokens: &str, slow: bool) -> Workspace {
+    let workspace = Workspace::empty();
+    let root = workspace.path().to_str().unwrap().to_owned();
+    workspace.write("rules/lab.toml", &RULES.replace("ROOT", &root));
+    let plan = PLAN
+        .replace("TOKENS", tokens)
+        .replace("SLOW", &slow.to_string());
+    workspace.write("plans/lab.toml", &plan);
+    workspace
+}
+
+/// Every documented view, whole.
+fn views(workspace: &Workspace) -> String {
+    let path = workspace.path().join(".doe/index.sqlite");
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let db = rusqlite::Connection::open_with_flags(path, flags).unwrap();
+    let mut text = String::new();
+    for (view, order) in [
+        ("results", "label"),
+        ("metrics", "label, metric"),
+        ("samples", "label, series, position"),
+        ("attempts", "recorded_unix_ms, record"),
+        ("runs", "started_unix_ms, run_id"),
+    ] {
+        let mut rows = db
+            .prepare(&format!("SELECT * FROM {view} ORDER BY {order}"))
+            .unwrap();
+        let columns = rows.column_count();
+        let mut rows = rows.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            text += view;
+            for column in 0..columns {
+                text += &format!(" {:?}", row.get_ref(column).unwrap());
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// What people and programs see of a store.
+fn answers(workspace: &Workspace) -> BTreeMap<String, String> {
+    let mut answers = BTreeMap::from([("views".to_owned(), views(workspace))]);
+    for command in [
+        "plan //...",
+        "explain //...",
+        "status //...",
+        "results //...",
+        "list //... @failed",
+        "cache ls",
+        "cache ls --pinned",
+        "cache ls --quarantined",
+        "cache stats",
+        "cache why //lab:sum",
+        "cache gc --older-than 0s",
+    ] {
+        for json in [false, true] {
+            let mut words: Vec<&str> = command.split(' ').collect();
+            if json {
+                words.push("--json");
+            }
+            let ran = workspace.doe(&words).ok();
+            answers.insert(words.join(" "), ran.stdout);
+        }
+    }
+    answers
+}
+
+fn lose_index(workspace: &Workspace) {
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(workspace.path().join(format!(".doe/index.sqlite{suffix}")));
+    }
+}
+
+fn record_of(workspace: &Workspace, label: &str) -> String {
+    let list = workspace
+        .doe(&["cache", "ls", "--label", label, "--json"])
+        .ok()
+        .json();
+    list[0]["record"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn nothing_is_lost_with_the_index() {
+    let lab = lab("1, 2, 3, 13, 14", false);
+    lab.doe(&["build", "//..."]).exits(1);
+    lab.doe(&["build", "@failed"]).exits(1);
+    // Rendered it is the same, so the old records come to stand for new keys.
+    lab.replace(
+        "rules/lab.toml",
+        "printf '{\"schema\": \"probe-v1\"",
+        "{# same #}printf '{\"schema\": \"probe-v1\"",
+        1,
+    );
+    let again = lab.doe(&["build", "//...", "--json"]).exits(1).summary();
+    assert_eq!(again["reused"], 4, "{again}");
+    let index = lab.path().join(".doe/links");
+    assert!(index.exists(), "links are files");
+    lab.doe(&["build", "//lab:p-2", "--rerun"]).ok();
+    lab.doe(&["cache", "pin", "//lab:p-1", "--reason", "figure 3"])
+        .ok();
+    let refused = record_of(&lab, "//lab:p-3");
+    lab.doe(&[
+        "cache",
+        "quarantine",
+        &refused[..10],
+        "--reason",
+        "the fan was off",
+    ])
+    .ok();
+
+    let before = answers(&lab);
+    assert!(before["cache ls --pinned"].contains("figure 3"));
+    assert!(before["cache ls --quarantined"].contains("the fan was off"));
+    assert!(
+        before["plan //... --json"].contains("//lab:p-3"),
+        "it runs again"
+    );
+    lose_index(&lab);
+    // A reader neither lies nor makes anything.
+    let lost = lab.doe(&["status", "//..."]).exits(7);
+    assert!(lost.stderr.contains("doe cache rebuild"), "{}", lost.stderr);
+    let rebuilt = lab.doe(&["cache", "rebuild", "--json"]).ok().json();
+    assert_eq!(rebuilt["runs"], 4, "{rebuilt}");
+    let after = answers(&lab);
+    for (command, before) in &before {
+        assert_eq!(&after[command], before, "doe {command}");
+    }
+    lab.doe(&["cache", "verify"]).ok();
+
+    // A build finds a lost index out by itself, and runs nothing again.
+    lab.doe(&["cache", "quarantine", "--undo", &refused]).ok();
+    lose_index(&lab);
+    let built = lab
+        .doe(&["build", "//lab:p-1", "//lab:p-2", "//lab:p-3", "--json"])
+        .ok();
+    assert_eq!(built.summary()["reused"], 3);
+    lab.assert_nothing_runs();
+}
+
+#[test]
+fn damage_is_found_put_aside_and_mended_by_running_again() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    let well = lab.doe(&["cache", "verify"]).ok();
+    assert!(well.stdout.ends_with("all is well\n"), "{}", well.stdout);
+    let shown = lab
+        .doe(&["cache", "show", "//lab:p-1", "--json"])
+        .ok()
+        .json();
+    let blob = shown["outputs"]["result"]["digest"].as_str().unwrap();
+    let path = lab
+        .path()
+        .join(format!(".doe/cas/{}/{}", &blob[..2], &blob[2..]));
+    let good = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "{\"schema\": \"probe-v1\", \"tokens\": 7}").unwrap();
+    let seen = lab
+        .doe(&["cache", "verify", "--dry-run", "--json"])
+        .exits(7)
+        .json();
+    assert_eq!(seen["damage"][0]["name"], blob, "{seen}");
+    assert!(path.exists(), "only told");
+    lab.doe(&["cache", "verify"]).exits(7);
+    assert!(!path.exists());
+    assert_eq!(lab.planned("//...", "run"), ["//lab:p-1"]);
+    assert_eq!(
+        lab.doe(&["build", "//...", "--json"]).ok().summary()["ok"],
+        1
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), good);
+    lab.doe(&["cache", "verify"]).ok();
+    lab.doe(&["cache", "verify", "--sample", "50"]).ok();
+}
+
+#[test]
+fn results_travel_with_their_provenance() {
+    let from = lab("1, 2", false);
+    from.doe(&["build", "//..."]).ok();
+    let bundle = from.path().join("x.tar.gz");
+    let file = bundle.to_str().unwrap();
+    from.doe(&[
+        "cache",
+        "export",
+        "//lab:sum",
+        "-o",
+        file,
+        "--comment",
+        "for you",
+    ])
+    .ok();
+    let unknown = from
+        .doe(&["cache", "export", "//lab:sun", "-o", file])
+        .exits(2);
+    assert!(
+        unknown.stderr.contains("did you mean `//lab:sum`"),
+        "{}",
+        unknown.stderr
+    );
+
+    let to = Workspace::empty();
+    // The very same rules: their text names the first workspace.
+    for name in ["rules/lab.toml", "plans/lab.toml"] {
+        to.write(name, &from.read(name));
+    }
+    let whole = std::fs::read(&bundle).unwrap();
+    let torn = to.path().join("torn.tar.gz");
+    std::fs::write(&torn, &whole[..whole.len() / 2]).unwrap();
+    let refused = to
+        .doe(&["cache", "import", torn.to_str().unwrap()])
+        .exits(7);
+    assert!(refused.stderr.contains("cut short"), "{}", refused.stderr);
+    assert_eq!(
+        to.doe(&["cache", "stats", "--json"]).ok().json()["records"],
+        0
+    );
+    let brought = to.doe(&["cache", "import", file, "--json"]).ok().json();
+    assert_eq!(
+        brought["records"], 3,
+        "what it was made from comes along: {brought}"
+    );
+    let built = to.doe(&["build", "//...", "--json"]).ok().summary();
+    assert_eq!((&built["ok"], &built["reused"]), (&0.into(), &3.into()));
+    let why = to.doe(&["cache", "why", "//lab:sum", "--json"]).ok().json();
+    assert_eq!(why["imported"]["origin"]["comment"], "for you", "{why}");
+    assert_eq!(why["needs"][0]["from"]["label"], "//lab:p-1");
+    let text = to.doe(&["cache", "why", "//lab:sum"]).ok().stdout;
+    assert!(
+        text.contains("  imported  ") && text.contains("//lab:p-2 record "),
+        "{text}"
+    );
+    let diff = to
+        .doe(&["cache", "diff", "//lab:p-1", "//lab:p-2"])
+        .ok()
+        .stdout;
+    assert!(
+        diff.contains("setting.tokens\n    - 1  (plans/lab.toml:"),
+        "{diff}"
+    );
+    assert!(
+        diff.contains("tokens_seen (tokens)\n    - 1.0\n    + 2.0\n"),
+        "{diff}"
+    );
+    to.doe(&["cache", "verify"]).ok();
+}
+
+#[test]
+fn two_builds_wait_and_readers_never_do() {
+    let lab = lab("1, 2, 99", false);
+    lab.doe(&["build", "//lab:p-1"]).ok();
+    let (mut first, _) = lab.spawn(&["build", "//lab:p-99"]);
+    wait_for("the first build", Duration::from_secs(60), || {
+        lab.path().join("up").exists().then_some(())
+    });
+    let locked = lab.doe(&["build", "//lab:p-99"]).exits(5);
+    for part in ["in use by process", "build //lab:p-99", "--wait"] {
+        assert!(locked.stderr.contains(part), "{part}: {}", locked.stderr);
+    }
+    lab.doe(&["build", "//lab:p-99", "--wait=1"]).exits(5);
+    lab.doe(&["cache", "gc", "--delete"]).exits(5);
+    lab.doe(&["cache", "rebuild"]).exits(5);
+    // Readers meanwhile see a whole store, every time.
+    let loops: Vec<_> = (0..3)
+        .map(|_| {
+            let command = lab.command(&["cache", "ls", "--json"]);
+            std::thread::spawn(move || read_often(command, 15))
+        })
+        .collect();
+    let verified = lab.doe(&["cache", "verify"]).ok();
+    assert!(
+        verified.stderr.contains("damage is only told"),
+        "{}",
+        verified.stderr
+    );
+    lab.doe(&["cache", "gc"]).ok();
+    for reader in loops {
+        reader.join().unwrap();
+    }
+    let waiting = lab.command(&["build", "//lab:p-99", "--json", "--wait=5m"]);
+    let waiting = std::thread::spawn(move || {
+        let mut waiting = waiting;
+        waiting.output().unwrap()
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!waiting.is_finished());
+    lab.write("go", "");
+    assert!(first.wait().unwrap().success());
+    let waited = waiting.join().unwrap();
+    let stderr = String::from_utf8_lossy(&waited.stderr);
+    assert!(
+        waited.status.success() && stderr.contains("waiting for process"),
+        "{stderr}"
+    );
+    assert!(String::from_utf8_lossy(&waited.stdout).contains("\"reused\":1"));
+
+    // A holder that is killed holds nothing, and what it had stored is not lost.
+    for name in ["up", "go"] {
+        std::fs::remove_file(lab.path().join(name)).unwrap();
+    }
+    let (mut killed, _) = lab.spawn(&["build", "//lab:p-99", "--rerun"]);
+    wait_for("the build to be killed", Duration::from_secs(60), || {
+        lab.path().join("up").exists().then_some(())
+    });
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    lab.write("go", "");
+    let after = lab.doe(&["build", "//...", "--json"]).ok().summary();
+    assert_eq!(after["failed"], 0, "{after}");
+    lab.doe(&["cache", "verify"]).ok();
+    lab.assert_nothing_runs();
+}
+
+fn read_often(mut command: Command, times: usize) {
+    for _ in 0..times {
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && text.contains("//lab:p-1"),
+            "{text}"
+        );
+    }
+}
+
+/// Killed at any point of a commit, a build loses nothing that it told of and runs nothing twice
+/// that had become durable.
+#[test]
+fn a_build_killed_at_any_point_leaves_a_whole_store() {
+    for fault in [
+        "after-tmp-write:3:kill",
+        "after-fsync:1:kill",
+        "before-rename:2:kill",
+        "after-rename:2:kill",
+        "before-commit:3:kill",
+        "after-commit:4:kill",
+        "before-fsync:1:error",
+        "before-tmp-write:1+:error",
+        "before-commit:1:error",
+    ] {
+        let lab = lab("1, 2", false);
+        let mut command = lab.command(&["build", "//..."]);
+        let ended = command.env("DOE_FAULT", fault).output().unwrap();
+        assert!(!ended.status.success(), "{fault} did not strike");
+        let stored = lab.doe(&["cache", "verify", "--json"]);
+        assert_eq!(
+            stored.code, 0,
+            "{fault}: {}{}",
+            stored.stdout, stored.stderr
+        );
+        let built = lab.doe(&["build", "//...", "--json"]).ok().summary();
+        assert_eq!(built["failed"], 0, "{fault}: {built}");
+        lab.doe(&["cache", "verify"]).ok();
+        lab.assert_nothing_runs();
+    }
+}
+
+fn run_and_meddle(lab: &Workspace, target: &str, path: Option<&Path>, meddle: impl FnOnce()) {
+    let mut command = lab.command(&["build", target]);
+    if let Some(path) = path {
+        let rest = std::env::var("PATH").unwrap();
+        command.env("PATH", format!("{}:{rest}", path.display()));
+    }
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    wait_for("the node to run", Duration::from_secs(60), || {
+        lab.path().join("up").exists().then_some(())
+    });
+    meddle();
+    lab.write("go", "");
+    assert!(child.wait().unwrap().success());
+}
+
+fn kept_and_not_reused(lab: &Workspace, label: &str, why: &str, runs: &str) {
+    let shown = lab.doe(&["cache", "show", label, "--json"]).ok().json();
+    let because = shown["not_reusable_because"].as_str().unwrap_or_default();
+    assert!(because.contains(why), "{because}");
+    assert_eq!(shown["verdicts"]["execution"]["status"], "ok");
+    let plan = lab.doe(&["explain", label]).ok().stdout;
+    assert!(plan.contains(runs), "{plan}");
+    let again = lab.doe(&["build", label, "--json"]).ok().summary();
+    assert!(again["ok"].as_u64().unwrap() >= 1, "{again}");
+    assert_eq!(lab.doe(&["build", label, "--json"]).ok().summary()["ok"], 0);
+}
+
+#[test]
+fn an_input_that_changes_under_a_run_is_noticed() {
+    let lab = lab("1, 2", true);
+    lab.doe(&["build", "//lab:L0"]).ok();
+    let shown = lab
+        .doe(&["cache", "show", "//lab:p-1", "--json"])
+        .ok()
+        .json();
+    let blob = shown["outputs"]["result"]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let path = lab
+        .path()
+        .join(format!(".doe/cas/{}/{}", &blob[..2], &blob[2..]));
+    run_and_meddle(&lab, "//lab:sum", None, || {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "{}").unwrap();
+    });
+    kept_and_not_reused(
+        &lab,
+        "//lab:sum",
+        "output `result` of //lab:p-1, which it reads, changed while it ran",
+        // The damaged output was put aside, so what wrote it runs again too.
+        "//lab:p-1 runs",
+    );
+}
+
+#[test]
+fn a_fact_that_changes_under_a_run_is_noticed() {
+    let lab = lab("1, 2, 99", false);
+    let tools: PathBuf = lab.path().join("tools");
+    let real = ["/usr/bin/uname", "/bin/uname"];
+    let real = real.iter().find(|path| Path::new(path).exists()).unwrap();
+    let shim = format!(
+        "#!/bin/sh\nif [ \"$1\" = -r ]; then cat '{}'; else exec {real} \"$@\"; fi\n",
+        lab.path().join("kernel").display()
+    );
+    lab.write("kernel", "6.1.0\n");
+    lab.write("tools/uname", &shim);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(tools.join("uname"), mode).unwrap();
+    run_and_meddle(&lab, "//lab:p-99", Some(&tools), || {
+        lab.write("kernel", "6.2.0\n")
+    });
+    let why = "changed from `6.1.0` to `6.2.0` while it ran";
+    kept_and_not_reused(&lab, "//lab:p-99", why, why);
+}
+
+/// Keys of everything that is shipped, from processes that have nothing in common but the text.
+#[test]
+fn keys_depend_on_no_surroundings() {
+    let mut seen: Option<Vec<(String, String, String)>> = None;
+    let surroundings: [&[(&str, &str)]; 4] = [
+        &[],
+        &[
+            ("LC_ALL", "tr_TR.UTF-8"),
+            ("TZ", "Asia/Kathmandu"),
+            ("HOME", "/nowhere"),
+        ],
+        &[
+            ("LANG", "de_DE.UTF-8"),
+            ("LC_NUMERIC", "de_DE.UTF-8"),
+            ("USER", "somebody"),
+        ],
+        &[
+            ("TZ", "America/St_Johns"),
+            ("LC_ALL", "C"),
+            ("RUST_BACKTRACE", "1"),
+            ("COLUMNS", "40"),
+        ],
+    ];
+    for (at, environment) in surroundings.iter().enumerate() {
+        let checkout = Workspace::shipped("0.001");
+        let moved = checkout.path().join(format!("deep/er {at}/ünï"));
+        std::fs::create_dir_all(&moved).unwrap();
+        for name in ["plans", "rules", "doe.toml"] {
+            std::fs::rename(checkout.path().join(name), moved.join(name)).unwrap();
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doe"));
+        command
+            .args(["explain", "//...", "--json"])
+            .current_dir(&moved)
+            .env_clear();
+        let mut environment: Vec<_> = environment
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect();
+        environment.push(("PATH".into(), std::env::var("PATH").unwrap()));
+        for extra in 0..at * 7 {
+            environment.push((format!("EXTRA_{}", (extra * 31) % 17), extra.to_string()));
+        }
+        if at % 2 == 1 {
+            environment.reverse();
+        }
+        let output = command.envs(environment).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = String::from_utf8(output.stdout).unwrap();
+        let keys: Vec<(String, String, String)> = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .filter(|node| node["decision"] == "run")
+            .map(|node| {
+                let word = |name: &str| node[name].as_str().unwrap().to_owned();
+                (word("label"), word("spec_key"), word("action_key"))
+            })
+            .collect();
+        assert!(keys.len() > 40, "{}", keys.len());
+        assert_eq!(seen.get_or_insert_with(|| keys.clone()), &keys, "{at}");
+    }
+}
