@@ -153,6 +153,10 @@ fn syntax_hint(message: &str) -> Option<&'static str> {
             "invalid literal string",
             "close the string with `'` on the same line",
         ),
+        (
+            "unclosed array table",
+            "close the header: `[name]` or `[[name]]`",
+        ),
         ("unclosed table", "close the header: `[name]` or `[[name]]`"),
         ("unclosed array", "close the list with `]`"),
         ("unclosed inline table", "close the table with `}`"),

@@ -12,15 +12,27 @@ pub fn repository() -> &'static Path {
 
 /// A workspace that goes when the test ends.
 pub struct Workspace {
-    dir: tempfile::TempDir,
+    path: PathBuf,
+    _dir: Option<tempfile::TempDir>,
 }
 
 impl Workspace {
     /// An empty workspace: only `doe.toml`.
     pub fn empty() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("doe.toml"), "").unwrap();
-        Self { dir }
+        let mut workspace = Self::at(dir.path());
+        workspace._dir = Some(dir);
+        workspace
+    }
+
+    /// An empty workspace in a folder that stays.
+    pub fn at(path: &Path) -> Self {
+        let workspace = Self {
+            path: path.to_owned(),
+            _dir: None,
+        };
+        workspace.write("doe.toml", "");
+        workspace
     }
 
     /// The shipped plans and rules, on a simulation that is faster than the shipped one.
@@ -45,7 +57,7 @@ impl Workspace {
     }
 
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 
     pub fn write(&self, name: &str, text: &str) {
