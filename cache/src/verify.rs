@@ -2,6 +2,7 @@
 //! against the blobs that it needs, the index against one made from the files alone. What is
 //! damaged is put aside when the store was opened for writing, and told in any case.
 
+use crate::candidates;
 use crate::checked;
 use crate::digest::Digest;
 use crate::durable;
@@ -13,7 +14,6 @@ use crate::quarantine;
 use crate::rebuild::RebuildReport;
 use crate::record::Record;
 use crate::schema;
-use crate::candidates;
 use crate::store::Store;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};

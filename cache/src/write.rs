@@ -1,10 +1,10 @@
 //! Rows for records. What is in them follows from the record alone, so a rebuilt index equals the
 //! one that grew.
 
+use crate::candidates::{age, offer_label, offer_spec};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::record::Record;
-use crate::candidates::{age, offer_label, offer_spec};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// SQLite has signed integers only; no time or size reaches the limit.
