@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lock                     held by the one writing process
+//! unsettled                there after a write failed, until the next writer has looked
 //! index.sqlite             the index, rebuildable
 //! cas/ab/cdef…             blobs by digest
 //! records/ab/abcdef….json  records by digest
@@ -38,6 +39,11 @@ impl Layout {
     /// The lock file.
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    /// There while files may say more than the index: a write of a process that lived on failed.
+    pub fn unsettled(&self) -> PathBuf {
+        self.root.join("unsettled")
     }
 
     /// The SQLite index.

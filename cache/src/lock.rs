@@ -61,6 +61,10 @@ impl WriterLock {
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(text.as_bytes()))
+            // On disk before anything else of ours is: who comes after a power cut must see that
+            // somebody was at work.
+            .and_then(|()| file.sync_all())
+            .and_then(|()| File::open(layout.root())?.sync_all())
             .map_err(|e| Error::io("write", &path, &e))?;
         Ok(Self { file, predecessor })
     }

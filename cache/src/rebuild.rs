@@ -107,8 +107,11 @@ impl Store {
     /// [`Error::Io`], [`Error::ReadOnly`].
     pub fn recover(&self, lock: &WriterLock) -> Result<Recovered> {
         let swept = self.sweep_tmp(lock)?;
-        self.settle_notes(lock.predecessor().is_some())?;
-        let Some(died) = lock.predecessor() else {
+        let unsettled = self.layout().unsettled();
+        let failed = unsettled.exists().then_some("a write failed");
+        let died = lock.predecessor().or(failed);
+        self.settle_notes(died.is_some())?;
+        let Some(died) = died else {
             return Ok(Recovered {
                 swept,
                 ..Recovered::default()
@@ -125,6 +128,9 @@ impl Store {
             Ok(records)
         })?;
         self.reload_stamp()?;
+        if failed.is_some() {
+            fs::remove_file(&unsettled).map_err(|e| Error::io("remove", &unsettled, &e))?;
+        }
         Ok(Recovered {
             died: Some(died.to_owned()),
             records,

@@ -217,7 +217,7 @@ impl Store {
             let path = self.layout.link(&Digest::of(&bytes));
             self.stage_object(&bytes, path, &mut files)?;
         }
-        self.cas.flush_before(files)?;
+        self.settled(|| self.cas.flush_before(files))?;
         self.transaction(|db| {
             for (digest, size, record) in &new {
                 write::insert_record(db, digest, *size, record, true)?;
@@ -432,15 +432,25 @@ impl Store {
         work: impl FnOnce(&Transaction<'_>) -> Result<T>,
     ) -> Result<T> {
         self.writable()?;
-        let mut index = self.index();
-        let transaction = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let value = work(&transaction)?;
-        generation::advance(&transaction)?;
-        let path = self.layout.index();
-        durable::at(Point::BeforeCommit, "commit to", &path)?;
-        transaction.commit()?;
-        durable::at(Point::AfterCommit, "commit to", &path)?;
-        Ok(value)
+        self.settled(|| {
+            let mut index = self.index();
+            let transaction = index.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = work(&transaction)?;
+            generation::advance(&transaction)?;
+            let path = self.layout.index();
+            durable::at(Point::BeforeCommit, "commit to", &path)?;
+            transaction.commit()?;
+            durable::at(Point::AfterCommit, "commit to", &path)?;
+            Ok(value)
+        })
+    }
+
+    /// Does something that may leave files which the index knows nothing of when it fails; the
+    /// next writer is told then. Where not even that can be written, `verify` finds it.
+    pub(crate) fn settled<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        work().inspect_err(|_| {
+            let _ = std::fs::File::create(self.layout.unsettled());
+        })
     }
 
     pub(crate) fn writable(&self) -> Result<()> {

@@ -218,13 +218,12 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     })
 }
 
-/// What a killed run had made durable and not yet noted.
+/// What was made durable and not noted, because a run was killed or the disk refused.
 fn taken_in(recovered: &doe_cache::Recovered) -> Option<String> {
     let died = recovered.died.as_deref()?;
     let count = recovered.records;
-    (count > 0).then(|| {
-        format!("took in {count} results that a killed run had stored but not indexed ({died})")
-    })
+    (count > 0)
+        .then(|| format!("took in {count} results that were stored and not indexed ({died})"))
 }
 
 /// The simulated tools and their profile, when the platform is a simulation.
