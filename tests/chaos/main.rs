@@ -5,6 +5,11 @@
 //!
 //! `DOE_CHAOS_SEED=N` replays one timeline; `DOE_CHAOS_TIMELINES=1000` is the long run.
 
+#![expect(
+    clippy::print_stderr,
+    reason = "a failing timeline tells how to replay it"
+)]
+
 #[path = "../support/mod.rs"]
 mod support;
 
