@@ -22,7 +22,7 @@ pub struct RulesOnly {
 /// Reads `doe.toml` and the rules, not the plans: for what makes plans.
 ///
 /// # Errors
-/// As [`Workspace::load`].
+/// As [`Workspace::load`](super::model::Workspace::load).
 pub fn load_rules(root: &Path, options: &LoadOptions) -> Result<RulesOnly> {
     let mut diags = Vec::new();
     let (doc, found) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE)?;
@@ -43,7 +43,7 @@ pub fn load_rules(root: &Path, options: &LoadOptions) -> Result<RulesOnly> {
 /// are sound.
 ///
 /// # Errors
-/// As [`Workspace::load`].
+/// As [`Workspace::load`](super::model::Workspace::load).
 pub fn state_dir(root: &Path, options: &LoadOptions) -> Result<PathBuf> {
     let (doc, mut diags) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE)?;
     let unreadable = has_errors(&diags);
