@@ -50,6 +50,11 @@ impl WriterLock {
         let mut left = String::new();
         let _ = file.read_to_string(&mut left);
         let predecessor = (!left.trim().is_empty()).then(|| describe(&left));
+        if predecessor.is_some() {
+            // Whoever takes the lock and does not clear up hands that on.
+            let unsettled = layout.unsettled();
+            File::create(&unsettled).map_err(|e| Error::io("create", &unsettled, &e))?;
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let text = format!(
             "pid {}\nhost {}\nsince {}\ncommand {}\n",

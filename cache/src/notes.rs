@@ -9,6 +9,7 @@ use crate::durable::{self, Temp};
 use crate::error::{Error, Result};
 use crate::fault::Point;
 use crate::layout::Layout;
+use crate::quarantine;
 use crate::runs::{self, NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};
 use crate::store::{Store, now_unix_ms};
 use rusqlite::Connection;
@@ -312,7 +313,9 @@ impl Store {
         for path in files(self.layout())? {
             if !known.contains(&path) {
                 // Its begin was never committed, so it did nothing.
-                fs::remove_file(&path).map_err(|e| Error::io("remove", &path, &e))?;
+                let run = path.parent().and_then(Path::file_name).unwrap_or_default();
+                let name = format!("notes-{}", run.to_string_lossy());
+                quarantine::aside(self.layout(), &path, &name, "the index has no such run")?;
             }
         }
         Ok(())

@@ -83,7 +83,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         false => Recall::new(global, out),
     };
     if let Some(recall) = &mut recall
-        && let Some(code) = nothing::again(recall, out, started)?
+        && let Some(code) = nothing::again(recall, &args.waiting, out, started)?
     {
         return Ok(code);
     }

@@ -35,7 +35,7 @@ pub fn pull(global: &Global, workspace: &Workspace, blobs: bool, out: &mut Out) 
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let lock = WriterLock::acquire(&workspace.state_dir, &command)?;
     let store = Store::open(&workspace.state_dir)?;
-    store.sweep_tmp(&lock)?;
+    store.recover(&lock)?;
     let synced = mirror.pull(&store, blobs)?;
     told(&mirror, synced, "taken from", out)
 }

@@ -244,10 +244,11 @@ impl Timeline {
             "a dry run changed something"
         );
         self.workspace.doe(&["cache", "gc", "--delete"]).ok();
-        assert_eq!(
-            world::reused(&self.workspace),
-            before,
-            "gc took what is in use"
+        // It may be more than before: who writes takes in what a killed build left unindexed.
+        let after = world::reused(&self.workspace);
+        assert!(
+            after.is_superset(&before),
+            "gc took what is in use: {before:?}, {after:?}"
         );
         self.forget();
     }
@@ -303,6 +304,8 @@ impl Timeline {
     /// The index is made again from the records and says the same.
     fn rebuild(&mut self) {
         self.tell("rebuild of the index");
+        // First a writer takes in what a killed build left unindexed.
+        self.workspace.doe(&["cache", "verify"]).ok();
         let ask = |workspace: &Workspace| {
             let commands: [&[&str]; 4] = [
                 &["plan", "//chaos:all", "--json"],

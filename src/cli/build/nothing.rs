@@ -3,10 +3,12 @@
 
 use std::time::Instant;
 
-use doe_cache::{Record, Store, WriterLock};
+use doe_cache::{Record, Store};
 
+use super::super::args::Waiting;
 use super::super::out::{Out, closed};
 use super::super::recall::Recall;
+use super::super::session;
 use super::{command_line, last_words};
 use crate::engine::event::Sink;
 use crate::engine::recall::{Answer, Gather, Nothing};
@@ -15,11 +17,16 @@ use crate::report::view::View;
 
 /// The exit code, when the answer is known and was given. The right to write is taken as any
 /// build takes it, so that two never meet.
-pub fn again(recall: &mut Recall, out: &mut Out, started: Instant) -> Result<Option<u8>> {
+pub fn again(
+    recall: &mut Recall,
+    waiting: &Waiting,
+    out: &mut Out,
+    started: Instant,
+) -> Result<Option<u8>> {
     let command = command_line();
     let mut lock = None;
     if recall.may_know() {
-        lock = Some(WriterLock::acquire(recall.state_dir(), &command)?);
+        lock = Some(session::lock(recall.state_dir(), waiting, out)?);
     }
     let Some((Answer::Nothing(nothing), lines)) = recall.answer() else {
         return Ok(None);
