@@ -12,6 +12,7 @@ use super::decide::Keyed;
 use super::drive::Drive;
 use super::event::{Body, NodeState, Outcome, ServiceState};
 use super::judge::Cause;
+use super::key;
 use super::node_run::{self, InputRef, Job};
 use super::prepare::values;
 use super::record::NodeEnd;
@@ -431,7 +432,7 @@ impl<'w> Drive<'_, '_, 'w> {
             inputs.push(InputRef {
                 label: graph.label(dep).to_string(),
                 digests: digests.collect(),
-                settings: values(graph.pattern(dep)),
+                settings: key::shown_settings(graph.pattern(dep)),
                 outputs,
                 simulated: stored.provenance.simulated,
             });

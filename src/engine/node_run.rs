@@ -89,7 +89,7 @@ impl Job {
 pub(super) struct InputRef {
     /// Label of the pattern.
     pub label: String,
-    /// Its settings.
+    /// Those of its settings that affect results.
     pub settings: BTreeMap<String, Value>,
     /// Output name to the file with its content.
     pub outputs: BTreeMap<String, PathBuf>,
