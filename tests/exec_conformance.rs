@@ -36,6 +36,7 @@ fn rig() -> Rig {
         executor: Box::new(LocalExecutor::new(root, options()).unwrap()),
         hosts: hosts(),
         scratch,
+        attached: false,
     }
 }
 

@@ -69,6 +69,7 @@ impl Execution {
             work: dir.path().join("work folder"),
             timeout,
             log_cap_bytes: 64 * 1024,
+            attached: false,
         };
         let job = Job {
             token: &token,

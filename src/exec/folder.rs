@@ -104,24 +104,13 @@ pub fn check_token(token: &Token) -> Result<()> {
 pub fn files(job: &Job<'_>) -> Result<[(&'static str, String); 3]> {
     check_token(job.token)?;
     let script = job.script;
-    let Some(work) = script.work.to_str().filter(|w| w.starts_with('/')) else {
-        return Err(refused(
-            script,
-            format!(
-                "its working folder `{}` must be an absolute path in UTF-8",
-                script.work.display()
-            ),
-        ));
-    };
-    if script.text.contains('\0') || work.contains('\0') {
-        return Err(refused(script, "it holds a NUL byte".to_string()));
-    }
+    check_script(script)?;
     // The wrapper counts in hundredths of a second; a limit above zero stays above zero.
     let hundredths = |d: Duration| d.as_millis().div_ceil(10).min(u128::from(u32::MAX));
     let settings = format!(
         "token={}\nwork={}\ntimeout_cs={}\ngrace_cs={}\ncap_bytes={}\nadopts={}\n",
         quote(&job.token.0),
-        quote(work),
+        quote(&script.work.to_string_lossy()),
         script.timeout.map_or(0, |limit| hundredths(limit).max(1)),
         hundredths(job.grace),
         script
@@ -131,13 +120,25 @@ pub fn files(job: &Job<'_>) -> Result<[(&'static str, String); 3]> {
     );
     Ok([
         (JOB, settings),
-        (ENV, environment(script)?),
+        (ENV, environment(script)),
         (SCRIPT, script.text.clone()),
     ])
 }
 
-fn environment(script: &Script) -> Result<String> {
-    let mut text = String::new();
+/// Refuses a script that cannot be run as it is written.
+pub fn check_script(script: &Script) -> Result<()> {
+    if !script.work.to_str().is_some_and(|w| w.starts_with('/')) {
+        return Err(refused(
+            script,
+            format!(
+                "its working folder `{}` must be an absolute path in UTF-8",
+                script.work.display()
+            ),
+        ));
+    }
+    if script.text.contains('\0') || script.work.to_string_lossy().contains('\0') {
+        return Err(refused(script, "it holds a NUL byte".to_string()));
+    }
     for (name, value) in &script.env {
         let mut bytes = name.bytes();
         let is_name = bytes
@@ -175,9 +176,15 @@ fn environment(script: &Script) -> Result<String> {
                 ),
             ));
         }
-        text.push_str(&format!("export {name}={}\n", quote(value)));
     }
-    Ok(text)
+    Ok(())
+}
+
+fn environment(script: &Script) -> String {
+    let exports = script.env.iter();
+    exports
+        .map(|(name, value)| format!("export {name}={}\n", quote(value)))
+        .collect()
 }
 
 fn refused(script: &Script, why: String) -> Error {

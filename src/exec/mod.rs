@@ -49,6 +49,9 @@ pub struct Script {
     pub timeout: Option<Duration>,
     /// Each of stdout and stderr is cut to this many bytes (head and tail kept).
     pub log_cap_bytes: u64,
+    /// Whether it may live and die with `doe`: its work is pure and simply done again. An executor
+    /// on the machine of `doe` then runs it without a wrapper; all others take no notice.
+    pub attached: bool,
 }
 
 /// Names one submission; made and stored before anything is submitted.

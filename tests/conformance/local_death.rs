@@ -25,6 +25,7 @@ fn script(root: &Path, text: &str) -> Script {
         work: root.join("work"),
         timeout: None,
         log_cap_bytes: 1 << 20,
+        attached: false,
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Rig {
     pub executor: Box<dyn Executor>,
     pub hosts: [HostSpec; 2],
     pub scratch: tempfile::TempDir,
+    /// Whether its scripts may live and die with `doe`.
+    pub attached: bool,
 }
 
 /// What a script came to.
@@ -50,6 +52,7 @@ impl Rig {
             work: self.scratch.path().join("work"),
             timeout: Some(Duration::from_secs(120)),
             log_cap_bytes: 1 << 20,
+            attached: self.attached,
         }
     }
 

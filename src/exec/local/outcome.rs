@@ -25,6 +25,9 @@ const LAST_LOOK: Duration = Duration::from_millis(50);
 impl Inner {
     pub(super) fn poll(&self, handle: &Handle) -> Result<Status> {
         self.check(handle)?;
+        if let Some(status) = self.attached.poll(&handle.token) {
+            return Ok(status);
+        }
         let leader = ProcessId {
             pid: handle.pid,
             start_ticks: handle.start_ticks,
@@ -54,6 +57,9 @@ impl Inner {
     }
 
     pub(super) async fn wait(&self, handle: &Handle) -> Result<Status> {
+        if let Some(status) = self.attached.wait(&handle.token).await {
+            return Ok(status);
+        }
         let mut pause = FIRST_LOOK;
         loop {
             let settled = locked(&self.running).get(&handle.token).cloned();
@@ -82,6 +88,11 @@ impl Inner {
 
     pub(super) async fn cancel(&self, handle: &Handle, grace: Duration) -> Result<()> {
         self.check(handle)?;
+        if self.attached.find(&handle.token).is_some() {
+            self.end_attached(&handle.token, grace).await?;
+            self.attached.wait(&handle.token).await;
+            return Ok(());
+        }
         self.killer.end(Target::from(handle), grace).await?;
         self.forget(&handle.token).await;
         Ok(())
@@ -89,6 +100,9 @@ impl Inner {
 
     pub(super) fn find(&self, host: &HostSpec, token: &Token) -> Result<Option<Handle>> {
         folder::check_token(token)?;
+        if let Some(handle) = self.attached.find(token) {
+            return Ok(Some(handle));
+        }
         let claim = Claim::read(&self.layout.run(token))?;
         Ok(claim
             .filter(|claim| claim.boot_id != REVOKED)
@@ -105,7 +119,9 @@ impl Inner {
         folder::check_token(token)?;
         let dir = self.layout.run(token);
         if !dir.exists() {
-            return Ok(None);
+            // Attached, or never begun. Whoever would begin it is gone, or is us.
+            let ended = self.end_attached(token, grace).await?;
+            return Ok(self.attached.find(token).filter(|_| ended));
         }
         let path = dir.join(folder::PID);
         let mut open = fs::OpenOptions::new();
