@@ -113,6 +113,8 @@ pub(super) struct Draft {
     pub(super) before: Before,
     /// Processes whose folders hold nothing that is not kept elsewhere once the record is stored.
     pub(super) processes: Vec<(Arc<dyn Executor>, Handle)>,
+    /// Whether it was announced before it began.
+    pub(super) announced: bool,
     /// When its steps had ended, Unix ms, where that was not just now.
     pub(super) ended_unix_ms: Option<u64>,
 }
@@ -219,7 +221,9 @@ async fn execute(
         cancel: &job.cancel,
     };
     let (action, ports) = render_real(context, job, used, &site, &inputs).await?;
-    if job.resumed.is_none() {
+    // What lives and dies with `doe` leaves nothing that could be gone on with.
+    draft.announced = !used.is_empty() || action.steps.iter().any(|step| step.role.is_some());
+    if job.resumed.is_none() && draft.announced {
         announce(context, job, used, &site, &action, ports).await?;
     }
     state(NodeState::Running);

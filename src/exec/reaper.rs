@@ -86,8 +86,17 @@ pub fn reaper_main(arguments: impl IntoIterator<Item = OsString>) -> Result<u8> 
     let mut stdout = std::io::stdout();
     // When nobody reads this, `doe` is gone already and the pipe below says so.
     let _ = writeln!(stdout, "{READY}").and_then(|()| stdout.flush());
-    let (watched, farewell) = listen(std::io::stdin().lock());
-    if farewell == Farewell::Bye || watched.is_empty() {
+    let (mut watched, farewell) = listen(std::io::stdin().lock());
+    if farewell == Farewell::Bye {
+        return Ok(0);
+    }
+    // What has no folder lives and dies with `doe`: nobody can take it over.
+    let attached: Vec<Target> = watched
+        .extract_if(.., |_, target| !target.dir.exists())
+        .map(|(_, target)| target)
+        .collect();
+    tree::end_all(attached, GRACE)?;
+    if watched.is_empty() {
         return Ok(0);
     }
     if farewell == Farewell::None && is_settled(&root, &watched, Duration::from_millis(survive))? {

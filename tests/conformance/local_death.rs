@@ -323,6 +323,7 @@ async fn on_a_full_disk_the_end_is_still_written_down() {
         executor: Box::new(LocalExecutor::new(disk.0.path().join("exec"), options()).unwrap()),
         hosts: hosts(),
         scratch: elsewhere,
+        attached: false,
     };
     // The script fills the disk and goes on: neither its logs nor its end may stop it.
     let fill = disk.0.path().join("fill");
