@@ -9,6 +9,7 @@ mod check;
 mod completions;
 mod diagnose;
 mod explain;
+mod fleet;
 mod graph;
 pub mod import;
 mod init;

@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, watch};
 use super::commit::Committer;
 use super::scratch::Scratch;
 use crate::error::{Error, Kind, Result};
-use crate::exec::{Executor, Facts, HostSpec, Script, Token};
+use crate::exec::{Executor, Facts, HostSpec, Script, Site, Token};
 use crate::label::Label;
 use crate::plan::model::Platform;
 use crate::rule::action::RoleBinding;
@@ -36,12 +36,12 @@ pub(super) struct Context {
     pub run_id: String,
     /// Folder of the run on this machine.
     pub run_dir: PathBuf,
-    /// Folder of the run on the platform's hosts.
-    pub host_dir: PathBuf,
     /// Short paths for temporary files.
     pub(crate) scratch: Scratch,
-    /// How scripts call `doe`.
+    /// How scripts call `doe` on this machine.
     pub doe: PathBuf,
+    /// Where things are on the platform's hosts; `None` when these have the files of this machine.
+    pub site: Option<Site>,
     /// Environment of every script, below that of the platform and of the rule.
     pub env: BTreeMap<String, String>,
     /// True once everything is to be cancelled.
@@ -77,6 +77,40 @@ impl Context {
         })
     }
 
+    /// What is on the hosts of a script: the site, when it has a role and they are elsewhere.
+    pub(super) fn site(&self, on_hosts: bool) -> Option<&Site> {
+        self.site.as_ref().filter(|_| on_hosts)
+    }
+
+    /// The working folder of an execution. On this machine it is made, elsewhere the wrapper does.
+    pub(super) fn work(&self, below: &Path, on_hosts: bool) -> Result<PathBuf> {
+        match self.site(on_hosts) {
+            Some(site) => Ok(site.root.join("work").join(&self.run_id).join(below)),
+            None => {
+                let work = self.run_dir.join(below);
+                std::fs::create_dir_all(&work).map_err(|e| Error::io("make", &work, &e))?;
+                Ok(work)
+            }
+        }
+    }
+
+    /// A folder for temporary files with a short path.
+    pub(super) fn tmp(&self, name: &str, on_hosts: bool) -> Result<PathBuf> {
+        match self.site(on_hosts) {
+            Some(site) => {
+                let run = Digest::of(&self.run_id).short().to_string();
+                Ok(site.root.join("tmp").join(&run[..10]).join(name))
+            }
+            None => self.scratch.folder(name),
+        }
+    }
+
+    /// How a script calls `doe`.
+    pub(super) fn doe(&self, on_hosts: bool) -> String {
+        let doe = self.site(on_hosts).map_or(&self.doe, |site| &site.doe);
+        doe.display().to_string()
+    }
+
     /// The executor for a role.
     pub(super) fn executor(&self, role: Option<&str>) -> &Arc<dyn Executor> {
         match role {
@@ -102,17 +136,19 @@ impl Context {
             .collect()
     }
 
-    /// A script with the environment that every script has.
+    /// A script with the environment that every script has; `folders` are its working folder and
+    /// that for temporary files.
     pub(super) fn script(
         &self,
         name: String,
         text: &str,
         env: &BTreeMap<String, String>,
-        work: &Path,
-        tmp: &Path,
+        (work, tmp): (&Path, &Path),
         timeout_s: Option<f64>,
+        on_hosts: bool,
     ) -> Script {
-        let mut all = self.env.clone();
+        let env_of_all = self.site(on_hosts).map_or(&self.env, |site| &site.env);
+        let mut all = env_of_all.clone();
         all.insert("TMPDIR".into(), tmp.display().to_string());
         all.extend(self.platform.env.clone());
         all.extend(env.clone());

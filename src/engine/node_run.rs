@@ -149,14 +149,12 @@ async fn execute(
     let name = folder_of(&job.label);
     // One attempt for now; further ones get their own folder, so none is ever overwritten.
     let below = Path::new("nodes").join(&name).join("1");
-    let work = context.host_dir.join(&below).join("work");
+    let on_hosts = !job.roles.is_empty();
+    let work = context.work(&below.join("work"), on_hosts)?;
     let kept = context.run_dir.join(&below).join("out");
-    for folder in [&kept, &work] {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, &e))?;
-    }
-    let tmp = context.scratch.folder(&job.scratch)?;
-    let inputs = context.run_dir.join(&below).join("inputs.json");
-    write_inputs(&inputs, &job.inputs)?;
+    std::fs::create_dir_all(&kept).map_err(|e| Error::io("make", &kept, &e))?;
+    let tmp = context.tmp(&job.scratch, on_hosts)?;
+    let inputs = super::inputs::put(context, job, &context.run_dir.join(&below)).await?;
     let action = render_real(context, job, used, &work, &inputs, &name).await?;
     state(NodeState::Running);
     let began = draft.phase("staging", began);
@@ -169,13 +167,6 @@ async fn execute(
     collect(context, job, &action.outputs, &work, &kept, draft).await?;
     draft.phase("collecting", began);
     Ok(())
-}
-
-fn write_inputs(path: &Path, inputs: &[InputRef]) -> Result<()> {
-    let text = serde_json::to_vec_pretty(inputs).map_err(|e| {
-        Error::new(crate::error::Kind::Bug, "inputs", "inputs are not JSON").cause(e)
-    })?;
-    std::fs::write(path, text).map_err(|e| Error::io("write", path, &e))
 }
 
 async fn render_real(
@@ -205,7 +196,7 @@ async fn render_real(
         work: work.display().to_string(),
         inputs: inputs.display().to_string(),
         session: context.token(name).0,
-        doe: context.doe.display().to_string(),
+        doe: context.doe(!job.roles.is_empty()),
     };
     render(&job.rule, &job.settings, &Binding::Real(binding))
 }

@@ -24,7 +24,7 @@ use super::resolve::{Final, Resolution, resolve, reuse};
 use super::schedule::{Limits, Scheduler};
 use super::scratch::Scratch;
 use crate::error::{Error, Result};
-use crate::exec::Executor;
+use crate::exec::{Executor, Site};
 use crate::graph::NodeId;
 
 /// How a run behaves.
@@ -43,6 +43,8 @@ pub struct Options {
     pub path_prefix: Vec<PathBuf>,
     /// Environment of every script: `DOE_SIM_PROFILE`.
     pub env: BTreeMap<String, String>,
+    /// Where things are on the platform's hosts, when these are not this machine.
+    pub site: Option<Site>,
     /// What the user is told at the begin: leftovers of a killed run that were cleared up.
     pub notices: Vec<String>,
     /// The mirror that new results go to, when it may be written.
@@ -392,10 +394,10 @@ fn context(
         committer: Committer::new(store.clone(), uploads),
         store: store.clone(),
         run_id: run_id.to_owned(),
-        host_dir: run_dir.clone(),
         scratch: Scratch::new(run_id, &run_dir),
         run_dir,
         doe: options.doe.clone(),
+        site: options.site.clone(),
         env,
         abort,
         facts: Default::default(),

@@ -297,9 +297,9 @@ async fn run_member(
         format!("step-{}", step.name),
         &step.script,
         &step.env,
-        work,
-        tmp,
+        (work, tmp),
         Some(step.timeout_s),
+        step.role.is_some(),
     );
     let token = context.token(&format!("{name}-step-{}", step.name));
     // Not to be dropped half-way: what was started must be known.

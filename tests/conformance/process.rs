@@ -374,11 +374,9 @@ pub async fn two_hosts(rig: &Rig) {
             .await
             .unwrap();
     }
-    for address in addresses {
-        eventually("the port is free again", || {
-            std::net::TcpListener::bind(&address).is_ok()
-        })
-        .await;
+    for (host, address) in addresses.iter().enumerate() {
+        let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
+        eventually("the port is free again", || rig.listen(host, port).is_ok()).await;
     }
 }
 
