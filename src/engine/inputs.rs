@@ -13,12 +13,19 @@ use crate::error::{Error, Kind, Result};
 pub(super) async fn put(context: &Context, job: &Job, folder: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, &e))?;
     let list = folder.join("inputs.json");
+    let mut inputs = job.inputs.clone();
+    for path in inputs
+        .iter_mut()
+        .flat_map(|input| input.outputs.values_mut())
+    {
+        // Scripts work elsewhere than `doe` does.
+        *path = std::path::absolute(&*path).map_err(|e| Error::io("find", path, &e))?;
+    }
     let elsewhere = context.site(!job.roles.is_empty()).is_some();
     if !elsewhere || job.inputs.is_empty() {
-        write(&list, &job.inputs)?;
+        write(&list, &inputs)?;
         return Ok(list);
     }
-    let mut inputs = job.inputs.clone();
     let mut files = Vec::new();
     for path in inputs.iter().flat_map(|input| input.outputs.values()) {
         files.push((Digest::of_file(path)?, path.clone()));

@@ -135,7 +135,9 @@ ended() {
     for token in $tokens; do
         dir=$root/runs/$token
         if [ ! -f "$dir/exit" ]; then
-            { read -r leader ticks _ <"$dir/pid"; } 2>/dev/null && still "$leader" "$ticks" && continue
+            # Where hosts share files, a number of another machine says nothing here.
+            { read -r leader ticks boot <"$dir/pid"; } 2>/dev/null &&
+                [ "$boot" = "$here" ] && still "$leader" "$ticks" && continue
         fi
         found=0
         printf 'token %s\n' "$token"
@@ -181,7 +183,7 @@ open() {
     carried=$(cat /proc/[0-9]*/environ 2>/dev/null | tr '\0' '\n' | grep '^DOE_TOKEN=' | sort -u)
     for dir in "$root"/runs/*; do
         [ ! -f "$dir/exit" ] || continue
-        { read -r leader ticks boot <"$dir/pid"; } 2>/dev/null || continue
+        { read -r leader ticks boot <"$dir/pid"; } 2>/dev/null && [ "$boot" = "$here" ] || continue
         token=${dir##*/}
         if still "$leader" "$ticks" || printf '%s\n' "$carried" | grep -qxF "DOE_TOKEN=$token"; then
             printf '%s %s %s %s\n' "$token" "$leader" "$ticks" "$boot"
@@ -201,6 +203,7 @@ sockets() {
     return 0
 }
 
+read -r here </proc/sys/kernel/random/boot_id
 printf 'doe-begin %s\n' "$nonce"
 trap 'printf "\ndoe-end %s %s\n" "$nonce" "$?"' EXIT
 case $command in
