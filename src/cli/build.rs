@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::args::{Global, Targets};
 use super::out::Out;
-use super::{fleet, plan, results, session};
+use super::{detach, fleet, plan, results, session};
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::event::{Event, Sink};
 use crate::engine::preflight;
@@ -49,6 +49,9 @@ pub struct BuildArgs {
     /// Run the targets again although their results are stored
     #[arg(long)]
     pub rerun: bool,
+    /// Make the build a job of the cluster, so that it goes on when this machine is gone (Slurm)
+    #[arg(long, conflicts_with = "dry_run")]
+    pub detach: bool,
     /// Begin nothing new after the first failure
     #[arg(long, conflicts_with = "keep_going")]
     pub fail_fast: bool,
@@ -79,6 +82,9 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         return Ok(0);
     }
 
+    if args.detach {
+        return detach::run(out, &workspace, platform);
+    }
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let lock = WriterLock::acquire(&workspace.state_dir, &command)?;
     let store = Arc::new(Store::open(&workspace.state_dir)?);

@@ -13,12 +13,13 @@ use crate::error::{Error, Kind, Result};
 use crate::exec::local::{LocalExecutor, LocalOptions};
 use crate::exec::remote::ssh::{Ssh, SshOptions};
 use crate::exec::remote::{RemoteExecutor, RemoteOptions};
+use crate::exec::slurm::{Common, SlurmExecutor, SlurmOptions};
 use crate::exec::{Executor, HostSpec, Site};
 use crate::measure::sim::{profile, shims};
-use crate::plan::model::{Platform, SshTable, Workspace};
+use crate::plan::model::{Platform, SlurmTable, SshTable, Workspace};
 
 /// Executors that there are.
-pub const EXECUTORS: [&str; 2] = ["local", "ssh"];
+pub const EXECUTORS: [&str; 3] = ["local", "ssh", "slurm"];
 
 /// Between the polite and the hard end of what a killed run left.
 const GRACE: Duration = Duration::from_secs(5);
@@ -68,29 +69,104 @@ pub async fn make(
             notices,
         });
     }
-    let ssh = connect(workspace, platform, needed).await?;
-    for found in futures_util::future::join_all(needed.iter().map(|host| ssh.sweep(host))).await {
-        for handle in found? {
-            end(&ssh, &handle, &mut notices).await?;
+    let (executor, site): (Arc<dyn Executor>, Site) = if platform.executor == "slurm" {
+        let slurm = SlurmExecutor::new(slurm_options(workspace, &platform.slurm)?).await?;
+        // Which node it was does not matter for ending it: the job is found by its comment.
+        let node = needed[0].name.clone();
+        for handle in slurm.sweep(|_| node.clone()).await? {
+            end(&slurm, &handle, &mut notices).await?;
         }
-    }
-    let shipped = platform.ssh.doe.as_ref();
-    let shipped = shipped.map(|doe| file(workspace, doe));
-    let site = settle(
-        &ssh,
-        workspace,
-        platform,
-        needed,
-        shipped.as_deref().unwrap_or(doe),
-    )
-    .await?;
+        let own = platform.slurm.doe.as_ref().map(|doe| file(workspace, doe));
+        let ground = Ground::Shared(&slurm);
+        let site = settle(&ground, workspace, platform, own.as_deref().unwrap_or(doe)).await?;
+        (Arc::new(slurm), site)
+    } else {
+        let ssh = connect(workspace, platform, needed).await?;
+        for found in futures_util::future::join_all(needed.iter().map(|host| ssh.sweep(host))).await
+        {
+            for handle in found? {
+                end(&ssh, &handle, &mut notices).await?;
+            }
+        }
+        let own = platform.ssh.doe.as_ref().map(|doe| file(workspace, doe));
+        let ground = Ground::Hosts(&ssh, needed);
+        let site = settle(&ground, workspace, platform, own.as_deref().unwrap_or(doe)).await?;
+        (Arc::new(ssh), site)
+    };
     Ok(Fleet {
-        executor: Arc::new(ssh),
+        executor,
         local,
         site: Some(site),
         path_prefix: Vec::new(),
         env: BTreeMap::new(),
         notices,
+    })
+}
+
+/// Where programs for scripts are put.
+enum Ground<'e> {
+    /// On every host.
+    Hosts(&'e RemoteExecutor, &'e [HostSpec]),
+    /// Into a folder that all see.
+    Shared(&'e SlurmExecutor),
+}
+
+impl Ground<'_> {
+    async fn install(&self, programs: &[(String, Digest, PathBuf)]) -> Result<PathBuf> {
+        match self {
+            Ground::Hosts(ssh, hosts) => ssh.install(hosts, programs).await,
+            Ground::Shared(slurm) => slurm.install(programs),
+        }
+    }
+
+    fn root(&self) -> &Path {
+        match self {
+            Ground::Hosts(ssh, _) => ssh.root(),
+            Ground::Shared(slurm) => slurm.root(),
+        }
+    }
+
+    fn login_path(&self) -> String {
+        match self {
+            Ground::Hosts(ssh, _) => ssh.login_path().to_owned(),
+            Ground::Shared(_) => std::env::var("PATH").unwrap_or_default(),
+        }
+    }
+}
+
+fn slurm_options(workspace: &Workspace, table: &SlurmTable) -> Result<SlurmOptions> {
+    let SlurmTable {
+        partition,
+        account,
+        qos,
+        reservation,
+        constraint,
+        config,
+        root,
+        patience_s,
+        path: _,
+        doe: _,
+    } = table;
+    let named = [
+        ("partition", partition),
+        ("account", account),
+        ("qos", qos),
+        ("reservation", reservation),
+        ("constraint", constraint),
+    ];
+    let options = named.into_iter().filter_map(|(name, value)| {
+        let value = value.as_ref()?;
+        Some(format!("--{name}={value}"))
+    });
+    let root = root_of(workspace, root)?;
+    Ok(SlurmOptions {
+        root: file(workspace, &root),
+        config: config.as_ref().map(|config| file(workspace, config)),
+        common: Common {
+            options: options.collect(),
+        },
+        patience: Duration::try_from_secs_f64(*patience_s).unwrap_or(Duration::MAX),
+        grace: GRACE,
     })
 }
 
@@ -165,41 +241,48 @@ async fn connect(
 
 /// Ships what scripts call, `doe` and the simulated tools, and finds out whether it runs there.
 async fn settle(
-    ssh: &RemoteExecutor,
+    ground: &Ground<'_>,
     workspace: &Workspace,
     platform: &Platform,
-    needed: &[HostSpec],
     doe: &Path,
 ) -> Result<Site> {
-    let digest = digest_of(doe)?;
-    let programs = [("doe".to_owned(), digest, doe.to_owned())];
-    let bin = ssh.install(needed, &programs).await?;
+    let programs = [("doe".to_owned(), digest_of(doe)?, doe.to_owned())];
+    let bin = ground.install(&programs).await?;
     let there = bin.join("doe");
-    ssh.try_program(needed, &there, &["--version"]).await.map_err(|cause| {
-        Error::new(
-            Kind::Infra,
-            "doe-does-not-run",
-            "the doe program that was shipped does not run on a host",
-        )
-        .cause(cause)
-        .hint("build a static one for the hosts (`cargo build --release --target x86_64-unknown-linux-musl`) and name it: `ssh = { doe = \"PATH\" }`")
-    })?;
+    if let Ground::Hosts(ssh, hosts) = ground {
+        ssh.try_program(hosts, &there, &["--version"]).await.map_err(|cause| {
+            Error::new(
+                Kind::Infra,
+                "doe-does-not-run",
+                "the doe program that was shipped does not run on a host",
+            )
+            .cause(cause)
+            .hint("build a static one for the hosts (`cargo build --release --target x86_64-unknown-linux-musl`) and name it: `ssh = { doe = \"PATH\" }`")
+        })?;
+    }
     let mut path = Vec::new();
     let mut env = BTreeMap::new();
     if platform.simulated {
-        let (tools, variables) = simulation(ssh, workspace, platform, needed, &there).await?;
+        let (tools, variables) = simulation(ground, workspace, platform, &there).await?;
         path.push(tools.display().to_string());
         env.extend(variables);
     }
     path.push(bin.display().to_string());
-    path.extend(platform.ssh.path.iter().cloned());
-    path.push(match ssh.login_path() {
-        "" => USUAL_PATH.to_owned(),
-        login => login.to_owned(),
+    path.extend(
+        platform
+            .ssh
+            .path
+            .iter()
+            .chain(&platform.slurm.path)
+            .cloned(),
+    );
+    path.push(match ground.login_path() {
+        login if login.is_empty() => USUAL_PATH.to_owned(),
+        login => login,
     });
     env.insert("PATH".into(), path.join(":"));
     Ok(Site {
-        root: ssh.root().to_owned(),
+        root: ground.root().to_owned(),
         doe: there,
         env,
     })
@@ -211,10 +294,9 @@ fn digest_of(path: &Path) -> Result<Digest> {
 
 /// Ships the simulated tools and their profile.
 async fn simulation(
-    ssh: &RemoteExecutor,
+    ground: &Ground<'_>,
     workspace: &Workspace,
     platform: &Platform,
-    needed: &[HostSpec],
     doe: &Path,
 ) -> Result<(PathBuf, BTreeMap<String, String>)> {
     let dir = workspace.state_dir.join("sim").join("hosts");
@@ -224,10 +306,10 @@ async fn simulation(
         let path = dir.join(name);
         programs.push((name.to_owned(), digest_of(&path)?, path));
     }
-    let tools = ssh.install(needed, &programs).await?;
+    let tools = ground.install(&programs).await?;
     let profile = write_profile(workspace, platform)?;
     let programs = [("profile.json".to_owned(), digest_of(&profile)?, profile)];
-    let there = ssh.install(needed, &programs).await?.join("profile.json");
+    let there = ground.install(&programs).await?.join("profile.json");
     let variable = profile::PROFILE_VAR.to_owned();
     Ok((
         tools,

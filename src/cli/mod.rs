@@ -7,6 +7,7 @@ mod build;
 mod cache;
 mod check;
 mod completions;
+mod detach;
 mod diagnose;
 mod explain;
 mod fleet;

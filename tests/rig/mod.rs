@@ -2,6 +2,8 @@
 //! runs in them are gone when the value is dropped.
 #![allow(dead_code)] // each test program uses a part of it
 
+pub mod slurm;
+
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};

@@ -4,28 +4,29 @@
 //! host does not answer is not claimed: it is asked again, and at last an error.
 
 pub mod call;
+mod executor;
+mod greet;
 mod ports;
 pub mod ssh;
 mod stage;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use doe_cache::Digest;
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::future::try_join_all;
 
 use self::call::{Caller, Input, Request, refused};
-use self::ports::RemotePorts;
+use self::greet::greet;
+pub(super) use self::ports::RemotePorts;
 use self::ssh::Ssh;
 use self::stage::Stager;
 use self::watch::Watches;
 use super::files::hex;
-use super::folder::{self, Claim, Job, Record, WRAPPER, quote};
-use super::{Executor, Facts, Handle, HostSpec, Script, Sign, Status, Stream, Token, look};
+use super::folder::{self, Claim, Job, Record, WRAPPER};
+use super::{Executor, Handle, HostSpec, Script, Status, Token};
 use crate::error::{Error, Kind, Result};
 
 /// Its half on the hosts.
@@ -43,13 +44,6 @@ pub struct RemoteOptions {
     pub patience: Duration,
     /// Time between TERM and KILL when a script's limit is up or it leaves processes behind.
     pub grace: Duration,
-}
-
-/// What a host said when it was first called.
-#[derive(Debug, Clone)]
-struct Hello {
-    root: String,
-    path: String,
 }
 
 /// Runs scripts on other machines.
@@ -330,64 +324,6 @@ impl RemoteExecutor {
     }
 }
 
-/// The first words with a host: its folder, and the host program in it.
-async fn greet(
-    ssh: &Ssh,
-    host: &HostSpec,
-    options: &RemoteOptions,
-    program: &str,
-) -> Result<Hello> {
-    use call::Line;
-    let failed = |why: String| {
-        Error::new(
-            Kind::Infra,
-            "host-unusable",
-            format!("the host `{}` cannot be used", host.name),
-        )
-        .cause(why)
-    };
-    let sum = stage::sha256_of(PROGRAM.as_bytes());
-    let nonce = call::nonce();
-    let command = format!(
-        "exec /bin/sh -c {} doe {} {} {} {}",
-        quote(BOOTSTRAP),
-        quote(&options.root),
-        quote(program),
-        quote(&sum),
-        quote(&nonce),
-    );
-    let input = Input::Bytes(PROGRAM.as_bytes().to_vec());
-    let raw = ssh.run(&host.name, &command, &input, None).await;
-    let raw = raw.map_err(|broken| call::unreachable(&host.name, &broken, Duration::ZERO))?;
-    let text = String::from_utf8_lossy(&raw.stdout);
-    let mark = format!("doe-root {nonce} ");
-    let root = text.lines().find_map(|line| line.strip_prefix(&mark));
-    let root = root
-        .ok_or_else(|| failed(raw.stderr.trim().to_owned()))?
-        .to_owned();
-    Ok(Hello {
-        path: text
-            .lines()
-            .find_map(|line| line.strip_prefix(&format!("doe-path {nonce} ")))
-            .unwrap_or_default()
-            .to_owned(),
-        root,
-    })
-}
-
-/// Makes the folder and puts the host program into it, unless it is there and right.
-const BOOTSTRAP: &str = r#"umask 077
-case $1 in "~/"*) root=$HOME/${1#"~/"} ;; *) root=$1 ;; esac
-mkdir -p -- "$root" && cd -- "$root" && root=$(pwd -P) || exit 73
-chmod 700 . || exit 73
-right() { sum=$(sha256sum 2>/dev/null <"$1") && [ "${sum%% *}" = "$2" ]; }
-command -v sha256sum >/dev/null || { echo "the host has no sha256sum, which is needed to verify files" >&2; exit 69; }
-command -v setsid >/dev/null || { echo "the host has no setsid, which is needed to run scripts" >&2; exit 69; }
-if [ ! -f "$2" ] || ! right "$2" "$3"; then
-    cat >".new-$4" && right ".new-$4" "$3" && mv -f ".new-$4" "$2" || { echo "could not write into $root" >&2; exit 73; }
-fi
-printf "\ndoe-path %s %s\ndoe-root %s %s\n" "$4" "$PATH" "$4" "$root""#;
-
 /// Lengths, then job, environment and script, in one piece.
 fn payload(files: &[(&'static str, String); 3]) -> Vec<u8> {
     let lengths = files.iter().map(|(_, text)| text.len().to_string());
@@ -458,7 +394,7 @@ fn utf8<'p>(path: &'p Path, what: &str) -> Result<&'p str> {
     })
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
@@ -467,204 +403,4 @@ async fn blocking<T: Send + 'static>(
             Error::new(Kind::Bug, "task-failed", "a task of the executor broke off").cause(cause),
         ),
     }
-}
-
-impl Executor for RemoteExecutor {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn probe<'a>(&'a self, host: &'a HostSpec) -> BoxFuture<'a, Result<Facts>> {
-        async move {
-            let asked_ms = now_ms();
-            let request = Request::new("facts", vec![&self.wrapper]);
-            let text = self.done(host, "read facts", &request).await?;
-            let mut facts: BTreeMap<_, _> = folder::parse_facts(&text);
-            // Its clock against ours, which stood in the middle while it was read.
-            let theirs = facts
-                .remove("unix_ms")
-                .and_then(|ms| ms.parse::<i64>().ok());
-            if let Some(theirs) = theirs {
-                let ours = asked_ms + (now_ms() - asked_ms) / 2;
-                facts.insert("clock_ahead_ms".into(), (theirs - ours).to_string());
-            }
-            Ok(facts)
-        }
-        .boxed()
-    }
-
-    fn stage<'a>(
-        &'a self,
-        host: &'a HostSpec,
-        files: &'a [(Digest, PathBuf)],
-    ) -> BoxFuture<'a, Result<Vec<PathBuf>>> {
-        self.stager.stage(&self.caller, &host.name, files).boxed()
-    }
-
-    fn start<'a>(
-        &'a self,
-        host: &'a HostSpec,
-        script: &'a Script,
-        token: &'a Token,
-    ) -> BoxFuture<'a, Result<Handle>> {
-        self.start_once(host, script, token).boxed()
-    }
-
-    fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {
-        self.status(handle).boxed()
-    }
-
-    fn wait<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {
-        async move {
-            check(handle)?;
-            let status = self
-                .watches
-                .wait(&self.caller, &self.wrapper, &handle.host, &handle.token)
-                .await?;
-            if matches!(status, Status::Lost { .. }) {
-                // Lost means gone: what its wrapper cannot end any more is ended from here.
-                self.end(handle, self.grace).await?;
-            }
-            Ok(status)
-        }
-        .boxed()
-    }
-
-    fn cancel<'a>(&'a self, handle: &'a Handle, grace: Duration) -> BoxFuture<'a, Result<()>> {
-        self.end(handle, grace).boxed()
-    }
-
-    fn log<'a>(
-        &'a self,
-        handle: &'a Handle,
-        stream: Stream,
-        offset: u64,
-    ) -> BoxFuture<'a, Result<Vec<u8>>> {
-        async move {
-            check(handle)?;
-            let name = match stream {
-                Stream::Stdout => "stdout",
-                Stream::Stderr => "stderr",
-            };
-            let offset = offset.to_string();
-            let request = Request::new("log", vec![&handle.token.0, name, &offset]);
-            let answer = self.caller.call(&handle.host, &request).await?;
-            match answer.code {
-                0 => Ok(answer.payload),
-                _ => Err(refused(&handle.host, "read a log", &answer)),
-            }
-        }
-        .boxed()
-    }
-
-    fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>> {
-        async move {
-            match sign {
-                Sign::Http(url) => look::http_over(url, |address| self.stream(host, address)).await,
-                Sign::Tcp(address) => {
-                    look::check_address(address)?;
-                    self.accepts(host, address).await
-                }
-                Sign::Listen(port) => {
-                    let request = Request::new("sockets", vec![]);
-                    let text = self.done(host, "look at sockets", &request).await?;
-                    let address = host.address.parse().into_iter().collect::<Vec<_>>();
-                    Ok(look::listens_in(&text, &address, *port))
-                }
-                Sign::File(path) => {
-                    let path = utf8(path, "the file")?;
-                    let request = Request::new("exists", vec![path]);
-                    Ok(self.caller.call(&host.name, &request).await?.code == 0)
-                }
-            }
-        }
-        .boxed()
-    }
-
-    fn collect<'a>(
-        &'a self,
-        host: &'a HostSpec,
-        from: &'a Path,
-        names: &'a [String],
-        into: &'a Path,
-    ) -> BoxFuture<'a, Result<Vec<PathBuf>>> {
-        async move {
-            let from = utf8(from, "the folder")?;
-            for name in names {
-                folder::check_inside(name)?;
-            }
-            let mut found = Vec::new();
-            for name in names {
-                found.extend(self.fetch(host, from, name, into).await?);
-            }
-            Ok(found)
-        }
-        .boxed()
-    }
-
-    fn free_port<'a>(&'a self, host: &'a HostSpec) -> BoxFuture<'a, Result<u16>> {
-        async move {
-            let text = self
-                .done(host, "look at sockets", &Request::new("sockets", vec![]))
-                .await?;
-            self.ports.take(&host.name, &text)
-        }
-        .boxed()
-    }
-
-    fn discard<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<()>> {
-        async move {
-            check(handle)?;
-            let request = Request::new("discard", vec![&handle.token.0]);
-            let answer = self.caller.call(&handle.host, &request).await?;
-            match answer.code {
-                0 => Ok(()),
-                _ => Err(refused(&handle.host, "remove a folder", &answer)),
-            }
-        }
-        .boxed()
-    }
-}
-
-impl RemoteExecutor {
-    /// A connection from the host to an address, for one look.
-    async fn stream(&self, host: &HostSpec, address: String) -> Result<Option<look::Pipes>> {
-        let mut child = self.ssh.forward(&host.name, &address, false).await?;
-        let pipes = child.stdout.take().zip(child.stdin.take());
-        Ok(pipes.map(|(from, to)| look::Pipes::new(from, to, child)))
-    }
-
-    /// Whether an address accepts a connection from the host. The master tells the moment it did.
-    async fn accepts(&self, host: &HostSpec, address: &str) -> Result<bool> {
-        use tokio::io::{AsyncBufReadExt, BufReader};
-        let mut child = self.ssh.forward(&host.name, address, true).await?;
-        let Some(stderr) = child.stderr.take() else {
-            return Ok(false);
-        };
-        let mut lines = BufReader::new(stderr).lines();
-        let seen = async {
-            while let Ok(Some(line)) = lines.next_line().await {
-                if line.contains("administratively prohibited") {
-                    return Err(Error::new(
-                        Kind::Infra,
-                        "no-forwarding",
-                        format!("the host `{}` allows no connections through it, so readiness by TCP or HTTP cannot be seen", host.name),
-                    )
-                    .hint("allow `AllowTcpForwarding` there, or let the rule wait for `listen`, `file` or `log`"));
-                }
-                if line.contains("master session id") {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        };
-        tokio::time::timeout(look::LIMIT, seen)
-            .await
-            .unwrap_or(Ok(false))
-    }
-}
-
-fn now_ms() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
 }

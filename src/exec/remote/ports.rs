@@ -15,7 +15,7 @@ const USUAL_END: u16 = 32_768;
 
 /// The ports that one executor hands out.
 #[derive(Debug, Default)]
-pub(super) struct RemotePorts(Mutex<State>);
+pub(in crate::exec) struct RemotePorts(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -26,7 +26,7 @@ struct State {
 impl RemotePorts {
     /// A port of a host. `sockets` is what the host says: its range of outgoing connections, then
     /// the kernel's tables.
-    pub(super) fn take(&self, host: &str, sockets: &str) -> Result<u16> {
+    pub(in crate::exec) fn take(&self, host: &str, sockets: &str) -> Result<u16> {
         let end = sockets
             .split_whitespace()
             .next()

@@ -208,10 +208,9 @@ impl Ssh {
 }
 
 /// What no second try mends.
-const HOPELESS: [&str; 6] = [
+const HOPELESS: [&str; 5] = [
     "Host key verification failed",
     "Permission denied",
-    "Could not resolve hostname",
     "Bad configuration option",
     "Bad owner or permissions",
     "Too many authentication failures",
