@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub struct Hosts {
     dir: tempfile::TempDir,
     pub count: u32,
+    pub number: u32,
     pub prefix: String,
     net: String,
     private: Option<PathBuf>,
@@ -37,6 +38,7 @@ impl Hosts {
                 .tempdir_in("/tmp")
                 .unwrap(),
             count,
+            number,
             prefix: format!("d{number}n"),
             net: format!("10.{}.{}", 128 + number / 256 % 100, number % 256),
             private: private.map(Path::to_owned),

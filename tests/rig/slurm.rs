@@ -21,7 +21,8 @@ impl Slurm {
     pub fn up(count: u32) -> Self {
         let hosts = Hosts::up(count, None);
         let dir = hosts.dir().join("slurm");
-        let port = 20_000 + std::process::id() * 16 % 10_000;
+        // As different as the networks of the rigs are.
+        let port = 16_000 + 16 * (hosts.number % 1000);
         let controller = Controller { dir: dir.clone() };
         let mut up = Command::new(super::script("slurm-up.sh"));
         up.arg(&dir)

@@ -30,6 +30,8 @@ const NAME: &str = "slurm";
 const SILENCE: Duration = Duration::from_secs(20);
 /// How long a record may take to be seen after the controller has seen the end.
 const RECORD_LAG: Duration = Duration::from_secs(3);
+/// How long a start waits for its job to begin before it lets it wait alone.
+const QUEUE: Duration = Duration::from_secs(5);
 /// Between looks at the shared folder.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -224,6 +226,11 @@ impl SlurmExecutor {
                 )
                 .cause(cause)
             })?;
+            // Where a node is free it begins at once: a moment, so that what is done next finds it.
+            let begun = Instant::now();
+            while begun.elapsed() < QUEUE && !dir.join(folder::PID).exists() {
+                tokio::time::sleep(LOOK / 2).await;
+            }
         }
         Ok(handle)
     }
