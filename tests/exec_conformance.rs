@@ -5,6 +5,7 @@
 mod conformance;
 #[path = "conformance/local_death.rs"]
 mod local_death;
+mod rig;
 
 use std::time::Duration;
 
@@ -35,7 +36,9 @@ fn rig() -> Rig {
     Rig {
         executor: Box::new(LocalExecutor::new(root, options()).unwrap()),
         hosts: hosts(),
+        netns: None,
         scratch,
+        keep: None,
     }
 }
 

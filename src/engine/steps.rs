@@ -327,9 +327,9 @@ async fn run_member(
         format!("step-{}", step.name),
         &step.script,
         &step.env,
-        site.work,
-        site.tmp,
+        (site.work, site.tmp),
         Some(step.timeout_s),
+        step.role.is_some(),
     );
     let token = site.token(&step.name);
     // Not to be dropped half-way: what was started must be known.

@@ -165,7 +165,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read_log(handle: &Handle, stream: Stream, offset: u64) -> Result<Vec<u8>> {
+pub(super) fn read_log(handle: &Handle, stream: Stream, offset: u64) -> Result<Vec<u8>> {
     let path = handle.dir.join(match stream {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
