@@ -14,7 +14,7 @@ use support::{Workspace, wait_for};
 const LONG: Duration = Duration::from_secs(400);
 
 /// The shipped campaign, with the hosts as a platform that pretends to be what `sim` pretends.
-fn workspace(hosts: &Hosts) -> Workspace {
+fn workspace(hosts: &Hosts, root: &str) -> Workspace {
     let workspace = Workspace::shipped("0.001");
     let sim = std::fs::read_to_string(support::repository().join("src/plan/sim.toml")).unwrap();
     let facts = sim
@@ -28,7 +28,7 @@ fn workspace(hosts: &Hosts) -> Workspace {
     let platform = format!(
         "[platform.sim]\nsim = {{ time_scale = 0.001 }}\n\
          [platform.pair]\nexecutor = \"ssh\"\nsimulated = true\ndynamic_ports = true\n\
-         ssh = {{ config = \"{}\", patience = \"60s\" }}\nsim = {{ time_scale = 0.001 }}\n\
+         ssh = {{ config = \"{}\", root = \"{root}\", patience = \"60s\" }}\nsim = {{ time_scale = 0.001 }}\n\
          roles = {{ \"*\" = \"{one}\", prefill = \"{one}\", client = \"{one}\", decode = \"{two}\", server = \"{two}\", peer = \"{two}\" }}\n\
          [platform.pair.facts]\n{facts}\n\
          [platform.pair.host.\"{}[1-2]\"]\naddress = \"{}[1-2]\"\nssh = \"{}[1-2]\"\ngpus = 4\n",
@@ -61,7 +61,7 @@ fn the_campaign_has_the_same_keys_and_survives_its_client() {
     // The hosts see nothing of this machine's home, nor of the workspace.
     let home = std::env::var("HOME").unwrap();
     let hosts = Hosts::up(2, Some(Path::new(&home)));
-    let workspace = workspace(&hosts);
+    let workspace = workspace(&hosts, "~/.doe-host/%w");
     let mut build = vec!["build"];
     build.extend(targets());
     let pair = [&build[..], &["--platform", "pair", "--json"]].concat();
@@ -113,7 +113,8 @@ fn no_secret_and_no_plan_value_gets_where_it_does_not_belong() {
         return;
     }
     let hosts = Hosts::up(2, None);
-    let workspace = workspace(&hosts);
+    let root = hosts.dir().join("roots");
+    let workspace = workspace(&hosts, root.join("%w").to_str().unwrap());
     let ran = workspace.doe(&[
         "build",
         "//phase2:p2-baseline-nvidia-smi",
@@ -136,7 +137,6 @@ fn no_secret_and_no_plan_value_gets_where_it_does_not_belong() {
         "{}",
         String::from_utf8_lossy(&grep.stdout)
     );
-    let root = Path::new(&std::env::var("HOME").unwrap()).join(".doe-host");
     let mut seen = 0;
     for entry in std::fs::read_dir(&root).unwrap().flatten() {
         use std::os::unix::fs::PermissionsExt;

@@ -13,7 +13,6 @@ pub mod procfs;
 pub mod reaper;
 pub mod remote;
 pub mod session;
-pub mod slurm;
 pub mod tree;
 
 use std::collections::BTreeMap;

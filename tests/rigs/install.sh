@@ -6,10 +6,6 @@ has() { PATH=$PATH:/usr/sbin command -v "$1" >/dev/null; }
 has ssh || missing+=(openssh-client)
 has sshd || missing+=(openssh-server)
 has ip || missing+=(iproute2)
-has slurmctld || missing+=(slurmctld slurm-wlm-basic-plugins)
-has slurmd || missing+=(slurmd)
-has sbatch || missing+=(slurm-client)
-has munged || missing+=(munge)
 [ ${#missing[@]} -gt 0 ] || exit 0
 echo "installing ${missing[*]}"
 apt-get update -qq

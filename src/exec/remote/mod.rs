@@ -20,7 +20,7 @@ use futures_util::future::try_join_all;
 
 use self::call::{Caller, Input, Request, refused};
 use self::greet::greet;
-pub(super) use self::ports::RemotePorts;
+use self::ports::RemotePorts;
 use self::ssh::Ssh;
 use self::stage::Stager;
 use self::watch::Watches;
