@@ -3,6 +3,7 @@
 
 #[macro_use]
 mod conformance;
+mod rig;
 
 use std::time::Duration;
 
@@ -29,7 +30,9 @@ fn rig() -> Rig {
             .into(),
             gpus: 0,
         }),
+        netns: None,
         scratch,
+        keep: None,
         attached: true,
     }
 }
@@ -40,7 +43,8 @@ conformance!(@one rig(); process::codes process::signals process::strictness pro
     process::big_output process::output_below_the_cap process::binary_output
     process::followed_log process::hostile_values process::clean_environment
     process::script_with_heredoc process::refusals process::one_start_per_token
-    process::concurrent_starts_of_one_token process::two_hosts process::many_at_once);
+    process::concurrent_starts_of_one_token process::found_by_token process::taken_back
+    process::two_hosts process::many_at_once);
 conformance!(@one rig(); tree::timeout tree::timeout_of_a_polite_script tree::leftovers_are_ended
     tree::cancel_ends_everything tree::cancel_is_polite_first tree::cancel_twice_and_late
     tree::own_group_does_not_hurt_the_logs tree::a_stopped_tree_is_ended);

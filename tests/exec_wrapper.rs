@@ -3,6 +3,7 @@
 
 // Its helpers stand in the suite of the executors.
 mod conformance;
+mod rig;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -250,6 +250,7 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         dynamic_ports: _, // addresses
         sim,
         env,
+        ssh: _, // how scripts get there
     } = platform;
     manifest.set("platform.simulated", *simulated, Class::Result);
     for host in hosts.values() {
@@ -257,6 +258,7 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
             name,
             address: _,
             gpus,
+            ssh: _,
         } = host;
         // Known for the record; which host it was does not decide what is measured.
         manifest.set(

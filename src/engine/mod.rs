@@ -5,6 +5,7 @@ mod context;
 pub mod decide;
 mod drive;
 pub mod event;
+mod inputs;
 pub mod instruments;
 pub mod intent;
 mod journal;

@@ -327,9 +327,9 @@ async fn run_member(
         format!("step-{}", step.name),
         &step.script,
         &step.env,
-        site.work,
-        site.tmp,
+        (site.work, site.tmp),
         Some(step.timeout_s),
+        step.role.is_some(),
     );
     // What stands beside `doe` itself reads stored results and nothing else.
     script.attached = step.role.is_none();

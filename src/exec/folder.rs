@@ -24,6 +24,9 @@ pub const ENV: &str = "env";
 pub const SCRIPT: &str = "script";
 /// Who runs it: `PID START_TICKS BOOT_ID`.
 pub const PID: &str = "pid";
+/// Stands for the boot in a claim that keeps everybody from running a script: the token was taken
+/// back.
+pub const REVOKED: &str = "revoked";
 /// The exit record.
 pub const EXIT: &str = "exit";
 /// What the wrapper itself had to say.
@@ -244,6 +247,22 @@ impl Claim {
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(PID);
         Ok(read_if_there(&path)?.and_then(|text| Self::parse(&text)))
+    }
+}
+
+/// Makes the claim in a folder, so that nobody begins any more. False when somebody has made one.
+pub fn revoke_claim(dir: &Path) -> Result<bool> {
+    let path = dir.join(PID);
+    let mut open = fs::OpenOptions::new();
+    match open.write(true).create_new(true).mode(0o600).open(&path) {
+        Ok(mut file) => {
+            let text = format!("0 0 {REVOKED}\n");
+            file.write_all(text.as_bytes())
+                .map_err(|e| Error::io("write", &path, &e))?;
+            Ok(true)
+        }
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(Error::io("write", &path, &e)),
     }
 }
 

@@ -320,6 +320,8 @@ async fn on_a_full_disk_the_end_is_still_written_down() {
     };
     let elsewhere = tempfile::tempdir().unwrap();
     let rig = Rig {
+        netns: None,
+        keep: None,
         executor: Box::new(LocalExecutor::new(disk.0.path().join("exec"), options()).unwrap()),
         hosts: hosts(),
         scratch: elsewhere,

@@ -296,6 +296,8 @@ impl Inner {
         if lives {
             self.killer.end(target, grace).await?;
         }
+        // Whoever asks next shall find how it ended.
+        self.attached.wait(token).await;
         Ok(lives)
     }
 }

@@ -168,7 +168,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read_log(handle: &Handle, stream: Stream, offset: u64) -> Result<Vec<u8>> {
+pub(super) fn read_log(handle: &Handle, stream: Stream, offset: u64) -> Result<Vec<u8>> {
     let path = handle.dir.join(match stream {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
@@ -263,6 +263,12 @@ impl Executor for LocalExecutor {
 
     fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>> {
         async move {
+            if let Some(status) = self.inner.attached.poll(&handle.token) {
+                return Ok(match status {
+                    Status::Exited(exit) => Some(exit.ended_unix_ms),
+                    _ => None,
+                });
+            }
             Ok(match folder::Record::read(&handle.dir)? {
                 folder::Record::Whole(exit) => Some(exit.ended_unix_ms),
                 _ => None,

@@ -3,20 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::{ABOUT, About, Inner, NAME, locked};
 use crate::error::{Error, Kind, Result};
-use crate::exec::folder::{self, Claim, Record};
+use crate::exec::folder::{self, Claim, REVOKED, Record};
 use crate::exec::procfs::{self, ProcessId};
 use crate::exec::reaper::REAPED;
 use crate::exec::tree::{self, Target};
 use crate::exec::{Handle, HostSpec, Status, Token};
-
-/// Stands for the boot in a claim that keeps everybody from running a script.
-const REVOKED: &str = "revoked";
 
 /// Looks at a process that is not our child, while one waits for it.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -90,7 +86,6 @@ impl Inner {
         self.check(handle)?;
         if self.attached.find(&handle.token).is_some() {
             self.end_attached(&handle.token, grace).await?;
-            self.attached.wait(&handle.token).await;
             return Ok(());
         }
         self.killer.end(Target::from(handle), grace).await?;
@@ -123,17 +118,8 @@ impl Inner {
             let ended = self.end_attached(token, grace).await?;
             return Ok(self.attached.find(token).filter(|_| ended));
         }
-        let path = dir.join(folder::PID);
-        let mut open = fs::OpenOptions::new();
-        match open.write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(mut file) => {
-                let text = format!("0 0 {REVOKED}\n");
-                file.write_all(text.as_bytes())
-                    .map_err(|e| Error::io("write", &path, &e))?;
-                return Ok(None);
-            }
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(Error::io("write", &path, &e)),
+        if folder::revoke_claim(&dir)? {
+            return Ok(None);
         }
         // Whoever has just made the claim is about to write it.
         let mut claim = Claim::read(&dir)?;
