@@ -90,6 +90,22 @@ pub enum Target {
     Stale,
 }
 
+impl Target {
+    /// Whether it names everything of a package, ad-hoc patterns perhaps apart.
+    pub fn has_whole(&self, package: &str) -> bool {
+        match self {
+            Target::All(name) => **name == *package,
+            Target::Below(prefix) => {
+                prefix.is_empty()
+                    || package
+                        .strip_prefix(&**prefix)
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            Target::Name(_) | Target::Tag(_) | Target::Failed | Target::Stale => false,
+        }
+    }
+}
+
 /// A target with its sign: `-//phase2:L3-TCP` takes away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {

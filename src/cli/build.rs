@@ -20,6 +20,7 @@ use super::recall::outline::Outlined;
 use super::{fleet, plan, results, session};
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::event::{Event, Sink};
+use crate::engine::followup::Choice;
 use crate::engine::preflight;
 use crate::engine::recall::Gather;
 use crate::engine::remote::{Source, warm};
@@ -63,6 +64,9 @@ pub struct BuildArgs {
     /// Go on with everything that does not depend on a failure (the default)
     #[arg(long)]
     pub keep_going: bool,
+    /// Begin no follow-ups, whatever the results are
+    #[arg(long)]
+    pub no_followups: bool,
     /// Run at most so many patterns at a time (default: as many as hosts allow)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
@@ -97,7 +101,11 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         }
         session::look_into_mirror(global, &workspace, &mut decider, &store, &nodes, out)?;
         let planned = decider.plan(&nodes)?;
-        plan::show(out, &decider, &planned)?;
+        let followups = match args.no_followups {
+            true => Choice::default(),
+            false => session::followups(&graph, &args.targets.targets, &nodes, &decider, &store)?,
+        };
+        plan::show(out, &decider, &store, &followups, &planned)?;
         return Ok(0);
     }
 
@@ -107,6 +115,10 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let recovered = store.recover(&lock)?;
     let mut decider = session::decider(&graph, platform, &store)?;
     let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
+    let followups = match args.no_followups {
+        true => Choice::default(),
+        false => session::followups(&graph, &args.targets.targets, &nodes, &decider, &store)?,
+    };
     out.copy();
     session::warn(out, &workspace, &graph, &nodes);
     let notes = out.copied().map(|copy| copy.notes);
@@ -161,6 +173,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
                 notices,
                 mirror: mirror.filter(|mirror| mirror.mode().writes()),
                 warmed,
+                followups,
             },
             remains: fleet.remains,
             interrupt: interrupts()?,

@@ -10,6 +10,7 @@ use super::args::{Global, Targets};
 use super::out::Out;
 use super::session;
 use crate::engine::decide::{Decider, Decision, Keyed, Why};
+use crate::engine::followup;
 use crate::error::Result;
 use crate::graph::NodeId;
 
@@ -45,6 +46,7 @@ pub fn run(global: &Global, args: &ExplainArgs, out: &mut Out) -> Result<u8> {
             as_json(out, &decider, node, decision, &plan)?;
         } else {
             as_text(out, &decider, node, decision, &plan)?;
+            exploratory(out, &decider, node)?;
             if args.settings {
                 settings(out, &decider, node)?;
             }
@@ -90,6 +92,32 @@ fn as_text(
             for (root, why) in roots(decider, node, plan) {
                 out.line(format!("  {} runs: {why}", decider.graph().label(root)))?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// What an ad-hoc pattern owes its being to: the follow-up that its last record names, else those
+/// that may bring it in.
+fn exploratory(out: &mut Out, decider: &Decider<'_>, node: NodeId) -> Result<()> {
+    let graph = decider.graph();
+    if !graph.pattern(node).adhoc {
+        return Ok(());
+    }
+    let label = graph.label(node);
+    if let Some(cause) = decider.last(label).as_ref().and_then(followup::cause_in) {
+        return out.line(format!("  exploratory, begun by {cause}"));
+    }
+    out.line("  exploratory: not part of the planned campaign")?;
+    for plan in graph.workspace().plans.values() {
+        let bring = plan
+            .followups
+            .iter()
+            .filter(|up| up.patterns.contains(label));
+        for up in bring {
+            let (id, when) = (&up.id, &up.when.text().text);
+            let package = &plan.package;
+            out.line(format!("  //{package}#{id} brings it in if `{when}`"))?;
         }
     }
     Ok(())
@@ -231,7 +259,12 @@ fn as_json(
         Why::Changed(changes) => json!(changes),
         _ => json!([]),
     };
-    out.json(&match decision {
+    let pattern = decider.graph().pattern(node);
+    let cause = match pattern.adhoc {
+        true => decider.last(&pattern.label),
+        false => None,
+    };
+    let mut document = match decision {
         Decision::Reuse { record, hit, .. } => {
             json!({"label": label, "decision": "reuse", "record": record.to_string(), "hit": hit})
         }
@@ -248,5 +281,11 @@ fn as_json(
                 "reason": why.to_string(), "changes": changes(why),
             })).collect::<Vec<_>>(),
         }),
-    })
+    };
+    if let (Some(object), true) = (document.as_object_mut(), pattern.adhoc) {
+        object.insert("exploratory".into(), true.into());
+        let cause = cause.as_ref().and_then(followup::cause_in);
+        object.insert("followup".into(), json!(cause));
+    }
+    out.json(&document)
 }

@@ -3,14 +3,20 @@
 use std::borrow::Cow;
 
 use clap::Args;
-use doe_cache::Digest;
+use doe_cache::{Digest, Store};
 use serde_json::json;
+
+mod foreseen;
+
+use foreseen::Foreseen;
 
 use super::args::{Global, Targets};
 use super::out::Out;
 use super::recall::outline::Outlined;
 use super::session;
 use crate::engine::decide::{Decider, Decision, Hit};
+use crate::engine::followup::Choice;
+use crate::engine::forecast::expected_s;
 use crate::engine::recall::{Fate, Outline};
 use crate::error::Result;
 use crate::graph::NodeId;
@@ -27,6 +33,9 @@ pub struct PlanArgs {
     /// Plan as if these ran again although their results are stored
     #[arg(long)]
     pub rerun: bool,
+    /// Leave out what follow-ups would do
+    #[arg(long)]
+    pub no_followups: bool,
     /// Exit with 6 when anything would run
     #[arg(long)]
     pub up_to_date: bool,
@@ -62,7 +71,11 @@ pub fn run(global: &Global, args: &PlanArgs, out: &mut Out) -> Result<u8> {
             }
             session::look_into_mirror(global, &workspace, &mut decider, &store, &nodes, out)?;
             let plan = decider.plan(&nodes)?;
-            let shown = Shown::of(&decider, &plan);
+            let mut shown = Shown::of(&decider, &plan);
+            if !args.no_followups {
+                let choice = session::followups(&graph, targets, &nodes, &decider, &store)?;
+                shown.foreseen = Foreseen::of(&decider, &store, &choice, &plan)?;
+            }
             shown.print(out)?;
             if let Some(outlined) = &outlined {
                 let records = plan.iter().map(|(node, decision)| match decision {
@@ -85,8 +98,16 @@ pub fn run(global: &Global, args: &PlanArgs, out: &mut Out) -> Result<u8> {
 }
 
 /// Prints a plan; also what `doe build --dry-run` prints.
-pub fn show(out: &mut Out, decider: &Decider<'_>, plan: &[(NodeId, Decision)]) -> Result<()> {
-    Shown::of(decider, plan).print(out)
+pub fn show(
+    out: &mut Out,
+    decider: &Decider<'_>,
+    store: &Store,
+    followups: &Choice,
+    plan: &[(NodeId, Decision)],
+) -> Result<()> {
+    let mut shown = Shown::of(decider, plan);
+    shown.foreseen = Foreseen::of(decider, store, followups, plan)?;
+    shown.print(out)
 }
 
 /// A plan as it is shown: label and reason of every node.
@@ -96,6 +117,7 @@ struct Shown<'p> {
     may_run: Vec<(Cow<'p, str>, String)>,
     reuse: Vec<(Cow<'p, str>, Reused)>,
     forecast: Forecast,
+    foreseen: Foreseen,
 }
 
 /// Why a node is reused.
@@ -123,11 +145,11 @@ impl<'p> Shown<'p> {
             let label = Cow::Owned(decider.graph().label(*node).to_string());
             match decision {
                 Decision::Run { why, .. } => {
-                    shown.forecast.add(duration_s(decider, *node), true);
+                    shown.forecast.add(expected_s(decider, *node), true);
                     shown.run.push((label, why.to_string()));
                 }
                 Decision::MayRun { because } => {
-                    shown.forecast.add(duration_s(decider, *node), false);
+                    shown.forecast.add(expected_s(decider, *node), false);
                     let first = decider.graph().label(because[0]).to_string();
                     shown.may_run.push((label, waiting(&first, because.len())));
                 }
@@ -165,7 +187,7 @@ impl<'p> Shown<'p> {
 
     /// Whether anything would run.
     fn runs(&self) -> bool {
-        !self.run.is_empty() || !self.may_run.is_empty()
+        !self.run.is_empty() || !self.may_run.is_empty() || self.foreseen.runs()
     }
 
     fn print(&self, out: &mut Out) -> Result<()> {
@@ -174,6 +196,7 @@ impl<'p> Shown<'p> {
             return out.json(&json!({
                 "run": items(&self.run), "may_run": items(&self.may_run),
                 "reuse": items(&self.reuse),
+                "followups": self.foreseen.as_json(),
                 "estimate": {
                     "run_s": forecast.sure_s, "may_run_s": forecast.perhaps_s,
                     "unknown": forecast.unknown,
@@ -182,6 +205,7 @@ impl<'p> Shown<'p> {
         }
         list(out, "run", "33", &self.run)?;
         list(out, "may run", "36", &self.may_run)?;
+        self.foreseen.print(out)?;
         list(out, "reuse", "32", &self.reuse)?;
         out.line(format!(
             "{} to run, {} may run, {} reused; {}",
@@ -189,7 +213,8 @@ impl<'p> Shown<'p> {
             self.may_run.len(),
             self.reuse.len(),
             forecast
-        ))
+        ))?;
+        self.foreseen.last_words(out)
     }
 }
 
@@ -199,7 +224,7 @@ fn items<R: std::fmt::Display>(list: &[(Cow<'_, str>, R)]) -> Vec<serde_json::Va
         .collect()
 }
 
-fn list<R: std::fmt::Display>(
+pub(super) fn list<R: std::fmt::Display>(
     out: &mut Out,
     title: &str,
     color: &str,
@@ -216,24 +241,10 @@ fn list<R: std::fmt::Display>(
     Ok(())
 }
 
-fn waiting(first: &str, count: usize) -> String {
+pub(super) fn waiting(first: &str, count: usize) -> String {
     match count {
         1 => format!("if the output of {first} changes"),
         n => format!("if the output of {first} or of {} more changes", n - 1),
-    }
-}
-
-/// How long a node is expected to take: its last successful run, else the plan's word.
-pub fn duration_s(decider: &Decider<'_>, node: NodeId) -> Option<f64> {
-    let pattern = decider.graph().pattern(node);
-    let last = decider.snapshot().current(&pattern.label.to_string());
-    match last {
-        // A simulated run says nothing about a real one, nor the other way round.
-        Some(last) if last.simulated == decider.platform().simulated => {
-            Some(last.duration_ms as f64 / 1000.0)
-        }
-        _ if decider.platform().simulated => None,
-        _ => pattern.estimate_s,
     }
 }
 

@@ -11,6 +11,7 @@ use super::args::{Global, Targets};
 use super::out::Out;
 use super::session;
 use crate::engine::decide::Decision;
+use crate::engine::followup;
 use crate::error::{Error, Kind, Result};
 
 /// Show the numbers
@@ -96,6 +97,7 @@ fn as_json(out: &mut Out, rows: &[Row], metrics: &[String]) -> Result<()> {
                 "label": row.label, "rule": row.rule, "state": row.state,
                 "simulated": record.provenance.simulated,
                 "exploratory": record.exploratory,
+                "followup": followup::cause_in(record),
                 "validity": record.verdicts.validity.status,
                 "criterion": record.verdicts.criterion,
                 "metrics": record.metrics.iter().filter(|(n, _)| wanted(metrics, n)).collect::<std::collections::BTreeMap<_, _>>(),
@@ -125,17 +127,19 @@ fn as_csv(out: &mut Out, rows: &[Row], metrics: &[String]) -> Result<()> {
         "simulated",
         "validity",
         "criterion",
+        "exploratory",
     ];
     let header = fixed.into_iter().chain(names.iter().map(|n| n.as_str()));
     writer.write_record(header).map_err(failed)?;
     for row in rows {
         let mut cells = vec![row.label.clone(), row.rule.clone(), row.state.to_string()];
         match &row.record {
-            None => cells.extend(["", "", ""].map(String::from)),
+            None => cells.extend(["", "", "", ""].map(String::from)),
             Some(record) => cells.extend([
                 record.provenance.simulated.to_string(),
                 record.verdicts.validity.status.to_string(),
                 record.verdicts.criterion.status.to_string(),
+                record.exploratory.to_string(),
             ]),
         }
         for name in &names {
@@ -194,10 +198,13 @@ fn as_table(out: &mut Out, rows: &[Row], metrics: &[String]) -> Result<()> {
         table.set_header(header);
         for row in of {
             let simulated = row.record.as_ref().is_some_and(|r| r.provenance.simulated);
-            let state = match (row.state, simulated) {
-                (state, true) => format!("{state}, simulated"),
-                (state, false) => state.to_string(),
-            };
+            let mut state = row.state.to_string();
+            if simulated {
+                state.push_str(", simulated");
+            }
+            if row.record.as_ref().is_some_and(|r| r.exploratory) {
+                state.push_str(", exploratory");
+            }
             let mut cells = vec![row.label.clone(), state];
             for (name, _) in &names {
                 let metric = row.record.as_ref().and_then(|r| r.metrics.get(*name));

@@ -10,6 +10,7 @@ use doe_cache::{Snapshot, Store, WriterLock};
 use super::args::{Global, Wait, Waiting};
 use super::out::Out;
 use crate::engine::decide::{Decider, Decision};
+use crate::engine::followup::Choice;
 use crate::engine::remote::{Source, warm};
 use crate::engine::{instruments, preflight};
 use crate::error::{Diagnostic, Error, Kind, Result, nearest};
@@ -170,6 +171,43 @@ pub fn targets(
             graph,
         },
     )
+}
+
+/// Whose follow-ups belong to a list of targets: those of a plan that one of them names as a whole
+/// (`//plan:all`, `//plan/...`, `//...`, or a list that only takes away). Who names layers, patterns
+/// or tags wants these and nothing else.
+pub fn followups(
+    graph: &Graph<'_>,
+    selectors: &[Selector],
+    chosen: &[NodeId],
+    decider: &Decider<'_>,
+    store: &Store,
+) -> Result<Choice> {
+    let from_all = selectors.first().is_some_and(|first| first.subtract);
+    let whole = |package: &str| {
+        let mut added = selectors.iter().filter(|selector| !selector.subtract);
+        from_all || added.any(|selector| selector.target.has_whole(package))
+    };
+    let plans = graph.workspace().plans.values();
+    let plans = plans.filter(|plan| !plan.followups.is_empty() && whole(&plan.package));
+    let mut choice = Choice {
+        plans: plans.map(|plan| plan.package.clone()).collect(),
+        ..Choice::default()
+    };
+    let taken_away = selectors.iter().filter(|selector| selector.subtract);
+    let taken_away: Vec<Selector> = taken_away
+        .map(|selector| Selector {
+            subtract: false,
+            target: selector.target.clone(),
+        })
+        .collect();
+    if !choice.plans.is_empty() && !taken_away.is_empty() {
+        choice.excluded = targets(graph, &taken_away, decider, store)?
+            .into_iter()
+            .collect();
+        choice.excluded.retain(|node| !chosen.contains(node));
+    }
+    Ok(choice)
 }
 
 /// Tells the warnings that concern the targets, on standard error: those of their plans and of no

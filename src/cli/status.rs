@@ -4,6 +4,7 @@ use super::args::{Global, Targets};
 use super::out::Out;
 use super::session;
 use crate::engine::decide::{Decider, Decision};
+use crate::engine::followup;
 use crate::error::Result;
 use crate::graph::NodeId;
 use doe_cache::{CriterionStatus, ExecutionStatus, ValidityStatus};
@@ -40,23 +41,34 @@ pub fn run(global: &Global, args: &Targets, out: &mut Out) -> Result<u8> {
             .get(&label)
             .filter(|s| **s == doe_cache::NodeState::Blocked)
             .map(|_| reasons.get(&label).cloned().unwrap_or_default());
-        rows.push(row(&decider, node, decision, blocked));
+        let mut row = row(&decider, node, decision, blocked);
+        if graph.pattern(node).adhoc {
+            row.exploratory = true;
+            let last = decider.last(graph.label(node));
+            row.followup = last.and_then(|last| followup::cause_in(&last).map(str::to_owned));
+        }
+        rows.push(row);
     }
     if out.json {
         let list: Vec<_> = rows
             .iter()
-            .map(|r| json!({"label": r.label, "state": r.state, "detail": r.detail, "criterion": r.criterion, "simulated": r.simulated}))
+            .map(|r| json!({"label": r.label, "state": r.state, "detail": r.detail, "criterion": r.criterion, "simulated": r.simulated, "exploratory": r.exploratory, "followup": r.followup}))
             .collect();
         out.json(&list)?;
         return Ok(0);
     }
     let mut table = super::out::table(["label", "state", "criterion", "detail"]);
     for row in &rows {
-        let detail = if row.simulated {
-            format!("simulated; {}", row.detail)
-        } else {
-            row.detail.clone()
-        };
+        let mut detail = row.detail.clone();
+        if row.exploratory {
+            detail = match &row.followup {
+                Some(cause) => format!("exploratory; {detail}; begun by {cause}"),
+                None => format!("exploratory; {detail}"),
+            };
+        }
+        if row.simulated {
+            detail = format!("simulated; {detail}");
+        }
         table.add_row([&row.label, row.state, row.criterion, &detail]);
     }
     out.line(table)?;
@@ -84,6 +96,8 @@ struct Row {
     criterion: &'static str,
     detail: String,
     simulated: bool,
+    exploratory: bool,
+    followup: Option<String>,
 }
 
 fn row(decider: &Decider<'_>, node: NodeId, decision: &Decision, blocked: Option<String>) -> Row {
@@ -118,6 +132,8 @@ fn row(decider: &Decider<'_>, node: NodeId, decision: &Decision, blocked: Option
             Some(CriterionStatus::None) | None => "-",
         },
         simulated: last.is_some_and(|l| l.simulated),
+        exploratory: false,
+        followup: None,
         label,
         state,
         detail,

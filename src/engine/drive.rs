@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::context::{Context, now_unix_ms};
 use super::decide::{Decider, Hit, Keyed, Why};
 use super::event::{Body, NodeState, Outcome};
+use super::followup::Watch;
 use super::journal::Journal;
 use super::live::{Live, Report};
 use super::node_run::Job;
@@ -57,6 +58,12 @@ pub(super) struct Drive<'d, 's, 'w> {
     pub(super) cancels: HashMap<TaskId, watch::Sender<bool>>,
     /// By killed run: its short link, kept as long as something of it goes on.
     pub(super) scratches: HashMap<String, Arc<Scratch>>,
+    /// What finished results may call for.
+    pub(super) watch: Watch<'w>,
+    /// Service starts for what they called for.
+    pub(super) brought_starts: u64,
+    /// Why what they call for cannot run here, when it cannot.
+    pub(super) unfit: Option<String>,
     /// What a killed run left and nobody has dealt with yet.
     pub(super) remains: Remains,
     /// Tasks that are to run, held back until what a killed run left has found its place.
@@ -71,6 +78,7 @@ impl<'w> Drive<'_, '_, 'w> {
         mut interrupt: watch::Receiver<u8>,
     ) -> Result<()> {
         self.announce();
+        self.begin_follow_ups();
         let driven = match self.resume(&mut inbox).await {
             Ok(()) => self.drive(&mut inbox, &mut interrupt).await,
             failed => failed,
@@ -123,16 +131,23 @@ impl<'w> Drive<'_, '_, 'w> {
 
     fn announce(&mut self) {
         for at in 0..self.tasks.len() {
-            let label = self.graph().label(self.tasks[at].node);
-            self.journal.tell_later(Body::NodeState {
-                label: label.to_string(),
-                state: NodeState::Blocked,
-                hosts: Vec::new(),
-                estimate_s: self.estimates.get(&self.tasks[at].node).copied(),
-                why: None,
-            });
+            let task = TaskId(at as u32);
+            if !self.scheduler.is_held(task) {
+                self.announce_one(task);
+            }
         }
         self.journal.flush();
+    }
+
+    pub(super) fn announce_one(&mut self, task: TaskId) {
+        let node = self.tasks[task.index()].node;
+        self.journal.tell_later(Body::NodeState {
+            label: self.graph().label(node).to_string(),
+            state: NodeState::Blocked,
+            hosts: Vec::new(),
+            estimate_s: self.estimates.get(&node).copied(),
+            why: None,
+        });
     }
 
     /// Decides and obeys until nothing more can be done without waiting.
@@ -155,7 +170,9 @@ impl<'w> Drive<'_, '_, 'w> {
 
     pub(super) fn decide(&mut self, task: TaskId) -> Result<()> {
         let node = self.tasks[task.index()].node;
-        match resolve(self.graph(), self.decider, &self.finals, node)? {
+        let forgiven = self.forgiven(node);
+        let finals = forgiven.as_ref().unwrap_or(&self.finals);
+        match resolve(self.graph(), self.decider, finals, node)? {
             Resolution::Blocked(reason) => {
                 self.end(task, Final::without_result(Outcome::Blocked, reason))
             }
@@ -268,6 +285,7 @@ impl<'w> Drive<'_, '_, 'w> {
         self.jobs.remove(&task);
         self.cancels.remove(&task);
         self.scheduler.finish(task);
+        self.follow_up(node);
         if bad && self.fail_fast && !self.scheduler.is_draining() {
             self.stop_submitting("not begun: the run ends at the first failure")?;
         }
@@ -348,10 +366,11 @@ impl<'w> Drive<'_, '_, 'w> {
         self.abort.send_replace(true);
         for at in 0..self.tasks.len() {
             let reason = "left behind: the user did not wait for its end";
-            self.end(
-                TaskId(at as u32),
-                Final::without_result(Outcome::Cancelled, reason),
-            )?;
+            let task = TaskId(at as u32);
+            if self.scheduler.is_held(task) {
+                continue;
+            }
+            self.end(task, Final::without_result(Outcome::Cancelled, reason))?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! it happened. Every node of a run ends in exactly one `node-finished`; `summary` is the last
 //! event. Fields are only ever added within a version; readers ignore what they do not know.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -104,6 +105,29 @@ pub enum Body {
     },
     /// A node ended: the only event of its kind for the node.
     NodeFinished(NodeFinished),
+    /// A follow-up holds: comes before anything of it begins, once at most.
+    Followup {
+        /// Plan and id: `//phase2#tpot-apart`.
+        followup: String,
+        /// Its condition.
+        when: String,
+        /// The condition, what it holds for and the values, in words.
+        cause: String,
+        /// Labels of the results that it holds for.
+        results: Vec<String>,
+        /// What the condition mentions, with the values found.
+        values: BTreeMap<String, serde_json::Value>,
+        /// Patterns that it brings in, as far as its budget goes and no other has.
+        patterns: Vec<String>,
+        /// Seconds that they may take together.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        budget_s: Option<f64>,
+        /// Seconds that they are expected to take, when known of all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        estimate_s: Option<f64>,
+        /// Always: what comes of it was not planned.
+        exploratory: bool,
+    },
     /// A service moved on.
     Service {
         /// Name in the rule.
@@ -174,6 +198,12 @@ pub struct NodeFinished {
     /// Expectations that were missed, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missed: Vec<String>,
+    /// The follow-up that brought it in; it is not counted among the patterns of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub followup: Option<String>,
+    /// Whether it was brought in by a follow-up rather than planned.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exploratory: bool,
 }
 
 impl NodeFinished {
@@ -190,6 +220,8 @@ impl NodeFinished {
             remote: false,
             criterion: None,
             missed: Vec::new(),
+            followup: None,
+            exploratory: false,
         }
     }
 }
@@ -305,6 +337,12 @@ pub struct Summary {
     /// Reused results that this run took from the mirror.
     #[serde(default)]
     pub remote_hits: u64,
+    /// Patterns that follow-ups brought in, however they ended; none of the counts above has them.
+    #[serde(default)]
+    pub followups: u64,
+    /// Those among them that have no result.
+    #[serde(default)]
+    pub followups_failed: u64,
 }
 
 impl Summary {
@@ -320,9 +358,15 @@ impl Summary {
         } += 1;
     }
 
+    /// Counts one more node that a follow-up brought in.
+    pub fn count_followup(&mut self, outcome: Outcome) {
+        self.followups += 1;
+        self.followups_failed += u64::from(!outcome.is_good());
+    }
+
     /// Whether every node has a result.
     pub fn is_good(&self) -> bool {
-        self.failed + self.invalid + self.blocked + self.cancelled == 0
+        self.failed + self.invalid + self.blocked + self.cancelled + self.followups_failed == 0
     }
 }
 
@@ -361,7 +405,8 @@ mod tests {
         assert_eq!(
             line(Body::Summary(summary)),
             "{\"event\":\"summary\",\"ok\":2,\"reused\":1,\"failed\":0,\"invalid\":0,\"blocked\":1,\
-             \"service_starts\":12,\"wall_s\":3.5,\"cancelled\":0,\"time_saved_s\":0.0,\"remote_hits\":0}"
+             \"service_starts\":12,\"wall_s\":3.5,\"cancelled\":0,\"time_saved_s\":0.0,\"remote_hits\":0,\
+             \"followups\":0,\"followups_failed\":0}"
         );
     }
 

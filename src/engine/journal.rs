@@ -2,7 +2,7 @@
 //! `runs/<run>/events.jsonl`, line by line. What could not be written there is said once and
 //! stops nothing: results do not depend on it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -23,6 +23,8 @@ pub(super) struct Journal<'s> {
     pub summary: Summary,
     /// Records that this run took from the mirror.
     pub remote: BTreeSet<Digest>,
+    /// What follow-ups brought in, and which.
+    pub brought: BTreeMap<Label, String>,
 }
 
 impl<'s> Journal<'s> {
@@ -33,6 +35,7 @@ impl<'s> Journal<'s> {
             file: None,
             summary: Summary::default(),
             remote: BTreeSet::new(),
+            brought: BTreeMap::new(),
         }
     }
 
@@ -70,7 +73,11 @@ impl<'s> Journal<'s> {
 
     /// A node ended.
     pub(super) fn finished(&mut self, label: &Label, ended: &Final) {
-        self.summary.count(ended.outcome);
+        let followup = self.brought.get(label).cloned();
+        match followup {
+            None => self.summary.count(ended.outcome),
+            Some(_) => self.summary.count_followup(ended.outcome),
+        }
         if ended.outcome == super::event::Outcome::Reused {
             self.summary.time_saved_s += ended.duration_ms.unwrap_or(0) as f64 / 1000.0;
         }
@@ -87,6 +94,8 @@ impl<'s> Journal<'s> {
             remote,
             criterion: ended.criterion,
             missed: ended.missed.clone(),
+            exploratory: followup.is_some(),
+            followup,
         }));
     }
 

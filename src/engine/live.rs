@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::decide::Keyed;
 use super::drive::Drive;
 use super::event::{Body, NodeState, Outcome, ServiceState};
+use super::followup::with_cause;
 use super::judge::Cause;
 use super::key;
 use super::node_run::{self, InputRef, Job};
@@ -170,6 +171,9 @@ impl<'w> Drive<'_, '_, 'w> {
     pub(super) fn start_service(&mut self, service: ServiceId) {
         let hosts = self.service_hosts();
         let live = &mut self.services[service.index()];
+        let wanted_by = live.wanted_by.map(|task| self.tasks[task.index()].node);
+        let brought = wanted_by.and_then(|node| self.watch.brought_by(node));
+        self.brought_starts += u64::from(brought.is_some());
         live.starts += 1;
         let (def, start) = (live.def.clone(), live.starts);
         self.service_event(service, ServiceState::Starting, None);
@@ -437,6 +441,8 @@ impl<'w> Drive<'_, '_, 'w> {
                 simulated: stored.provenance.simulated,
             });
         }
+        let cause = self.watch.brought_by(planned.node);
+        let cause = cause.and_then(|up| self.watch.cause(up));
         // By label, as they enter the key.
         inputs.sort_by(|a, b| a.label.cmp(&b.label));
         Ok(Job {
@@ -447,7 +453,7 @@ impl<'w> Drive<'_, '_, 'w> {
             expect: pattern.expect.to_vec(),
             tags: pattern.tags.iter().cloned().collect(),
             exploratory: pattern.adhoc,
-            spec: keyed.spec,
+            spec: with_cause(keyed.spec, cause),
             action,
             judge: keyed.judge,
             inputs,

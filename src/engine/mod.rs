@@ -5,6 +5,8 @@ mod context;
 pub mod decide;
 mod drive;
 pub mod event;
+pub mod followup;
+pub mod forecast;
 mod inputs;
 pub mod instruments;
 pub mod intent;

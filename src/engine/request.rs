@@ -80,7 +80,8 @@ impl Drive<'_, '_, '_> {
         let graph = self.decider.graph();
         let found = (0..self.tasks.len()).find(|at| {
             let node = self.tasks[*at].node;
-            graph.label(node).to_string() == label
+            let part = !self.scheduler.is_held(TaskId(*at as u32));
+            part && graph.label(node).to_string() == label
         });
         let Some(at) = found else {
             return Ok("not part of this build");

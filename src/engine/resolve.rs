@@ -278,7 +278,7 @@ fn rejudge(
         run_id: run_id.to_owned(),
         judge: keyed.judge,
         rejudged_from: Some(from),
-        spec_manifest: keyed.spec.clone(),
+        spec_manifest: super::followup::with_the_same_cause(keyed.spec.clone(), &old),
         action_manifest: match &keyed.action {
             Some((_, manifest)) => manifest.clone(),
             None => old.action_manifest.clone(),

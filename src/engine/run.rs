@@ -16,19 +16,22 @@ use super::context::{Context, new_run_id, now_unix_ms};
 use super::decide::{Decider, Hit};
 use super::drive::Drive;
 use super::event::{Body, Outcome, Sink, Summary};
+use super::followup::{Choice, Watch, at_the_begin, tell_left_out, tell_opening};
+use super::forecast::expected_s;
 use super::intent::{Home, Intents};
 use super::journal::Journal;
 use super::moved::Program;
-use super::prepare::prepare;
+use super::prepare::{Prepared, prepare};
 use super::record::stored_state;
 use super::remains::Remains;
 use super::remote::{self, Warmed};
 use super::resolve::{Final, Resolution, resolve, reuse};
-use super::schedule::{Limits, Scheduler};
+use super::schedule::{Limits, Scheduler, TaskId};
 use super::scratch::Scratch;
 use crate::error::{Error, Result};
 use crate::exec::{Executor, Site};
-use crate::graph::NodeId;
+use crate::graph::{Graph, NodeId};
+use crate::plan::model::Platform;
 
 /// How a run behaves.
 #[derive(Debug, Clone)]
@@ -54,6 +57,8 @@ pub struct Options {
     pub mirror: Option<Arc<Mirror>>,
     /// What came of asking the mirror.
     pub warmed: Warmed,
+    /// Whose follow-ups it begins.
+    pub followups: Choice,
 }
 
 /// All that a run needs.
@@ -146,10 +151,18 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         reused.push(node);
     }
     tasks.sort_unstable();
-    let prepared = prepare(graph, platform, &tasks)?;
+    let mut watch = Watch::new(graph, &options.followups, &wanted);
+    let opening = at_the_begin(&mut watch, &store, decider, &run_id, &mut finals)?;
+    rejudged.extend(&opening.rejudged);
+    let works = !tasks.is_empty() || opening.begins;
+    let (prepared, unfit) = match works {
+        true => with_candidates(graph, platform, &tasks, &opening.candidates)?,
+        false => (prepare(graph, platform, &tasks)?, None),
+    };
+    let ended: Vec<NodeId> = reused.iter().chain(&opening.reused).copied().collect();
 
-    let news = news(&store, graph, &finals, &reused)?;
-    let begun = !tasks.is_empty() || !news.is_empty();
+    let news = news(&store, graph, &finals, &ended)?;
+    let begun = works || !news.is_empty();
     let run_dir = store.layout().runs().join(&run_id);
     let homes = remains.homes();
     let mut intents = None;
@@ -159,7 +172,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         journal.write_to(&run_dir.join("events.jsonl"))?;
     }
     let mut cleared = Vec::new();
-    if tasks.is_empty() {
+    if !works {
         (cleared, _) = remains.end(&*executor, &*local).await?;
     } else {
         // First the new run answers for what was left, then the old one need not any more.
@@ -182,29 +195,31 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         journal.warn("leftovers", notice, None);
     }
     remote::tell_asked(&mut journal, &options);
-    let estimates: BTreeMap<NodeId, f64> = tasks
+    let estimates: BTreeMap<NodeId, f64> = prepared
+        .tasks
         .iter()
-        .filter_map(|node| Some((*node, estimate_s(decider, *node)?)))
+        .filter_map(|task| Some((task.node, expected_s(decider, task.node)?)))
         .collect();
+    let estimated = tasks.iter().map(|node| estimates.get(node).copied());
     journal.tell(Body::Planned {
         run: planned.0,
         may_run: planned.1,
         reuse: reused.len(),
-        estimate_s: (estimates.len() == tasks.len()).then(|| estimates.values().sum()),
+        estimate_s: estimated.sum(),
     });
     for &node in &reused {
         if let Some(ended) = &finals[node.index()] {
             journal.finished(graph.label(node), ended);
         }
     }
-    journal.flush();
+    tell_opening(&mut watch, &mut journal, decider, &finals, &opening);
     let mut level = 0;
     if begun {
         // When something runs, the run's account is complete; else only what is new is noted.
-        let noted: Vec<NodeId> = if tasks.is_empty() { news } else { reused };
+        let noted: Vec<NodeId> = if works { ended } else { news };
         store.set_nodes(&updates(&run_id, graph, &finals, &noted))?;
     }
-    let something = !tasks.is_empty() || !rejudged.is_empty();
+    let something = works || !rejudged.is_empty();
     let mirror = options.mirror.as_ref().filter(|_| something);
     let uploads = mirror.map(|mirror| Arc::new(Uploader::start(mirror, &store)));
     for record in rejudged {
@@ -226,7 +241,12 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             intents,
         )?;
         let limits = limits(&options);
-        let scheduler = Scheduler::new(prepared.problem, &prepared.inventory, limits);
+        let mut scheduler = Scheduler::new(prepared.problem, &prepared.inventory, limits);
+        for (at, task) in prepared.tasks.iter().enumerate() {
+            if tasks.binary_search(&task.node).is_err() {
+                scheduler.hold(TaskId(at as u32));
+            }
+        }
         let (reports, inbox) = mpsc::unbounded_channel();
         let mut drive = Drive {
             context: Arc::new(context),
@@ -250,11 +270,17 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             cancels: Default::default(),
             scratches: Default::default(),
             remains,
+            watch,
+            unfit,
+            brought_starts: 0,
             held_back: None,
         };
         let driven = drive.run(inbox, interrupt).await;
         level = drive.level;
-        let starts = drive.scheduler.starts();
+        if !drive.scheduler.is_draining() {
+            tell_left_out(&mut drive.watch, drive.journal);
+        }
+        let starts = drive.scheduler.starts() - drive.brought_starts;
         for run in homes
             .iter()
             .filter(|run| !drive.scratches.contains_key(*run))
@@ -269,6 +295,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         journal.summary.service_starts = starts;
     } else {
         homes.iter().for_each(|run| Scratch::forget(run));
+        tell_left_out(&mut watch, &mut journal);
     }
     let interrupted = level > 0;
     // Who leaves does not wait for the mirror either.
@@ -298,7 +325,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
 /// now, or are blocked.
 fn news(
     store: &Store,
-    graph: &crate::graph::Graph<'_>,
+    graph: &Graph<'_>,
     finals: &[Option<Final>],
     ended: &[NodeId],
 ) -> Result<Vec<NodeId>> {
@@ -316,7 +343,7 @@ fn news(
 
 fn updates(
     run_id: &str,
-    graph: &crate::graph::Graph<'_>,
+    graph: &Graph<'_>,
     finals: &[Option<Final>],
     nodes: &[NodeId],
 ) -> Vec<NodeUpdate> {
@@ -334,12 +361,7 @@ fn updates(
         .collect()
 }
 
-fn begin(
-    store: &Store,
-    run_id: &str,
-    options: &Options,
-    platform: &crate::plan::model::Platform,
-) -> Result<()> {
+fn begin(store: &Store, run_id: &str, options: &Options, platform: &Platform) -> Result<()> {
     store.begin_run(&RunInfo {
         run_id: run_id.to_owned(),
         command: options.command.clone(),
@@ -353,15 +375,23 @@ fn begin(
     Ok(())
 }
 
-/// Seconds that a node took when it last ran on the same kind of platform, else what the plan
-/// says, else nothing. A plan speaks of real hardware: it says nothing about a simulation.
-fn estimate_s(decider: &Decider<'_>, node: NodeId) -> Option<f64> {
-    let pattern = decider.graph().pattern(node);
-    let simulated = decider.platform().simulated;
-    let history = decider.snapshot().current(&pattern.label.to_string());
-    let history = history.filter(|summary| summary.simulated == simulated);
-    let history = history.map(|summary| summary.duration_ms as f64 / 1000.0);
-    history.or(pattern.estimate_s.filter(|_| !simulated))
+/// Prepares what runs together with what follow-ups may bring in. What cannot be had here keeps
+/// nothing else from running: then there are only the first, and why.
+fn with_candidates(
+    graph: &Graph<'_>,
+    platform: &Platform,
+    tasks: &[NodeId],
+    candidates: &BTreeSet<NodeId>,
+) -> Result<(Prepared, Option<String>)> {
+    let mut all = tasks.to_vec();
+    all.extend(candidates);
+    all.sort_unstable();
+    match prepare(graph, platform, &all) {
+        Err(error) if !candidates.is_empty() => {
+            Ok((prepare(graph, platform, tasks)?, Some(error.to_string())))
+        }
+        prepared => Ok((prepared?, None)),
+    }
 }
 
 fn limits(options: &Options) -> Limits {
@@ -384,7 +414,7 @@ fn context(
     executor: Arc<dyn Executor>,
     local: Arc<dyn Executor>,
     options: &Options,
-    platform: &crate::plan::model::Platform,
+    platform: &Platform,
     run_id: &str,
     run_dir: PathBuf,
     abort: watch::Receiver<bool>,

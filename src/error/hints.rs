@@ -244,6 +244,10 @@ const STANDING: &[(&str, &str)] = &[
     ),
     ("unpaired", "a pair agrees in every setting that `by` names"),
     (
+        "unresolved-compare",
+        "`across` names the id of a `[[compare]]` of this plan",
+    ),
+    (
         "unresolved-gate",
         "`gate` names layers or patterns of this plan, or `//plan:name` of another",
     ),

@@ -53,12 +53,7 @@ fn matching(graph: &Graph<'_>, target: &Target, oracle: &dyn Oracle) -> Result<V
             }))
         }
         Target::Below(prefix) => {
-            let inside = |package: &str| {
-                prefix.is_empty()
-                    || package
-                        .strip_prefix(&**prefix)
-                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-            };
+            let inside = |package: &str| target.has_whole(package);
             if !prefix.is_empty() && !graph.workspace().plans.keys().any(|p| inside(p)) {
                 return Err(no_package(graph, prefix));
             }

@@ -5,7 +5,7 @@ mod compare;
 mod expand;
 pub mod expect;
 mod files;
-mod followup;
+pub mod followup;
 mod hosts;
 pub mod import;
 pub mod model;

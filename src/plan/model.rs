@@ -12,6 +12,7 @@ use doe_cache::remote::Target;
 
 use crate::error::{Diagnostic, Site};
 use crate::label::Label;
+use crate::rule::Expr;
 use crate::rule::model::{Rule, RuleId};
 
 pub use super::values::Settings;
@@ -190,14 +191,32 @@ pub enum Condition {
 /// `[[followup]]`.
 #[derive(Debug, Clone)]
 pub struct Followup {
-    /// Labels of the patterns it can bring in.
+    /// `tpot-apart`; `followup-2` for the second of a plan when it has no name of its own.
+    pub id: String,
+    /// Labels of the patterns it can bring in, in file order.
     pub patterns: Vec<Label>,
-    /// Expression over the metrics and settings of each finished pattern.
-    pub when: String,
+    /// The condition.
+    pub when: Expr,
+    /// Which results it is held against.
+    pub over: Over,
     /// Seconds it may spend.
     pub budget_s: Option<f64>,
     /// Where.
     pub site: Site,
+}
+
+/// Which results the condition of a follow-up is held against.
+#[derive(Debug, Clone)]
+pub enum Over {
+    /// Each finished pattern by itself.
+    Each,
+    /// The pairs of a comparison.
+    Pairs {
+        /// `CMP-03`.
+        compare: String,
+        /// What the condition calls each side, in the order of `between`, and its layer.
+        sides: Vec<(String, Label)>,
+    },
 }
 
 /// `[[compare]]`: cells of two layers that are paired by some settings.

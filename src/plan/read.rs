@@ -310,6 +310,8 @@ fn looks_like_duration(text: &str) -> bool {
 
 fn followup(mut table: Table<'_>, diags: &mut Diags) -> Option<FollowupDecl> {
     let site = table.site().clone();
+    let id = table.opt_str("id", diags);
+    let across = table.opt_str("across", diags);
     let patterns = table.req("patterns", diags);
     let patterns = patterns.map(|item| item.as_texts("`patterns`", diags));
     let when = table.req_str("when", diags);
@@ -318,6 +320,8 @@ fn followup(mut table: Table<'_>, diags: &mut Diags) -> Option<FollowupDecl> {
         .map(|seconds| seconds.value);
     table.remaining(diags, "of a follow-up");
     Some(FollowupDecl {
+        id,
+        across,
         patterns: patterns?,
         when: when?,
         budget_s,

@@ -148,6 +148,10 @@ pub(super) struct PatternDecl {
 /// `[[followup]]`.
 #[derive(Debug, Clone)]
 pub(super) struct FollowupDecl {
+    /// Its own name.
+    pub id: Option<Text>,
+    /// The comparison whose pairs it looks at.
+    pub across: Option<Text>,
     /// What it can bring in, as written.
     pub patterns: Vec<Text>,
     /// The condition.

@@ -206,7 +206,7 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
         let follow = |plan: &Expanded| {
             let edges = resolve::edges(&index, plan, &mut diags);
             let compares = compare::compares(&index, plan, &mut diags);
-            let followups = followup::followups(&index, plan, &mut diags);
+            let followups = followup::followups(&index, plan, &compares, &mut diags);
             (edges, compares, followups)
         };
         plans.iter().map(follow).collect()

@@ -38,7 +38,7 @@ impl<W: Write + Send> Sink for Plain<W> {
 }
 
 /// The line for an event, when it is worth one. The view has taken the event in.
-pub(super) fn line(body: &Body, view: &View, style: Style) -> Option<String> {
+pub fn line(body: &Body, view: &View, style: Style) -> Option<String> {
     match body {
         Body::Planned {
             run,
@@ -65,6 +65,16 @@ pub(super) fn line(body: &Body, view: &View, style: Style) -> Option<String> {
             let what = style.bad("service failed");
             Some(format!("{what} on {host}: {reason}"))
         }
+        Body::Followup {
+            followup,
+            cause,
+            patterns,
+            ..
+        } => Some(format!(
+            "{} {followup} (exploratory): {}, because {cause}",
+            style.warn("follow-up"),
+            count(patterns.len() as u64, "pattern")
+        )),
         Body::MirrorAsked { place, found, .. } if *found > 0 => {
             let found = count(*found as u64, "result");
             Some(format!("{found} taken from the mirror {place}"))
@@ -109,12 +119,15 @@ fn planned(
 fn finished(node: &NodeFinished, view: &View, style: Style) -> String {
     let width = view.nodes.to_string().len();
     let outcome = style.outcome(node.outcome, &format!("{:<9}", node.outcome));
-    let mut line = format!(
-        "[{:>width$}/{}] {outcome} {}",
-        view.ended(),
-        view.nodes,
-        node.label
-    );
+    let mut line = match &node.followup {
+        None => format!(
+            "[{:>width$}/{}] {outcome} {}",
+            view.ended(),
+            view.nodes,
+            node.label
+        ),
+        Some(_) => format!("[{:>1$}] {outcome} {2}", "+", 2 * width + 1, node.label),
+    };
     if let Some(ms) = node.duration_ms {
         line.push_str(&style.dim(&format!("  {}", milliseconds(ms))));
     }
@@ -123,6 +136,9 @@ fn finished(node: &NodeFinished, view: &View, style: Style) -> String {
     }
     if let Some(class) = &node.class {
         line.push_str(&style.dim(&format!(" ({class})")));
+    }
+    if let Some(followup) = &node.followup {
+        line.push_str(&style.dim(&format!("  exploratory, by {followup}")));
     }
     for missed in &node.missed {
         line.push_str(&format!("  {} {missed}", style.warn("missed:")));

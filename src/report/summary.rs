@@ -22,6 +22,7 @@ pub fn summary(view: &View, style: Style) -> String {
     failures(&mut out, view, style);
     held_back(&mut out, view, style);
     missed(&mut out, view, style);
+    followups(&mut out, view, style);
     counts(&mut out, view, style);
     out
 }
@@ -88,6 +89,18 @@ fn missed(out: &mut String, view: &View, style: Style) {
     }
 }
 
+fn followups(out: &mut String, view: &View, style: Style) {
+    for followup in &view.followups {
+        let _ = writeln!(
+            out,
+            "{} {} (exploratory): {}",
+            style.warn("follow-up"),
+            followup.name,
+            followup.cause
+        );
+    }
+}
+
 fn counts(out: &mut String, view: &View, style: Style) {
     let counts = &view.counts;
     let mut parts = vec![style.good(&format!("{} ok", counts.ok))];
@@ -112,6 +125,13 @@ fn counts(out: &mut String, view: &View, style: Style) {
         parts.join(", "),
         seconds(counts.wall_s)
     );
+    if counts.followups > 0 {
+        let _ = write!(out, ", {} of follow-ups", count(counts.followups, "node"));
+        if counts.followups_failed > 0 {
+            let bad = format!("{} without a result", counts.followups_failed);
+            let _ = write!(out, " ({})", style.bad(&bad));
+        }
+    }
     if counts.service_starts > 0 {
         let _ = write!(out, ", {}", count(counts.service_starts, "service start"));
     }
@@ -120,7 +140,9 @@ fn counts(out: &mut String, view: &View, style: Style) {
     }
     out.push('\n');
     if view.simulated_results > 0 {
-        let what = match view.simulated_results == counts.ok + counts.reused {
+        let brought = counts.followups - counts.followups_failed;
+        let results = counts.ok + counts.reused + brought;
+        let what = match view.simulated_results == results {
             true => "all results are simulated".to_owned(),
             false => format!("{} simulated", count(view.simulated_results, "result")),
         };

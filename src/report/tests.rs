@@ -108,6 +108,24 @@ fn events() -> Vec<Event> {
         reason: Some("not begun: the run was interrupted".into()),
         ..finished("p2-tcp-4k-c1", Outcome::Cancelled, None)
     }));
+    bodies.push(Body::Followup {
+        followup: "//phase2#slow-tail".into(),
+        when: "ttft_p99_ms > 90".into(),
+        cause: "`ttft_p99_ms > 90` holds for //phase2:p2-efa-1k-c1: ttft_p99_ms = 93".into(),
+        results: vec!["//phase2:p2-efa-1k-c1".into()],
+        values: [("ttft_p99_ms".to_owned(), 93.into())].into(),
+        patterns: vec!["//phase2:ll-one".into(), "//phase2:ll-two".into()],
+        budget_s: Some(2700.0),
+        estimate_s: None,
+        exploratory: true,
+    });
+    for (name, outcome) in [("ll-one", Outcome::Ok), ("ll-two", Outcome::Failed)] {
+        bodies.push(Body::NodeFinished(NodeFinished {
+            followup: Some("//phase2#slow-tail".into()),
+            exploratory: true,
+            ..finished(name, outcome, Some(2_000))
+        }));
+    }
     bodies.push(Body::Summary(Summary {
         ok: 1,
         reused: 1,
@@ -119,6 +137,8 @@ fn events() -> Vec<Event> {
         cancelled: 1,
         time_saved_s: 61.0,
         remote_hits: 0,
+        followups: 2,
+        followups_failed: 1,
     }));
     let bodies = bodies.into_iter().enumerate();
     bodies
@@ -148,6 +168,9 @@ fn plain_lines() {
     [5/7] blocked   //phase2:p2-analysis-tpot  needs //phase2:p2-efa-4k-c1, which failed
     [6/7] blocked   //phase2:p2-analysis-proxy  needs //phase2:p2-efa-4k-c1, which failed
     [7/7] cancelled //phase2:p2-tcp-4k-c1  not begun: the run was interrupted
+    follow-up //phase2#slow-tail (exploratory): 2 patterns, because `ttft_p99_ms > 90` holds for //phase2:p2-efa-1k-c1: ttft_p99_ms = 93
+    [  +] ok        //phase2:ll-one  2.0 s  exploratory, by //phase2#slow-tail
+    [  +] failed    //phase2:ll-two  2.0 s  exploratory, by //phase2#slow-tail
     ");
 }
 
@@ -161,10 +184,13 @@ fn closing_block() {
       look closer: doe logs //phase2:p2-efa-4k-c1
     invalid //phase2:p2-tcp-1k-c1: does not hold: result.counts.failed == 0
       look closer: doe logs //phase2:p2-tcp-1k-c1
+    failed //phase2:ll-two: no reason is known
+      look closer: doe logs //phase2:ll-two
     cancelled //phase2:p2-tcp-4k-c1: not begun: the run was interrupted
     blocked //phase2:p2-analysis-tpot, //phase2:p2-analysis-proxy: needs //phase2:p2-efa-4k-c1, which failed
     missed //phase2:p2-baseline-iperf3: tcp_bandwidth_gbps is 4.1, expected 9..12
-    7 nodes: 1 ok, 1 reused, 1 failed, 1 invalid, 2 blocked, 1 cancelled in 1m 15s, 1 service start, 1m 01s saved by reuse
+    follow-up //phase2#slow-tail (exploratory): `ttft_p99_ms > 90` holds for //phase2:p2-efa-1k-c1: ttft_p99_ms = 93
+    7 nodes: 1 ok, 1 reused, 1 failed, 1 invalid, 2 blocked, 1 cancelled in 1m 15s, 2 nodes of follow-ups (1 without a result), 1 service start, 1m 01s saved by reuse
     all results are simulated: they say nothing about hardware
     logs: doe logs LABEL; events: /w/.doe/runs/20260101T000000-000-1
     run what failed again: doe build @failed

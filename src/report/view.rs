@@ -29,6 +29,17 @@ pub struct ServiceView {
     pub since_unix_ms: u64,
 }
 
+/// A follow-up that holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FollowupView {
+    /// Plan and id.
+    pub name: String,
+    /// Why, in words.
+    pub cause: String,
+    /// Number of patterns that it brings in, as far as its budget goes.
+    pub patterns: usize,
+}
+
 /// Name, first digits of the key, host.
 pub type ServiceName = (String, String, String);
 
@@ -65,6 +76,8 @@ pub struct View {
     pub services: BTreeMap<ServiceName, ServiceView>,
     /// Code and text of warnings.
     pub warnings: Vec<(String, String)>,
+    /// Follow-ups that hold, in the order told.
+    pub followups: Vec<FollowupView>,
     /// Whether the last event was told.
     pub is_over: bool,
     /// Expected seconds by label, of nodes that have not ended.
@@ -112,7 +125,10 @@ impl View {
 
     fn finish(&mut self, node: &NodeFinished) {
         self.active.remove(&node.label);
-        self.counts.count(node.outcome);
+        match &node.followup {
+            None => self.counts.count(node.outcome),
+            Some(_) => self.counts.count_followup(node.outcome),
+        }
         let estimate = self.estimates.remove(&node.label);
         if matches!(
             node.outcome,
@@ -202,6 +218,16 @@ impl Sink for View {
             Body::Warning { code, message, .. } => {
                 self.warnings.push((code.clone(), message.clone()));
             }
+            Body::Followup {
+                followup,
+                cause,
+                patterns,
+                ..
+            } => self.followups.push(FollowupView {
+                name: followup.clone(),
+                cause: cause.clone(),
+                patterns: patterns.len(),
+            }),
             Body::MirrorAsked { .. } | Body::MirrorSent { .. } => {}
             Body::Summary(summary) => {
                 self.counts = summary.clone();

@@ -78,6 +78,18 @@ impl Expr {
         &self.code.vars
     }
 
+    /// The dotted names that it mentions, in order, each once: `expected.ttft_median_ms`.
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths: Vec<String> = Vec::new();
+        for path in &self.code.mentions.paths {
+            let text = path.names.join(".");
+            if self.code.vars.contains(&path.names[0]) && !paths.contains(&text) {
+                paths.push(text);
+            }
+        }
+        paths
+    }
+
     /// `undefined-variable` for every mentioned variable that is not among the known ones.
     pub fn check_vars<'a>(&self, known: impl Iterator<Item = &'a str> + Clone) -> Vec<Diagnostic> {
         let unknown = |name: &&String| !known.clone().any(|k| k == name.as_str());

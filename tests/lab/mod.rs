@@ -5,12 +5,13 @@
 
 pub(crate) mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use doe::engine::decide::Decider;
 use doe::engine::event::{Body, Event, NodeFinished, Outcome, Sink, Summary};
+use doe::engine::followup::Choice;
 use doe::engine::run::{Ended, Options, Request, run};
 use doe::exec::local::{LocalExecutor, LocalOptions};
 use doe::graph::{Graph, NodeId};
@@ -48,6 +49,8 @@ pub(crate) struct Build<'t> {
     pub(crate) rerun: &'t [&'t str],
     pub(crate) fail_fast: bool,
     pub(crate) jobs: Option<usize>,
+    /// Whether follow-ups are begun; the targets are then everything that is not ad-hoc.
+    pub(crate) followups: bool,
     /// Told every event; may ask to stop.
     pub(crate) watch: Option<Watcher<'t>>,
 }
@@ -126,6 +129,10 @@ impl Lab {
         let graph = Graph::build(&workspace).unwrap();
         let node = |label: &&str| graph.node(&label.parse().unwrap()).expect(label);
         let targets: Vec<NodeId> = match build.targets {
+            [] if build.followups => {
+                let planned = graph.nodes().filter(|node| !graph.pattern(*node).adhoc);
+                planned.collect()
+            }
             [] => graph.nodes().collect(),
             some => some.iter().map(node).collect(),
         };
@@ -160,6 +167,14 @@ impl Lab {
                 notices: Vec::new(),
                 mirror: None,
                 warmed: Default::default(),
+                followups: Choice {
+                    plans: build
+                        .followups
+                        .then(|| "t".to_owned())
+                        .into_iter()
+                        .collect(),
+                    ..Choice::default()
+                },
             },
             remains: Default::default(),
             interrupt,
@@ -227,20 +242,36 @@ impl Built {
             matches!(last, Body::Summary(_)),
             "the last event is {last:?}"
         );
-        let mut ended = BTreeMap::new();
+        let (mut ended, mut brought) = (BTreeMap::new(), BTreeMap::new());
+        let mut announced = BTreeSet::new();
         for event in &self.events {
             match &event.body {
+                // What a follow-up brought in is counted apart.
+                Body::NodeFinished(node) if node.followup.is_some() => {
+                    assert!(node.exploratory);
+                    *brought.entry(node.label.clone()).or_insert(0) += 1;
+                }
                 Body::NodeFinished(node) => {
                     *ended.entry(node.label.clone()).or_insert(0) += 1;
                 }
                 Body::NodeState { label, .. } => {
-                    assert!(!ended.contains_key(label), "{label} goes on after its end");
+                    let goes_on = ended.contains_key(label) || brought.contains_key(label);
+                    assert!(!goes_on, "{label} goes on after its end");
+                    announced.insert(label.clone());
                 }
                 _ => {}
             }
         }
         assert!(ended.values().all(|times| *times == 1), "{ended:?}");
+        assert!(brought.values().all(|times| *times == 1), "{brought:?}");
         assert_eq!(ended.len(), *nodes);
+        assert_eq!(brought.len() as u64, self.ended.summary.followups);
+        for label in announced {
+            assert!(
+                ended.contains_key(&label) || brought.contains_key(&label),
+                "{label} was announced and has no end"
+            );
+        }
         let Summary {
             ok,
             reused,

@@ -13,6 +13,8 @@ use super::{command_line, last_words};
 use crate::engine::event::Sink;
 use crate::engine::recall::{Answer, Gather, Nothing};
 use crate::error::Result;
+use crate::report::plain;
+use crate::report::style::Style;
 use crate::report::view::View;
 
 /// The exit code, when the answer is known and was given. The right to write is taken as any
@@ -46,6 +48,13 @@ pub fn again(
     }
     if out.json {
         Nothing::tell_nodes(&lines, out).map_err(closed)?;
+    }
+    for event in nothing.told() {
+        view.event(&event);
+        let style = Style { colour: out.color };
+        if let (false, Some(line)) = (out.json, plain::line(&event.body, &view, style)) {
+            out.line(line)?;
+        }
     }
     let end = nothing.end(started);
     view.event(&end);
@@ -81,7 +90,7 @@ pub fn keep(
     view: &View,
     analyses: &[(String, Record)],
 ) {
-    let Some((planned, lines)) = gathered.nothing() else {
+    let Some((planned, told, lines)) = gathered.nothing() else {
         return;
     };
     let ids = analyses
@@ -99,6 +108,8 @@ pub fn keep(
         time_saved_s: view.counts.time_saved_s,
         simulated_results: view.simulated_results,
         missed: view.missed.clone(),
+        told,
+        followups: view.counts.followups,
         analyses,
     };
     recall.keep(&Answer::Nothing(Box::new(nothing)), &lines);

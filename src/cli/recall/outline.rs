@@ -5,9 +5,10 @@ use doe_cache::{Digest, Store};
 
 use super::super::args::Global;
 use super::super::out::Out;
-use super::super::{plan, session};
+use super::super::session;
 use super::Recall;
 use crate::engine::decide::Decider;
+use crate::engine::forecast::expected_s;
 use crate::engine::recall::{Fate, Memory, Outline, Question, World};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
@@ -79,7 +80,7 @@ impl<'a> Outlined<'a> {
     /// The outline of a plan in which every node is reused.
     pub fn of(&self, decider: &Decider<'_>, records: &[(NodeId, Digest)]) -> Option<Outline> {
         let texts = self.texts()?.into_iter().map(|t| (t.name, t.text));
-        let seconds = |node| plan::duration_s(decider, node);
+        let seconds = |node| expected_s(decider, node);
         let world = self.world.clone();
         Outline::of(world, texts.collect(), decider, records, &seconds)
     }
@@ -137,7 +138,7 @@ impl<'a> Outlined<'a> {
             return Ok(None);
         };
         let store = Store::open_read_only(&self.recall.state)?;
-        let seconds = |decider: &Decider<'_>, node| plan::duration_s(decider, node);
+        let seconds = |decider: &Decider<'_>, node| expected_s(decider, node);
         let fates = outline.replan(&part, &graph, platform, &store, &seconds)?;
         // What was read on the way was what was looked at.
         let still = World::look(&self.recall.places).is_ok_and(|now| self.world.holds(&now));

@@ -85,6 +85,10 @@ pub struct Nothing {
     pub simulated_results: u64,
     /// Missed expectations by label.
     pub missed: Vec<(String, Vec<String>)>,
+    /// What follow-ups had to say: those that hold, and what their budgets leave out.
+    pub told: Vec<Body>,
+    /// Number of their nodes, all of them reused.
+    pub followups: u64,
     /// Label and record of the analyses whose numbers are shown at the end.
     pub analyses: Vec<(String, String)>,
 }

@@ -20,6 +20,7 @@ pub struct Gather {
     lines: Option<Vec<u8>>,
     records: Vec<Option<Digest>>,
     planned: Option<Body>,
+    told: Vec<Body>,
     something: bool,
 }
 
@@ -38,10 +39,23 @@ impl Gather {
         nothing.then(|| self.records.iter().copied().collect())?
     }
 
-    /// What was planned, and the nodes' events, when there was nothing to do.
-    pub fn nothing(self) -> Option<(Body, Vec<u8>)> {
+    /// What was planned, what follow-ups had to say, and all events in the middle as lines, when
+    /// there was nothing to do.
+    pub fn nothing(self) -> Option<(Body, Vec<Body>, Vec<u8>)> {
         let planned = self.planned.filter(|_| !self.something)?;
-        Some((planned, self.lines.unwrap_or_default()))
+        Some((planned, self.told, self.lines.unwrap_or_default()))
+    }
+
+    fn line(&mut self, event: &Event) {
+        let Some(lines) = &mut self.lines else { return };
+        match serde_json::to_string(event) {
+            Ok(line) if line.rfind(TIME).is_some() => {
+                let end = line.rfind(TIME).unwrap_or(0) + TIME.len();
+                lines.extend_from_slice(&line.as_bytes()[..end]);
+                lines.push(b'\n');
+            }
+            _ => self.something = true,
+        }
     }
 }
 
@@ -55,17 +69,19 @@ impl Sink for Gather {
                 run: 0, may_run: 0, ..
             } => self.planned = Some(event.body.clone()),
             Body::NodeFinished(node) if node.outcome == Outcome::Reused => {
-                let record = node.record.as_ref().and_then(|text| text.parse().ok());
-                self.records.push(record);
-                let Some(lines) = &mut self.lines else { return };
-                match serde_json::to_string(event) {
-                    Ok(line) if line.rfind(TIME).is_some() => {
-                        let end = line.rfind(TIME).unwrap_or(0) + TIME.len();
-                        lines.extend_from_slice(&line.as_bytes()[..end]);
-                        lines.push(b'\n');
-                    }
-                    _ => self.something = true,
+                if node.followup.is_none() {
+                    let record = node.record.as_ref().and_then(|text| text.parse().ok());
+                    self.records.push(record);
                 }
+                self.line(event);
+            }
+            Body::Followup { .. } => {
+                self.told.push(event.body.clone());
+                self.line(event);
+            }
+            Body::Warning { code, .. } if code == "followup-budget" => {
+                self.told.push(event.body.clone());
+                self.line(event);
             }
             Body::RunStarted { .. } | Body::Summary(_) => {}
             // Leftovers of a killed run were cleared up: that is not told again.
@@ -91,11 +107,18 @@ impl Nothing {
         [started, self.planned.clone()].map(|body| Event::new(now_unix_ms(), body))
     }
 
+    /// What follow-ups had to say, now.
+    pub fn told(&self) -> impl Iterator<Item = Event> {
+        let told = self.told.iter().cloned();
+        told.map(|body| Event::new(now_unix_ms(), body))
+    }
+
     /// The last event of a run that began at `started`.
     pub fn end(&self, started: Instant) -> Event {
         let summary = Summary {
             reused: self.nodes,
             time_saved_s: self.time_saved_s,
+            followups: self.followups,
             wall_s: (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
             ..Summary::default()
         };

@@ -252,6 +252,12 @@ fn nothing() -> Nothing {
         time_saved_s: 0.1,
         simulated_results: 2,
         missed: vec![("//a:b".into(), vec!["x < 1".into()])],
+        told: vec![Body::Warning {
+            code: "followup-budget".into(),
+            message: "m".into(),
+            label: None,
+        }],
+        followups: 1,
         analyses: vec![("//a:c".into(), "00".into())],
     }
 }

@@ -204,7 +204,7 @@ impl Scheduler {
         let done = self
             .stage
             .iter()
-            .map(|stage| matches!(stage, Stage::Acquired | Stage::Running | Stage::Ended));
+            .map(|stage| !matches!(stage, Stage::Waiting | Stage::Undecided | Stage::Ready));
         Snapshot {
             done: done.collect(),
             up,

@@ -10,6 +10,8 @@
 //! needs is stopped at once.
 
 mod dispatch;
+#[cfg(test)]
+mod held_tests;
 mod problem;
 mod sequence;
 #[cfg(test)]
@@ -23,6 +25,8 @@ pub use problem::{Command, Limits, Problem, ServiceId, ServiceSpec, TaskId, Task
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// Not part of the run unless it is let in: a follow-up.
+    Held,
     /// Something it depends on has not ended.
     Waiting,
     /// Nobody has said yet whether it runs.
@@ -118,6 +122,42 @@ impl Scheduler {
         scheduler
     }
 
+    /// Keeps a task out of the run until it is let in. To be called before anything has happened.
+    pub fn hold(&mut self, task: TaskId) {
+        let at = task.index();
+        if self.stage[at] == Stage::Held {
+            return;
+        }
+        self.undecided.retain(|other| *other != task);
+        self.stage[at] = Stage::Held;
+        self.left -= 1;
+        for service in &self.problem.tasks[at].services {
+            self.pending_users[service.index()] -= 1;
+        }
+    }
+
+    /// Whether the task is kept out of the run.
+    pub fn is_held(&self, task: TaskId) -> bool {
+        self.stage[task.index()] == Stage::Held
+    }
+
+    /// Makes a task that was held a part of the run. What it depends on must be one, or have ended.
+    pub fn let_in(&mut self, task: TaskId) {
+        let at = task.index();
+        if self.stage[at] != Stage::Held {
+            return;
+        }
+        self.stage[at] = Stage::Waiting;
+        self.left += 1;
+        for service in &self.problem.tasks[at].services {
+            self.pending_users[service.index()] += 1;
+        }
+        if self.missing_deps[at] == 0 {
+            self.stage[at] = Stage::Undecided;
+            self.undecided.push_back(task);
+        }
+    }
+
     /// A task whose dependencies have all ended and of which nobody has said yet whether it runs.
     /// Answer with [`Self::admit`] or [`Self::finish`], now or later.
     pub fn next_undecided(&mut self) -> Option<TaskId> {
@@ -140,7 +180,7 @@ impl Scheduler {
     pub fn finish(&mut self, task: TaskId) {
         let at = task.index();
         match self.stage[at] {
-            Stage::Ended => return,
+            Stage::Ended | Stage::Held => return,
             Stage::Acquired | Stage::Running => self.release(task),
             Stage::Ready => {
                 self.ready_hosted.remove(&task);
@@ -242,7 +282,8 @@ impl Scheduler {
         let tasks = self.problem.tasks.iter().enumerate();
         tasks
             .filter(|(at, task)| {
-                self.stage[*at] != Stage::Ended && task.services.contains(&service)
+                !matches!(self.stage[*at], Stage::Ended | Stage::Held)
+                    && task.services.contains(&service)
             })
             .map(|(at, _)| TaskId(at as u32))
             .collect()
