@@ -36,19 +36,8 @@ pub async fn http_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     url: &str,
     connect: impl AsyncFnOnce(String) -> Result<Option<S>>,
 ) -> Result<bool> {
-    let refused = |why: &str| {
-        Error::new(
-            Kind::Plan,
-            "bad-probe",
-            format!("`{url}` cannot be asked for readiness: {why}"),
-        )
-        .hint("expected a URL such as `http://10.0.0.1:8000/health`")
-    };
-    let uri: Uri = url.parse().map_err(|_| refused("it is no URL"))?;
-    if uri.scheme_str() != Some("http") {
-        return Err(refused("only http is spoken here"));
-    }
-    let host = uri.host().ok_or_else(|| refused("it names no host"))?;
+    let uri = check_url(url)?;
+    let host = uri.host().unwrap_or_default();
     let port = uri.port_u16().unwrap_or(80);
     let authority = uri.authority().map_or("", |a| a.as_str());
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
@@ -57,7 +46,7 @@ pub async fn http_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .header("connection", "close")
         .header("user-agent", concat!("doe/", env!("CARGO_PKG_VERSION")))
         .body(Empty::<Bytes>::new())
-        .map_err(|_| refused("it is no URL"))?;
+        .map_err(|_| bad_probe(url, "it is no URL"))?;
     let ask = async {
         let Some(stream) = connect(format!("{host}:{port}")).await? else {
             return Ok(None);
@@ -82,6 +71,27 @@ pub async fn http_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         Ok(Err(error)) => Err(error),
         Err(_) => Ok(false),
     }
+}
+
+fn bad_probe(url: &str, why: &str) -> Error {
+    Error::new(
+        Kind::Plan,
+        "bad-probe",
+        format!("`{url}` cannot be asked for readiness: {why}"),
+    )
+    .hint("expected a URL such as `http://10.0.0.1:8000/health`")
+}
+
+/// Checks that a URL can be asked for readiness.
+pub(super) fn check_url(url: &str) -> Result<Uri> {
+    let uri: Uri = url.parse().map_err(|_| bad_probe(url, "it is no URL"))?;
+    if uri.scheme_str() != Some("http") {
+        return Err(bad_probe(url, "only http is spoken here"));
+    }
+    if uri.host().is_none() {
+        return Err(bad_probe(url, "it names no host"));
+    }
+    Ok(uri)
 }
 
 /// A connection made of the two ends of a program, which ends with it.

@@ -44,13 +44,13 @@ pub struct Broken {
 
 /// How command lines get to hosts.
 pub trait Line: Send + Sync {
-    /// Runs a command line for a POSIX shell on a host; its output goes into `into` if given.
+    /// Runs a command line for a POSIX shell on a host; the request says what it is for, what it
+    /// reads and where its output goes.
     fn run<'a>(
         &'a self,
         host: &'a str,
         command: &'a str,
-        input: &'a Input,
-        into: Option<&'a Path>,
+        request: &'a Request<'a>,
     ) -> BoxFuture<'a, std::result::Result<Raw, Broken>>;
 
     /// The last call to the host got no whole answer: look after the connection before the next.
@@ -68,6 +68,8 @@ pub struct Request<'a> {
     pub input: Input,
     /// File that the raw output goes into.
     pub into: Option<&'a Path>,
+    /// How long what it begins may take, where that is known.
+    pub limit: Option<Duration>,
 }
 
 impl<'a> Request<'a> {
@@ -78,6 +80,7 @@ impl<'a> Request<'a> {
             arguments,
             input: Input::None,
             into: None,
+            limit: None,
         }
     }
 
@@ -172,8 +175,7 @@ impl Caller {
             command.push(' ');
             command.push_str(&quote(argument));
         }
-        let run = self.line.run(host, &command, &request.input, request.into);
-        let raw = run.await?;
+        let raw = self.line.run(host, &command, request).await?;
         let cut = |stderr: &str| Broken {
             why: match stderr.trim() {
                 "" => "the connection ended before the answer was whole".to_owned(),

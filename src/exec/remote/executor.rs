@@ -9,8 +9,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::call::{Request, refused};
-use super::{NAME, RemoteExecutor, check, utf8};
-use crate::error::{Error, Kind, Result};
+use super::{Collect, RemoteExecutor, utf8};
+use crate::error::Result;
 use crate::exec::{
     CLOCK_AHEAD, Executor, Facts, Handle, HostSpec, Script, Sign, Status, Stream, Token, folder,
     look,
@@ -18,7 +18,7 @@ use crate::exec::{
 
 impl Executor for RemoteExecutor {
     fn name(&self) -> &'static str {
-        NAME
+        self.link.name()
     }
 
     fn probe<'a>(&'a self, host: &'a HostSpec) -> BoxFuture<'a, Result<Facts>> {
@@ -103,7 +103,7 @@ impl Executor for RemoteExecutor {
 
     fn wait<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {
         async move {
-            check(handle)?;
+            self.check(handle)?;
             let status = self
                 .watches
                 .wait(&self.caller, &self.wrapper, &handle.host, &handle.token)
@@ -128,7 +128,7 @@ impl Executor for RemoteExecutor {
         offset: u64,
     ) -> BoxFuture<'a, Result<Vec<u8>>> {
         async move {
-            check(handle)?;
+            self.check(handle)?;
             let name = match stream {
                 Stream::Stdout => "stdout",
                 Stream::Stderr => "stderr",
@@ -147,10 +147,10 @@ impl Executor for RemoteExecutor {
     fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>> {
         async move {
             match sign {
-                Sign::Http(url) => look::http_over(url, |address| self.stream(host, address)).await,
+                Sign::Http(url) => self.link.http(&self.caller, host, url).await,
                 Sign::Tcp(address) => {
                     look::check_address(address)?;
-                    self.accepts(host, address).await
+                    self.link.tcp(&self.caller, host, address).await
                 }
                 Sign::Listen(port) => {
                     let request = Request::new("sockets", vec![]);
@@ -180,6 +180,15 @@ impl Executor for RemoteExecutor {
             for name in names {
                 folder::check_inside(name)?;
             }
+            if let Some(collecting) = self.link.collect(Collect {
+                caller: &self.caller,
+                host,
+                from,
+                names,
+                into,
+            }) {
+                return collecting.await;
+            }
             let mut found = Vec::new();
             for name in names {
                 found.extend(self.fetch(host, from, name, into).await?);
@@ -201,7 +210,7 @@ impl Executor for RemoteExecutor {
 
     fn discard<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<()>> {
         async move {
-            check(handle)?;
+            self.check(handle)?;
             let request = Request::new("discard", vec![&handle.token.0]);
             let answer = self.caller.call(&handle.host, &request).await?;
             match answer.code {
@@ -210,44 +219,6 @@ impl Executor for RemoteExecutor {
             }
         }
         .boxed()
-    }
-}
-
-impl RemoteExecutor {
-    /// A connection from the host to an address, for one look.
-    async fn stream(&self, host: &HostSpec, address: String) -> Result<Option<look::Pipes>> {
-        let mut child = self.ssh.forward(&host.name, &address, false).await?;
-        let pipes = child.stdout.take().zip(child.stdin.take());
-        Ok(pipes.map(|(from, to)| look::Pipes::new(from, to, child)))
-    }
-
-    /// Whether an address accepts a connection from the host. The master tells the moment it did.
-    async fn accepts(&self, host: &HostSpec, address: &str) -> Result<bool> {
-        use tokio::io::{AsyncBufReadExt, BufReader};
-        let mut child = self.ssh.forward(&host.name, address, true).await?;
-        let Some(stderr) = child.stderr.take() else {
-            return Ok(false);
-        };
-        let mut lines = BufReader::new(stderr).lines();
-        let seen = async {
-            while let Ok(Some(line)) = lines.next_line().await {
-                if line.contains("administratively prohibited") {
-                    return Err(Error::new(
-                        Kind::Infra,
-                        "no-forwarding",
-                        format!("the host `{}` allows no connections through it, so readiness by TCP or HTTP cannot be seen", host.name),
-                    )
-                    .hint("allow `AllowTcpForwarding` there, or let the rule wait for `listen`, `file` or `log`"));
-                }
-                if line.contains("master session id") {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        };
-        tokio::time::timeout(look::LIMIT, seen)
-            .await
-            .unwrap_or(Ok(false))
     }
 }
 

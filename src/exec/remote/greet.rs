@@ -1,7 +1,6 @@
 //! The first words with a host: the private folder, and the host program in it, verified.
 
-use super::call::{self, Input, Line};
-use super::ssh::Ssh;
+use super::call::{self, Input, Line, Request};
 use super::{PROGRAM, RemoteOptions, stage};
 use crate::error::{Error, Kind, Result};
 use crate::exec::HostSpec;
@@ -17,7 +16,7 @@ pub(super) struct Hello {
 
 /// The first words with a host: its folder, and the host program in it.
 pub(super) async fn greet(
-    ssh: &Ssh,
+    line: &dyn Line,
     host: &HostSpec,
     options: &RemoteOptions,
     program: &str,
@@ -41,7 +40,8 @@ pub(super) async fn greet(
         quote(&nonce),
     );
     let input = Input::Bytes(PROGRAM.as_bytes().to_vec());
-    let raw = ssh.run(&host.name, &command, &input, None).await;
+    let request = Request::new("greet", vec![]).reading(input);
+    let raw = line.run(&host.name, &command, &request).await;
     let raw = raw.map_err(|broken| call::unreachable(&host.name, &broken, Duration::ZERO))?;
     let text = String::from_utf8_lossy(&raw.stdout);
     let mark = format!("doe-root {nonce} ");

@@ -14,6 +14,9 @@
 #   await ROOT WRAPPER LIMIT_CS   reads tokens; returns when one of them has ended, with their states
 #   log ROOT TOKEN STREAM OFFSET, fetch ROOT FOLDER NAME, exists ROOT PATH, sockets ROOT
 #   facts ROOT WRAPPER, open ROOT, discard ROOT TOKEN, try ROOT PROGRAM [ARGUMENT...]
+#   web ROOT URL, tcp ROOT HOST PORT   exit 0 when it answers 200, accepts a connection
+#   sums ROOT FOLDER          reads names; prints `ok SHA256 BYTES`, `missing`, `outside`, `odd` for each
+#   send ROOT FOLDER          reads `URL`, `HEADER`, `NAME` lines; puts each file to its URL
 #
 # The answer stands between a line `doe-begin NONCE` and a last line `doe-end NONCE CODE`: what a
 # login shell prints before is not taken for it, and half an answer is not taken for a whole one.
@@ -24,6 +27,8 @@ export LC_ALL
 
 nonce=$1 command=$2 root=$3
 shift 3
+# A command may come twice, at one time and with one nonce.
+own=$nonce-$$
 
 fail() {
     printf 'doe: %s\n' "$2" >&2
@@ -62,7 +67,7 @@ have() {
 put() {
     digest=$1 wanted=$2 mode=$3
     mkdir -p "$root/blobs" || fail 73 'could not make the folder of blobs'
-    new=$root/blobs/.new-$nonce
+    new=$root/blobs/.new-$own
     cat >"$new" || {
         rm -f "$new"
         fail 73 'could not write it'
@@ -80,7 +85,7 @@ link() {
     dir=$root/links/$1
     mkdir -p "$dir" || fail 73 "could not make the folder $dir"
     while read -r name digest; do
-        new=$dir/.new-$nonce
+        new=$dir/.new-$own
         ln -s "$root/blobs/$digest" "$new" && mv -f "$new" "$dir/$name" || fail 73 "could not link $name"
     done
 }
@@ -90,7 +95,7 @@ start() {
     dir=$root/runs/$token
     if [ ! -s "$dir/pid" ]; then
         mkdir -p "$dir" || fail 73 "could not make the folder $dir"
-        new=$dir/.new-$nonce
+        new=$dir/.new-$own
         cat >"$new" || fail 73 'could not write the script'
         # The connection may have ended in the middle.
         if [ "$(wc -c <"$new")" -ne "$bytes" ]; then
@@ -103,9 +108,9 @@ start() {
         read -r head job env script <"$dir/payload" || fail 73 'the script is not whole'
         for part in job env script; do
             case $part in job) size=$job ;; env) size=$env ;; script) size=$script ;; esac
-            tail -c +$((head + 1)) "$dir/payload" | head -c "$size" >"$dir/.$part-$nonce" &&
-                [ "$(wc -c <"$dir/.$part-$nonce")" -eq "$size" ] &&
-                mv -f "$dir/.$part-$nonce" "$dir/$part" || fail 73 'could not write the script: the disk may be full'
+            tail -c +$((head + 1)) "$dir/payload" | head -c "$size" >"$dir/.$part-$own" &&
+                [ "$(wc -c <"$dir/.$part-$own")" -eq "$size" ] &&
+                mv -f "$dir/.$part-$own" "$dir/$part" || fail 73 'could not write the script: the disk may be full'
             head=$((head + size))
         done
         setsid /bin/sh "$wrapper" run "$dir" </dev/null >/dev/null 2>>"$dir/wrapper.log" &
@@ -212,6 +217,48 @@ fetch() {
     cat <"$file"
 }
 
+# Sets $file to the file $2 of the folder $1, or $found to what else it is.
+inside() {
+    file='' found=missing
+    from=$(readlink -f -- "$1") && [ -d "$from" ] || return
+    file=$(readlink -f -- "$from/$2") && [ -e "$file" ] || return
+    case $file in "${from%/}"/*) found=ok ;; *) found=outside && return ;; esac
+    [ -f "$file" ] || found=odd
+}
+
+sums() {
+    while IFS= read -r name; do
+        inside "$1" "$name"
+        if [ "$found" = ok ]; then
+            sha256 <"$file"
+            found="ok $sum $(($(wc -c <"$file")))"
+        fi
+        printf '%s\n' "$found"
+    done
+}
+
+# A file that has changed since its digest was told is refused by who receives it.
+send() {
+    while IFS= read -r url && IFS= read -r header && IFS= read -r name; do
+        inside "$1" "$name"
+        [ "$found" = ok ] || fail 66 "$name is gone"
+        curl -fsS --retry 3 --connect-timeout 10 -H "$header" -o /dev/null -T "$file" -- "$url" </dev/null || fail 74 "could not send $name"
+    done
+}
+
+tcp() {
+    if command -v bash >/dev/null && command -v timeout >/dev/null; then
+        timeout 2 bash -c 'exec 3<>"/dev/tcp/$1/$2"' doe "$1" "$2" 2>/dev/null
+    else
+        told=$(curl -s -o /dev/null -w '%{time_connect}' --max-time 2 "telnet://$1:$2" </dev/null)
+        case $told in '' | 0.000000) return 1 ;; esac
+    fi
+}
+
+web() {
+    [ "$(curl -s -o /dev/null -w '%{http_code}' --max-time 2 --noproxy '*' -- "$1")" = 200 ]
+}
+
 # Executions without an exit record whose leader lives or whose token is still carried.
 open() {
     tokens=$(carried)
@@ -260,6 +307,10 @@ facts)
     ;;
 open) open ;;
 try) "$@" </dev/null ;;
+web) web "$1" ;;
+tcp) tcp "$1" "$2" ;;
+sums) sums "$1" ;;
+send) send "$1" ;;
 discard) rm -rf -- "$root/runs/$1" ;;
 *) fail 64 "unknown command $command" ;;
 esac

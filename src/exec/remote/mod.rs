@@ -6,9 +6,11 @@
 pub mod call;
 mod executor;
 mod greet;
+mod link;
 mod ports;
 pub mod ssh;
-mod stage;
+mod ssh_link;
+pub(super) mod stage;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -20,8 +22,8 @@ use futures_util::future::try_join_all;
 
 use self::call::{Caller, Input, Request, refused};
 use self::greet::greet;
+pub use self::link::{Collect, Link, Pace};
 use self::ports::RemotePorts;
-use self::ssh::Ssh;
 use self::stage::Stager;
 use self::watch::Watches;
 use super::files::hex;
@@ -31,7 +33,6 @@ use crate::error::{Error, Kind, Result};
 
 /// Its half on the hosts.
 const PROGRAM: &str = include_str!("host.sh");
-const NAME: &str = "ssh";
 /// How often a start is tried again when the process was killed before it had begun.
 const START_TRIES: u32 = 3;
 
@@ -48,7 +49,7 @@ pub struct RemoteOptions {
 
 /// Runs scripts on other machines.
 pub struct RemoteExecutor {
-    ssh: Arc<Ssh>,
+    link: Arc<dyn Link>,
     caller: Arc<Caller>,
     stager: Stager,
     watches: Watches,
@@ -63,12 +64,16 @@ impl RemoteExecutor {
     ///
     /// # Errors
     /// `Infra`, when a host cannot be reached or used; all of them are named.
-    pub async fn connect(ssh: Ssh, options: &RemoteOptions, hosts: &[HostSpec]) -> Result<Self> {
-        let ssh = Arc::new(ssh);
+    pub async fn connect(
+        link: impl Link + 'static,
+        options: &RemoteOptions,
+        hosts: &[HostSpec],
+    ) -> Result<Self> {
+        let link: Arc<dyn Link> = Arc::new(link);
         let program = format!("host-{}.sh", &stage::sha256_of(PROGRAM.as_bytes())[..16]);
         let greetings = hosts
             .iter()
-            .map(|host| greet(&ssh, host, options, &program));
+            .map(|host| greet(&*link, host, options, &program));
         let mut hellos = Vec::new();
         let mut failures = Vec::new();
         for (host, hello) in hosts
@@ -102,19 +107,20 @@ impl RemoteExecutor {
                     hello.root, first.name, its.root, other.name
                 ),
             )
-            .hint("set `root` in the platform's `ssh` table to an absolute folder that can be made on every host"));
+            .hint(format!("set `root` in the platform's `{}` table to an absolute folder that can be made on every host", link.name())));
         }
         let caller = Arc::new(Caller::new(
-            ssh.clone(),
+            link.clone(),
             hello.root.clone(),
             format!("{}/{program}", hello.root),
             options.patience,
         ));
+        let pace = link.pace();
         let mut executor = Self {
-            ssh,
+            link,
             caller,
             stager: Stager::default(),
-            watches: Watches::default(),
+            watches: Watches::new(pace),
             ports: RemotePorts::default(),
             wrapper: String::new(),
             path: hello.path,
@@ -206,9 +212,26 @@ impl RemoteExecutor {
             .collect())
     }
 
+    /// Takes back what an earlier `doe` had submitted and what is still on its way to these
+    /// hosts, so that nothing begins behind the back of who looks next. Only for who may write.
+    pub async fn recall(&self, hosts: &[HostSpec]) -> Result<()> {
+        for (name, token) in self.link.pending()? {
+            // A host that is not needed now keeps its note for the run that needs it.
+            let Some(host) = hosts.iter().find(|host| host.name == name) else {
+                continue;
+            };
+            self.link.recall(&token).await?;
+            if self.find(host, &token).await?.is_none() {
+                self.revoke(host, &token, self.grace).await?;
+            }
+            self.link.recalled(&token);
+        }
+        Ok(())
+    }
+
     fn handle(&self, host: &HostSpec, token: &Token, claim: &Claim) -> Handle {
         Handle {
-            executor: NAME.to_owned(),
+            executor: self.link.name().to_owned(),
             host: host.name.clone(),
             token: token.clone(),
             dir: self.root().join("runs").join(&token.0),
@@ -249,8 +272,11 @@ impl RemoteExecutor {
         let mut tries = 0;
         loop {
             tries += 1;
-            let request = Request::new("start", vec![&token.0, &self.wrapper, &bytes])
-                .reading(Input::Bytes(payload.clone()));
+            let request = Request {
+                limit: script.timeout.map(|limit| limit + self.grace),
+                ..Request::new("start", vec![&token.0, &self.wrapper, &bytes])
+                    .reading(Input::Bytes(payload.clone()))
+            };
             let answer = self.caller.call(&host.name, &request).await?;
             if answer.code == 0 {
                 let claim = Claim::parse(&answer.text());
@@ -269,8 +295,24 @@ impl RemoteExecutor {
         }
     }
 
+    fn check(&self, handle: &Handle) -> Result<()> {
+        folder::check_token(&handle.token)?;
+        let name = self.link.name();
+        if handle.executor == name {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Bug,
+            "foreign-handle",
+            format!(
+                "a handle of the executor `{}` was given to `{name}`",
+                handle.executor
+            ),
+        ))
+    }
+
     async fn status(&self, handle: &Handle) -> Result<Status> {
-        check(handle)?;
+        self.check(handle)?;
         let request = Request::new("status", vec![&handle.token.0, &self.wrapper]);
         let answer = self.caller.call(&handle.host, &request).await?;
         match answer.code {
@@ -280,9 +322,12 @@ impl RemoteExecutor {
     }
 
     async fn end(&self, handle: &Handle, grace: Duration) -> Result<()> {
-        check(handle)?;
+        self.check(handle)?;
         let grace_ms = grace.as_millis().to_string();
-        let request = Request::new("end", vec![&handle.token.0, &self.wrapper, &grace_ms]);
+        let request = Request {
+            limit: Some(grace),
+            ..Request::new("end", vec![&handle.token.0, &self.wrapper, &grace_ms])
+        };
         let answer = self.caller.call(&handle.host, &request).await?;
         match answer.code {
             0 => Ok(()),
@@ -364,22 +409,7 @@ fn parse_status(text: &str) -> Status {
     }
 }
 
-fn check(handle: &Handle) -> Result<()> {
-    folder::check_token(&handle.token)?;
-    if handle.executor == NAME {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Bug,
-        "foreign-handle",
-        format!(
-            "a handle of the executor `{}` was given to `{NAME}`",
-            handle.executor
-        ),
-    ))
-}
-
-fn bad_output(name: &str, why: &str) -> Error {
+pub(super) fn bad_output(name: &str, why: &str) -> Error {
     Error::new(
         Kind::NodeFailed,
         "bad-output",
@@ -387,7 +417,7 @@ fn bad_output(name: &str, why: &str) -> Error {
     )
 }
 
-fn utf8<'p>(path: &'p Path, what: &str) -> Result<&'p str> {
+pub(super) fn utf8<'p>(path: &'p Path, what: &str) -> Result<&'p str> {
     path.to_str().ok_or_else(|| {
         Error::new(
             Kind::Plan,

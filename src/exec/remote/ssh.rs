@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, Semaphore};
 
-use super::call::{Broken, Input, Line, Raw, nonce};
+use super::call::{Broken, Input, Line, Raw, Request, nonce};
 use crate::error::{Error, Kind, Result};
 
 /// How OpenSSH is called. What is not said here is as the user's own configuration says.
@@ -239,8 +239,7 @@ impl Line for Ssh {
         &'a self,
         host: &'a str,
         command: &'a str,
-        input: &'a Input,
-        into: Option<&'a Path>,
+        request: &'a Request<'a>,
     ) -> BoxFuture<'a, std::result::Result<Raw, Broken>> {
         async move {
             let host = self.host(host)?;
@@ -248,7 +247,7 @@ impl Line for Ssh {
             let _session = host.sessions.acquire().await;
             let mut ssh =
                 self.command(&["-o", "ControlMaster=no", "--", &host.destination, command]);
-            run_child(&mut ssh, input, into).await
+            run_child(&mut ssh, &request.input, request.into).await
         }
         .boxed()
     }

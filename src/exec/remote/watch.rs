@@ -8,29 +8,33 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use super::call::{Caller, Input, Request, refused};
-use super::parse_status;
+use super::{Pace, parse_status};
 use crate::error::Result;
 use crate::exec::{Status, Token};
 
 type Answer = oneshot::Sender<Result<Status>>;
 
 /// Those who wait, by host.
-#[derive(Default)]
-pub struct Watches(Mutex<HashMap<String, Arc<Watch>>>);
+pub struct Watches {
+    hosts: Mutex<HashMap<String, Arc<Watch>>>,
+    pace: Pace,
+}
 
-#[derive(Default)]
 struct Watch {
+    pace: Pace,
     waiting: Mutex<HashMap<Token, Vec<Answer>>>,
     more: Notify,
 }
 
-/// How long one command stays with the host: longer and longer while nothing changes.
-const FIRST_CS: u64 = 50;
-const LAST_CS: u64 = 1000;
-/// Those who come together are asked for together.
-const GATHER: Duration = Duration::from_millis(5);
-
 impl Watches {
+    /// Nobody waits yet.
+    pub fn new(pace: Pace) -> Self {
+        Self {
+            hosts: Mutex::default(),
+            pace,
+        }
+    }
+
     /// Waits for the end of an execution.
     pub async fn wait(
         &self,
@@ -40,7 +44,17 @@ impl Watches {
         token: &Token,
     ) -> Result<Status> {
         let (sender, receiver) = oneshot::channel();
-        let watch = locked(&self.0).entry(host.to_owned()).or_default().clone();
+        let fresh = || {
+            Arc::new(Watch {
+                pace: self.pace,
+                waiting: Mutex::default(),
+                more: Notify::new(),
+            })
+        };
+        let watch = locked(&self.hosts)
+            .entry(host.to_owned())
+            .or_insert_with(fresh)
+            .clone();
         let first = {
             let mut waiting = locked(&watch.waiting);
             let first = waiting.is_empty();
@@ -76,8 +90,9 @@ impl Watch {
     }
 
     async fn run(&self, caller: &Caller, wrapper: &str, host: &str) {
-        let mut limit = FIRST_CS;
-        tokio::time::sleep(GATHER).await;
+        // Longer and longer while nothing changes.
+        let mut limit = self.pace.first_cs;
+        tokio::time::sleep(self.pace.gather).await;
         loop {
             let tokens = self.tokens();
             if tokens.is_empty() {
@@ -88,15 +103,18 @@ impl Watch {
                 .map(|token| format!("{}\n", token.0))
                 .collect();
             let limit_text = limit.to_string();
-            let request = Request::new("await", vec![wrapper, &limit_text])
-                .reading(Input::Bytes(list.into_bytes()));
+            let request = Request {
+                limit: Some(Duration::from_millis(limit * 10)),
+                ..Request::new("await", vec![wrapper, &limit_text])
+                    .reading(Input::Bytes(list.into_bytes()))
+            };
             let asked = tokio::select! {
                 answer = caller.call(host, &request) => Some(answer),
                 () = self.more.notified() => None,
             };
             let Some(answer) = asked else {
-                limit = FIRST_CS;
-                tokio::time::sleep(GATHER).await;
+                limit = self.pace.first_cs;
+                tokio::time::sleep(self.pace.gather).await;
                 continue;
             };
             let answer = answer.and_then(|answer| match answer.code {
@@ -105,10 +123,10 @@ impl Watch {
             });
             match answer {
                 Ok(text) => {
-                    limit = (limit * 2).min(LAST_CS);
+                    limit = (limit * 2).min(self.pace.last_cs);
                     for (token, status) in statuses(&text) {
                         if status != Status::Running {
-                            limit = FIRST_CS;
+                            limit = self.pace.first_cs;
                             self.tell(&token, &Ok(status));
                         }
                     }
