@@ -4,6 +4,7 @@
 
 mod connect;
 mod ship;
+mod ssm;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use crate::exec::{Executor, Handle, HostSpec, Site};
 use crate::plan::model::{Platform, Workspace};
 
 /// Executors that there are.
-pub const EXECUTORS: [&str; 2] = ["local", "ssh"];
+pub const EXECUTORS: [&str; 3] = ["local", "ssh", "ssm"];
 
 /// See the module.
 pub struct Fleet {
@@ -58,6 +59,10 @@ pub async fn make(
         hosts.extend(left.filter(|host| !needed.iter().any(|known| known.name == host.name)));
     }
     let reached = Reached::new(workspace, platform, &hosts, local).await?;
+    if let Some(ground) = &reached.ground {
+        // What is on its way to a host could begin after we have looked.
+        ground.remote.recall(&ground.hosts).await?;
+    }
     // From here on our reaper guards what a killed run left on this machine.
     let remains = reached.remains(store).await?;
     let mut fleet = Fleet {
@@ -118,7 +123,7 @@ impl Reached {
         Ok(Self {
             local: Arc::new(local),
             platform: platform.name.clone(),
-            private: platform.ssh.root.contains("%w"),
+            private: root_in_plan(platform).contains("%w"),
             ground,
         })
     }
@@ -126,7 +131,7 @@ impl Reached {
     /// What runs scripts that have a role.
     pub fn executor(&self) -> Arc<dyn Executor> {
         match &self.ground {
-            Some(ground) => ground.ssh.clone(),
+            Some(ground) => ground.remote.clone(),
             None => self.local.clone(),
         }
     }
@@ -143,11 +148,19 @@ impl Reached {
             local: &*self.local,
             away: self.ground.as_ref().map(|ground| Away {
                 platform: &self.platform,
-                root: ground.ssh.root(),
+                root: ground.remote.root(),
                 hosts: &ground.hosts,
             }),
         };
         Remains::find(store, within, living).await
+    }
+}
+
+/// The folder on the hosts, as the platform says it.
+fn root_in_plan(platform: &Platform) -> &str {
+    match platform.executor.as_str() {
+        "ssm" => &platform.ssm.root,
+        _ => &platform.ssh.root,
     }
 }
 
@@ -158,12 +171,12 @@ pub async fn look(
     hosts: &[HostSpec],
 ) -> Result<Option<Arc<dyn Executor>>> {
     let ground = Ground::new(workspace, platform, hosts).await?;
-    Ok(ground.map(|ground| ground.ssh as Arc<dyn Executor>))
+    Ok(ground.map(|ground| ground.remote as Arc<dyn Executor>))
 }
 
 /// Hosts that are not this machine.
 struct Ground {
-    ssh: Arc<RemoteExecutor>,
+    remote: Arc<RemoteExecutor>,
     hosts: Vec<HostSpec>,
 }
 
@@ -173,19 +186,22 @@ impl Ground {
         platform: &Platform,
         hosts: &[HostSpec],
     ) -> Result<Option<Self>> {
-        if hosts.is_empty() || platform.executor != "ssh" {
+        if hosts.is_empty() || platform.executor == "local" {
             return Ok(None);
         }
-        let ssh = connect::ssh(workspace, platform, hosts).await?;
+        let remote = match platform.executor.as_str() {
+            "ssm" => ssm::connect(workspace, platform, hosts).await?,
+            _ => connect::ssh(workspace, platform, hosts).await?,
+        };
         Ok(Some(Self {
-            ssh: Arc::new(ssh),
+            remote: Arc::new(remote),
             hosts: hosts.to_vec(),
         }))
     }
 
     /// Executions that left no record and live.
     async fn living(&self) -> Result<Vec<Handle>> {
-        let sweeps = self.hosts.iter().map(|host| self.ssh.sweep(host));
+        let sweeps = self.hosts.iter().map(|host| self.remote.sweep(host));
         let found = futures_util::future::try_join_all(sweeps).await?;
         Ok(found.into_iter().flatten().collect())
     }

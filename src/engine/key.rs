@@ -251,6 +251,7 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         sim,
         env,
         ssh: _, // how scripts get there
+        ssm: _, // likewise
     } = platform;
     manifest.set("platform.simulated", *simulated, Class::Result);
     for host in hosts.values() {
@@ -259,6 +260,7 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
             address: _,
             gpus,
             ssh: _,
+            instance: _,
         } = host;
         // Known for the record; which host it was does not decide what is measured.
         manifest.set(

@@ -9,6 +9,10 @@ const STANDING: &[(&str, &str)] = &[
         "take one of these `after` entries away: one of them has to start first",
     ),
     (
+        "bad-bucket",
+        "write `bucket = \"s3://BUCKET\"`, or with a prefix `s3://BUCKET/PREFIX`",
+    ),
+    (
         "bad-duration",
         "write a duration such as \"90s\", \"15m\" or \"1h30m\", or a number of seconds",
     ),

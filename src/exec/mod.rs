@@ -13,6 +13,8 @@ pub mod procfs;
 pub mod reaper;
 pub mod remote;
 pub mod session;
+#[cfg(feature = "aws")]
+pub mod ssm;
 pub mod tree;
 
 use std::collections::BTreeMap;

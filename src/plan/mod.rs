@@ -13,6 +13,7 @@ pub mod part;
 pub mod parts;
 pub mod platform;
 mod reach;
+mod reach_ssm;
 mod read;
 mod remote;
 mod resolve;

@@ -253,7 +253,7 @@ pub struct CompareGroup {
 pub struct Platform {
     /// Name in `doe.toml`.
     pub name: String,
-    /// `local` or `ssh`.
+    /// `local`, `ssh` or `ssm`.
     pub executor: String,
     /// Whether its tools are simulated; every record made there says so.
     pub simulated: bool,
@@ -271,6 +271,8 @@ pub struct Platform {
     pub env: BTreeMap<String, String>,
     /// How its hosts are reached by ssh.
     pub ssh: SshTable,
+    /// How its instances are reached through AWS Systems Manager.
+    pub ssm: SsmTable,
 }
 
 /// The table `ssh` of a platform. What is not said is as OpenSSH's own configuration says.
@@ -315,6 +317,54 @@ impl Default for SshTable {
     }
 }
 
+/// The table `ssm` of a platform.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SsmTable {
+    /// Region; else that of the environment or the profile.
+    pub region: Option<String>,
+    /// Another server than AWS for Systems Manager.
+    pub endpoint: Option<String>,
+    /// Another server than AWS for S3.
+    pub s3_endpoint: Option<String>,
+    /// Profile whose credentials are taken.
+    pub profile: Option<String>,
+    /// File with profiles, when it is not the usual one.
+    pub credentials: Option<String>,
+    /// Where results and files go through.
+    pub bucket: Option<doe_cache::remote::Place>,
+    /// Tag of an instance whose value is its host's name.
+    pub tag: Option<String>,
+    /// Document that runs a shell script, when it is not `AWS-RunShellScript`.
+    pub document: Option<String>,
+    /// Folder on every host; `%w` stands for the workspace.
+    pub root: String,
+    /// How long a host or a service that does not answer is waited for.
+    pub patience_s: f64,
+    /// Folders put in front of the usual search path.
+    pub path: Vec<String>,
+    /// The `doe` program that is shipped to the hosts, when it is not this one.
+    pub doe: Option<String>,
+}
+
+impl Default for SsmTable {
+    fn default() -> Self {
+        Self {
+            region: None,
+            endpoint: None,
+            s3_endpoint: None,
+            profile: None,
+            credentials: None,
+            bucket: None,
+            tag: None,
+            document: None,
+            root: super::reach::ROOT.to_owned(),
+            patience_s: 300.0,
+            path: Vec::new(),
+            doe: None,
+        }
+    }
+}
+
 /// One machine.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -326,4 +376,6 @@ pub struct Host {
     pub gpus: u32,
     /// What ssh calls it, when that is not its address.
     pub ssh: Option<String>,
+    /// Its instance, when it is one of AWS.
+    pub instance: Option<String>,
 }

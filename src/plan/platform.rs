@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use doe_cache::Value;
 
 use super::model::{Host, Platform};
-use super::{hosts, reach};
+use super::{hosts, reach, reach_ssm};
 use crate::error::{Diagnostic, Site, nearest};
 use crate::source::{Doc, Entry, Item, ItemValue, Table, Text};
 
@@ -57,6 +57,7 @@ pub(super) fn read(
         .or_insert_with(|| empty(&key.text));
     let sites = apply(platform, table, sim_check, diags);
     check(platform, &site, &sites.roles, diags);
+    reach_ssm::check(platform, &site, diags);
     sites.executor
 }
 
@@ -72,6 +73,7 @@ fn empty(name: &str) -> Platform {
         sim: BTreeMap::new(),
         env: BTreeMap::new(),
         ssh: Default::default(),
+        ssm: Default::default(),
     }
 }
 
@@ -135,6 +137,10 @@ fn apply(
     if let Some(found) = table.opt_table("ssh", diags) {
         tables.push(("ssh", found.site().clone()));
         reach::ssh(&mut platform.ssh, found, diags);
+    }
+    if let Some(found) = table.opt_table("ssm", diags) {
+        tables.push(("ssm", found.site().clone()));
+        reach_ssm::ssm(&mut platform.ssm, found, diags);
     }
     reach::check(platform, &tables, diags);
     table.remaining(diags, "of a platform");
@@ -277,6 +283,7 @@ fn host_entry(platform: &mut Platform, key: &Text, mut table: Table<'_>, diags: 
     let given = table.has("address");
     let addresses = listed("address", &mut table, diags);
     let destinations = listed("ssh", &mut table, diags);
+    let instances = listed("instance", &mut table, diags);
     // Elsewhere than on this machine a name is an address too.
     let known = all.iter().all(|name| platform.hosts.contains_key(name));
     if addresses.is_none() && !given && !known && platform.executor == "local" {
@@ -303,12 +310,16 @@ fn host_entry(platform: &mut Platform, key: &Text, mut table: Table<'_>, diags: 
             address: name.clone(),
             gpus: 0,
             ssh: None,
+            instance: None,
         });
         if let Some(addresses) = &addresses {
             host.address.clone_from(&addresses[at]);
         }
         if let Some(destinations) = &destinations {
             host.ssh = Some(destinations[at].clone());
+        }
+        if let Some(instances) = &instances {
+            host.instance = Some(instances[at].clone());
         }
         host.gpus = gpus.unwrap_or(host.gpus);
     }

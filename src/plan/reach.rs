@@ -47,7 +47,7 @@ pub(super) fn ssh(ssh: &mut SshTable, mut table: Table<'_>, diags: &mut Diags) {
     table.remaining(diags, "of `ssh`");
 }
 
-fn root(place: &mut String, table: &mut Table<'_>, diags: &mut Diags) {
+pub(super) fn root(place: &mut String, table: &mut Table<'_>, diags: &mut Diags) {
     let Some(root) = table.opt_str("root", diags) else {
         return;
     };
@@ -66,7 +66,7 @@ fn root(place: &mut String, table: &mut Table<'_>, diags: &mut Diags) {
     );
 }
 
-fn path(place: &mut Vec<String>, table: &mut Table<'_>, diags: &mut Diags) {
+pub(super) fn path(place: &mut Vec<String>, table: &mut Table<'_>, diags: &mut Diags) {
     if !table.has("path") {
         return;
     }

@@ -13,7 +13,7 @@ use crate::exec::remote::{RemoteExecutor, RemoteOptions};
 use crate::plan::model::{Platform, SshTable, Workspace};
 
 /// Between the polite and the hard end when a script's limit is up.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// A file that `doe.toml` names: absolute, below the home, or beside it.
 pub fn file(workspace: &Workspace, path: &str) -> PathBuf {
@@ -24,7 +24,7 @@ pub fn file(workspace: &Workspace, path: &str) -> PathBuf {
 }
 
 /// The folder on the hosts: `%w` is what tells this workspace from others, of other machines too.
-fn root_of(workspace: &Workspace, root: &str) -> Result<String> {
+pub(super) fn root_of(workspace: &Workspace, root: &str) -> Result<String> {
     let state = workspace.state_dir.canonicalize();
     let state = state.map_err(|e| Error::io("find", &workspace.state_dir, &e))?;
     let mark = Digest::of(format!("{}:{}", doe_cache::host(), state.display()));

@@ -1,0 +1,108 @@
+//! What an executor over Systems Manager needs beside commands: looks at the network made on the
+//! host, files through the bucket, and submissions that are taken back.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::api::{SKEW, Trouble};
+use super::{Ssm, carry};
+use crate::error::{Error, Result};
+use crate::exec::remote::call::{Answer, Caller, Request, refused};
+use crate::exec::remote::{Collect, Link, Pace};
+use crate::exec::{HostSpec, Token, look};
+
+impl Link for Ssm {
+    fn name(&self) -> &'static str {
+        super::NAME
+    }
+
+    fn http<'a>(
+        &'a self,
+        caller: &'a Caller,
+        host: &'a HostSpec,
+        url: &'a str,
+    ) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            look::check_url(url)?;
+            let answer = caller
+                .call(&host.name, &Request::new("web", vec![url]))
+                .await?;
+            seen(&host.name, &answer)
+        }
+        .boxed()
+    }
+
+    fn tcp<'a>(
+        &'a self,
+        caller: &'a Caller,
+        host: &'a HostSpec,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            // It was checked.
+            let (name, port) = address.rsplit_once(':').unwrap_or((address, ""));
+            let name = name.trim_start_matches('[').trim_end_matches(']');
+            let request = Request::new("tcp", vec![name, port]);
+            let answer = caller.call(&host.name, &request).await?;
+            seen(&host.name, &answer)
+        }
+        .boxed()
+    }
+
+    fn pace(&self) -> Pace {
+        // A command costs seconds on its way, and requests are counted.
+        Pace {
+            gather: Duration::from_millis(300),
+            first_cs: 200,
+            last_cs: 3000,
+        }
+    }
+
+    fn pending(&self) -> Result<Vec<(String, Token)>> {
+        let open = self.intents.open()?.into_iter();
+        Ok(open
+            .map(|intent| (intent.host, Token(intent.token)))
+            .collect())
+    }
+
+    fn recall<'a>(&'a self, token: &'a Token) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let open = self.intents.open()?.into_iter();
+            let intent = open.filter(|intent| intent.token == token.0);
+            for intent in intent {
+                let after = intent.time() - SKEW;
+                let commands = self.api.by_comment(&intent.comment, after);
+                for command in commands.await.map_err(not_taken_back)? {
+                    if let Some(id) = command.command_id() {
+                        self.api.cancel(id).await.map_err(not_taken_back)?;
+                    }
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn recalled(&self, token: &Token) {
+        self.intents.done(&token.0);
+    }
+
+    fn collect<'a>(&'a self, what: Collect<'a>) -> Option<BoxFuture<'a, Result<Vec<PathBuf>>>> {
+        Some(carry::collect(&self.bucket, what).boxed())
+    }
+}
+
+fn not_taken_back(trouble: Trouble) -> Error {
+    super::refused(trouble.broken().why)
+}
+
+fn seen(host: &str, answer: &Answer) -> Result<bool> {
+    match answer.code {
+        0 => Ok(true),
+        64 => Err(refused(host, "look for a sign", answer)),
+        _ => Ok(false),
+    }
+}

@@ -1,0 +1,158 @@
+//! The script that SSM runs on a host: it takes a command and what it reads out of itself or out
+//! of the bucket, and puts what came of it into the bucket. Everything that is not ours travels
+//! as base64, so that neither a shell nor the service's `{{parameters}}` finds anything in it.
+//! Links are signed for one object and some minutes; a credential is never in it.
+
+use super::verdict::{NO_ANSWER, NO_FOLDER, NO_INPUT};
+use crate::exec::folder::quote;
+
+/// Longest script. The service takes documents up to 64 KB, with their frame and every line end
+/// as two bytes.
+pub(super) const MOST_BYTES: usize = 48 * 1024;
+/// Longest input that travels in the script; longer ones go through the bucket.
+pub(super) const MOST_INLINE_BYTES: usize = 16 * 1024;
+
+const CARRIER: &str = include_str!("carrier.sh");
+
+/// A request that somebody without credentials may make.
+#[derive(Debug, Clone)]
+pub(super) struct Signed {
+    pub url: String,
+    /// Headers that belong to it.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What a command reads.
+#[derive(Debug)]
+pub(super) enum Feed<'a> {
+    Nothing,
+    Inline(&'a [u8]),
+    Fetched(Signed),
+}
+
+/// The script for a command; `None` when it is too long for the service.
+pub(super) fn text(command: &str, feed: &Feed<'_>, answer: &Signed) -> Option<String> {
+    let mut text = CARRIER.to_owned();
+    let mut unpack = |name: &str, bytes: &[u8]| {
+        text.push_str(&format!(
+            "base64 -d >\"$box/{name}\" <<'doe' || exit {NO_FOLDER}\n"
+        ));
+        for line in base64(bytes).as_bytes().chunks(76) {
+            text.push_str(&String::from_utf8_lossy(line));
+            text.push('\n');
+        }
+        text.push_str("doe\n");
+    };
+    unpack("run", command.as_bytes());
+    match feed {
+        Feed::Nothing => unpack("in", b""),
+        Feed::Inline(bytes) => unpack("in", bytes),
+        Feed::Fetched(from) => {
+            text.push_str(&format!(
+                "carry \"$box/in\"{} {} || exit {NO_INPUT}\n",
+                flags(from),
+                quote(&from.url)
+            ));
+        }
+    }
+    text.push_str(&format!(
+        "answer\ncarry /dev/null{} -T \"$box/answer\" {} || exit {NO_ANSWER}\nexit 0\n",
+        flags(answer),
+        quote(&answer.url)
+    ));
+    (text.len() + text.matches(['\n', '"', '\\']).count() <= MOST_BYTES).then_some(text)
+}
+
+fn flags(signed: &Signed) -> String {
+    let flags = signed.headers.iter();
+    flags
+        .map(|(name, value)| format!(" -H {}", quote(&format!("{name}: {value}"))))
+        .collect()
+}
+
+/// Takes an answer apart into what was printed as errors and as output.
+pub(super) fn unpack(answer: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = answer.iter().position(|byte| *byte == b'\n')?;
+    let head = std::str::from_utf8(&answer[..end]).ok()?;
+    let length: usize = head.strip_prefix("doe-answer ")?.parse().ok()?;
+    answer[end + 1..].split_at_checked(length)
+}
+
+/// Bytes as base64.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for block in bytes.chunks(3) {
+        let mut bits = 0_usize;
+        for at in 0..3 {
+            bits = bits << 8 | usize::from(block.get(at).copied().unwrap_or(0));
+        }
+        for at in 0..4 {
+            let letter = LETTERS[bits >> (18 - 6 * at) & 63];
+            text.push(if at <= block.len() {
+                char::from(letter)
+            } else {
+                '='
+            });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signed(url: &str) -> Signed {
+        Signed {
+            url: url.into(),
+            headers: vec![("x-a".into(), "it's".into())],
+        }
+    }
+
+    #[test]
+    fn base64_is_the_usual_one() {
+        for (bytes, expected) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), expected);
+        }
+        assert_eq!(base64(&[0xfb, 0xff]), "+/8=");
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_to_be_read_in_it() {
+        let hostile = "echo {{ssm:secret}} '$(touch x)'\nEOF\ndoe\n";
+        let text = text(
+            hostile,
+            &Feed::Inline(hostile.as_bytes()),
+            &signed("http://h/?a&b"),
+        )
+        .unwrap();
+        assert!(!text.contains("{{") && !text.contains("touch"), "{text}");
+        assert!(text.contains(r"-H 'x-a: it'\''s' -T"), "{text}");
+    }
+
+    #[test]
+    fn scripts_that_the_service_would_refuse_are_not_made() {
+        let input = vec![b'x'; MOST_INLINE_BYTES];
+        assert!(text("true", &Feed::Inline(&input), &signed("http://h/")).is_some());
+        let input = vec![b'x'; MOST_BYTES];
+        assert!(text("true", &Feed::Inline(&input), &signed("http://h/")).is_none());
+    }
+
+    #[test]
+    fn answers_come_apart() {
+        let (err, out) = unpack(b"doe-answer 3\nerrdoe-answer 1\n").unwrap();
+        assert_eq!((err, out), (&b"err"[..], &b"doe-answer 1\n"[..]));
+        for torn in [&b""[..], b"doe-answer", b"doe-answer 4\nerr", b"<xml>\n"] {
+            assert_eq!(unpack(torn), None);
+        }
+    }
+}
