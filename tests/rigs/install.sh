@@ -6,6 +6,7 @@ has() { PATH=$PATH:/usr/sbin command -v "$1" >/dev/null; }
 has ssh || missing+=(openssh-client)
 has sshd || missing+=(openssh-server)
 has ip || missing+=(iproute2)
+has curl || missing+=(curl)
 [ ${#missing[@]} -gt 0 ] || exit 0
 echo "installing ${missing[*]}"
 apt-get update -qq

@@ -17,6 +17,8 @@ pub const BUCKET: &str = "campaigns";
 pub enum Kind {
     /// Conditional puts are atomic; signatures are not looked at.
     MiniStack,
+    /// The same with two instances that its Systems Manager runs commands on.
+    Instances,
     /// Signatures and checksums are verified; several concurrent writers may win.
     S3sFs,
     /// Signatures and checksums are verified; conditional puts are ignored. Takes long to build,
@@ -89,10 +91,19 @@ impl Server {
         let port = free_port();
         let (mut key, mut secret) = ("test".to_owned(), "testtest".to_owned());
         let mut command = match kind {
-            Kind::MiniStack => {
+            Kind::MiniStack | Kind::Instances => {
                 let mut command = Command::new(needed("venv/bin/python"));
+                if kind == Kind::Instances {
+                    // It signs links with this one.
+                    secret = "test".into();
+                    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+                    command
+                        .arg(manifest.join("tests/rigs/ministack_instances.py"))
+                        .arg("2");
+                } else {
+                    command.args(["-m", "ministack"]);
+                }
                 command
-                    .args(["-m", "ministack"])
                     .env("GATEWAY_PORT", port.to_string())
                     .env("BIND_HOST", "127.0.0.1")
                     .env("IOT_MTLS_ENABLED", "0")
@@ -167,7 +178,7 @@ impl Server {
     fn make_bucket(&self) {
         match self.kind {
             Kind::S3sFs => {}
-            Kind::MiniStack => {
+            Kind::MiniStack | Kind::Instances => {
                 let answer = http(self.port, "PUT", &format!("/{BUCKET}")).unwrap();
                 assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
             }

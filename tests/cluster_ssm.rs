@@ -1,0 +1,126 @@
+//! The campaign over Systems Manager: two instances with a network and files of their own,
+//! simulated tools on their paths, the client killed in the middle. What comes out has the keys
+//! that it has on this machine. `DOE_TEST_LONG=1` runs the whole of it.
+#![cfg(feature = "aws")]
+
+mod aws_endpoint;
+#[path = "rig/cloud.rs"]
+mod cloud;
+mod rig;
+mod s3;
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use cloud::{Cloud, instance};
+use support::{Workspace, wait_for};
+
+const LONG: Duration = Duration::from_secs(500);
+
+/// The shipped campaign, with the instances as a platform that pretends to be what `sim` pretends.
+fn workspace(cloud: &Cloud) -> Workspace {
+    let workspace = Workspace::shipped("0.001");
+    let sim = std::fs::read_to_string(support::repository().join("src/plan/sim.toml")).unwrap();
+    let facts = sim.split("[facts]").nth(1).unwrap();
+    let facts = facts.split("[host").next().unwrap();
+    let hosts = &cloud.hosts;
+    let (one, two) = (hosts.name(1), hosts.name(2));
+    let mut platform = format!(
+        "[platform.sim]\nsim = {{ time_scale = 0.001 }}\n\
+         [platform.cloud]\nexecutor = \"ssm\"\nsimulated = true\ndynamic_ports = true\n\
+         ssm = {{ region = \"us-east-1\", endpoint = \"{}\", s3_endpoint = \"{}\", bucket = \"s3://{}/hosts\", profile = \"lab\", credentials = \"{}\", tag = \"doe\", patience = \"60s\" }}\n\
+         sim = {{ time_scale = 0.001 }}\n\
+         roles = {{ \"*\" = \"{one}\", prefill = \"{one}\", client = \"{one}\", decode = \"{two}\", server = \"{two}\", peer = \"{two}\" }}\n\
+         [platform.cloud.facts]\n{facts}\n",
+        cloud.endpoint.url(),
+        cloud.s3_endpoint,
+        s3::BUCKET,
+        cloud.credentials().display(),
+    );
+    // One by its id, one by its tag.
+    for (number, id) in [
+        (1, format!("instance = \"{}\"\n", instance(1))),
+        (2, String::new()),
+    ] {
+        platform.push_str(&format!(
+            "[platform.cloud.host.{}]\naddress = \"{}\"\ngpus = 4\n{id}",
+            hosts.name(number),
+            hosts.address(number)
+        ));
+    }
+    workspace.write("doe.toml", &platform);
+    workspace
+}
+
+fn targets() -> Vec<&'static str> {
+    if std::env::var_os("DOE_TEST_LONG").is_some() {
+        return vec!["//phase2:all"];
+    }
+    vec!["//phase2:L0-Baseline", "//phase2:p2-efa-4k-c1"]
+}
+
+#[test]
+fn the_campaign_has_the_same_keys_and_survives_its_client() {
+    if rig::skipped() {
+        return;
+    }
+    // The instances see nothing of this machine's home, nor of the workspace.
+    let home = std::env::var("HOME").unwrap();
+    let cloud = Cloud::up(Some(Path::new(&home)));
+    let workspace = workspace(&cloud);
+    let mut build = vec!["build"];
+    build.extend(targets());
+    let there = [&build[..], &["--platform", "cloud", "--json"]].concat();
+
+    let (mut child, out) = workspace.spawn(&there);
+    wait_for("a node that is measured", LONG, || {
+        let text = std::fs::read_to_string(&out).unwrap_or_default();
+        let running = text.contains("\"state\":\"running\"");
+        let finished = text.contains("node-finished");
+        (running && finished).then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let summary = workspace.doe(&there).ok().summary();
+    let total = summary["ok"].as_u64().unwrap() + summary["reused"].as_u64().unwrap();
+    assert_eq!(summary["failed"], 0, "{summary}");
+    assert!(
+        summary["reused"].as_u64().unwrap() >= 1,
+        "what was done is kept: {summary}"
+    );
+
+    // The same keys: on this machine there is nothing left to do.
+    let sim = [&build[..], &["--platform", "sim", "--json"]].concat();
+    let again = workspace.doe(&sim).ok().summary();
+    assert_eq!(
+        (again["ok"].as_u64(), again["reused"].as_u64()),
+        (Some(0), Some(total)),
+        "{again}"
+    );
+
+    // Nothing that was submitted is open, no secret got into the state or to the service.
+    let open = std::fs::read_dir(workspace.path().join(".doe/ssm/intents")).unwrap();
+    let open: Vec<_> = open.map(|e| e.unwrap().file_name()).collect();
+    assert!(open.is_empty(), "{open:?}");
+    let grep = std::process::Command::new("grep")
+        .args(["-rlF", &format!("secret_access_key = {}", cloud.s3.secret)])
+        .arg(workspace.path())
+        .output()
+        .unwrap();
+    assert!(grep.stdout.is_empty());
+    for command in cloud.endpoint.commands() {
+        assert!(!command.parameters.to_string().contains(&cloud.s3.secret));
+    }
+
+    // Nothing is left running on the instances but the rig's sshd.
+    for number in [1, 2] {
+        wait_for("the instances to be quiet", LONG, || {
+            let others = cloud.hosts.processes(number).into_iter().filter(|pid| {
+                let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline"));
+                !command.unwrap_or_default().starts_with("sshd")
+            });
+            (others.count() == 0).then_some(())
+        });
+    }
+}
