@@ -33,6 +33,10 @@ const STANDING: &[(&str, &str)] = &[
         "expressions compare and compute as in `prompt_tokens > 1024 and transport == 'efa'`",
     ),
     (
+        "bad-host-range",
+        "write a range as `node[001-008]` or a list as `gpu[1,3-4]`, with as many values as hosts",
+    ),
+    (
         "bad-id",
         "ids are letters, digits and `._+=,-`, and start with a letter or digit; `all` is taken",
     ),
@@ -63,6 +67,10 @@ const STANDING: &[(&str, &str)] = &[
     (
         "bad-tag",
         "tags are letters, digits and `._+=,-`, and start with a letter or digit",
+    ),
+    (
+        "bad-value",
+        "write one word, without spaces and quotes, that does not begin with `-`",
     ),
     (
         "cycle",
@@ -266,6 +274,10 @@ const STANDING: &[(&str, &str)] = &[
     (
         "unresolved-pattern",
         "`patterns` names layers or patterns of this plan, or `//plan:name` of another",
+    ),
+    (
+        "unused-key",
+        "take it out, or name the executor that it belongs to",
     ),
     (
         "unused-parameter",
