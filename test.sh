@@ -10,9 +10,11 @@ if [ "$(id -u)" = 0 ]; then
   command -v faketime >/dev/null && command -v mkfs.ext4 >/dev/null || {
     apt-get update -qq && apt-get install -y -qq --no-install-recommends faketime e2fsprogs mount
   }
+  # Hosts with an sshd of their own, for everything over ssh.
+  tests/rigs/install.sh
 else
   command -v faketime >/dev/null || { echo 'the tests need `faketime`: apt-get install faketime' >&2; exit 1; }
-  echo 'not root: the power cut is not tested' >&2
+  echo 'NOT ROOT: neither the power cut nor anything over ssh is tested' >&2
   skip=(--skip power::)
 fi
 # The campaigns in the tests are heavy: two at a time, whatever the number of cores.

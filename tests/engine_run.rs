@@ -373,6 +373,58 @@ result = { path = "r.json" }
     assert_eq!(text, "{\"schema\": \"t-v1\", \"got\": 4}\n");
 }
 
+/// An analysis sees its inputs' settings, so they are in its key even where the outputs are equal;
+/// it does not see those that only say how something is run.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_analysis_runs_again_when_the_settings_that_it_sees_change() {
+    let rules = r#"
+[quiet]
+param.n = { type = "int" }
+param.patience = { type = "int", default = 1, affects = "scheduling" }
+roles = { here = { exclusive = false } }
+[[quiet.step]]
+name = "measure"
+role = "here"
+timeout = "1m"
+run = ": {{ n }}; true < /dev/null; echo same > {{ out.result }}"
+[quiet.output]
+result = { path = "r.txt" }
+
+[look]
+kind = "analysis"
+[[look.step]]
+name = "read"
+timeout = "1m"
+run = "cp {{ inputs }} {{ out.result }}"
+[look.output]
+result = { path = "r.json" }
+"#;
+    let plan = |settings: &str| {
+        pattern("a", "quiet", &format!("settings = {{ {settings} }}"))
+            + &pattern("look", "look", "needs = [\"a\"]")
+    };
+    let lab = Lab::new(rules, &plan("n = 1"));
+    lab.build().await;
+    let seen = |lab: &Lab| {
+        let record = lab.record("//t:p-look");
+        let bytes = lab.store.blob(&record.outputs["result"].digest).unwrap();
+        let inputs: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        inputs[0]["settings"].clone()
+    };
+    assert_eq!(seen(&lab), serde_json::json!({ "n": 1 }));
+
+    lab.plan(&plan("n = 1, patience = 2"));
+    let built = lab.build().await;
+    assert_eq!(built.node("//t:p-look").outcome, Outcome::Reused);
+
+    let before = lab.record("//t:p-a").outputs["result"].digest;
+    lab.plan(&plan("n = 2"));
+    let built = lab.build().await;
+    assert_eq!(lab.record("//t:p-a").outputs["result"].digest, before);
+    assert_eq!(built.node("//t:p-look").outcome, Outcome::Ok);
+    assert_eq!(seen(&lab), serde_json::json!({ "n": 2 }));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fail_fast_begins_nothing_after_the_first_failure() {
     let rules = rule("fails", "exit 1") + &rule("fine", "true");

@@ -5,6 +5,7 @@
 mod conformance;
 #[path = "conformance/local_death.rs"]
 mod local_death;
+mod rig;
 
 use std::time::Duration;
 
@@ -35,7 +36,10 @@ fn rig() -> Rig {
     Rig {
         executor: Box::new(LocalExecutor::new(root, options()).unwrap()),
         hosts: hosts(),
+        netns: None,
         scratch,
+        attached: false,
+        keep: None,
     }
 }
 

@@ -3,6 +3,7 @@
 
 // Its helpers stand in the suite of the executors.
 mod conformance;
+mod rig;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -69,6 +70,7 @@ impl Execution {
             work: dir.path().join("work folder"),
             timeout,
             log_cap_bytes: 64 * 1024,
+            attached: false,
         };
         let job = Job {
             token: &token,

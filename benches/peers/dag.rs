@@ -134,14 +134,13 @@ address = \"127.0.0.1\"
 
 const RULES: &str = "\
 [echo]
+kind = \"analysis\"
 doc = \"Writes its own name, as the other tools do.\"
 param.layer = { type = \"int\", min = 0, doc = \"which layer\" }
 param.i = { type = \"int\", min = 0, doc = \"which task of it\" }
 param.word = { type = \"str\", default = \"\", doc = \"something to edit\" }
-roles = { here = { exclusive = false } }
 [[echo.step]]
 name = \"echo\"
-role = \"here\"
 timeout = \"1m\"
 run = \"echo t{{ layer }}_{{ i }} {{ word }} > {{ out.text }}\"
 [echo.output]

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use doe::engine::decide::{Decider, Decision};
 use doe::engine::instruments;
+use doe::engine::key::Need;
 use doe::graph::Graph;
 use doe::plan::model::Workspace;
 use doe::plan::workspace::LoadOptions;
@@ -58,7 +59,7 @@ pub fn fill(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let now = store.stamp_unix_ms();
         let mut record = Record {
             schema: RECORD_SCHEMA,
-            kind: RecordKind::Measure,
+            kind: RecordKind::Analysis,
             label: pattern.label.to_string(),
             plan: pattern.label.package().into(),
             layer: graph.layer(node).label.name().into(),
@@ -119,7 +120,7 @@ pub fn fill(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
             recorded_unix_ms: now,
         };
         record.seal();
-        outputs.insert(node, record.output_digest);
+        outputs.insert(node, Need::of(pattern, record.output_digest));
         decider.learn(node, record.summary(record.id()?));
         records.push(record);
         if records.len() == BATCH {

@@ -1,7 +1,7 @@
 //! `doe attach`: follows a running build from another terminal, or what the steps of a running
 //! pattern write. Only looks: leaving it ends nothing.
 
-use std::io::{BufRead, BufReader, Seek, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,11 +11,13 @@ use serde_json::json;
 
 use super::args::Global;
 use super::jobs::{Job, jobs};
+use super::looking::Looking;
 use super::out::Out;
 use super::session;
 use crate::engine::event::{Body, Event, Sink};
 use crate::engine::intent;
 use crate::error::{Error, Kind, Result};
+use crate::exec::Stream;
 use crate::label::Label;
 use crate::plan::model::Workspace;
 use crate::report::jsonl::JsonLines;
@@ -126,12 +128,7 @@ impl Lines {
 
 fn follow_steps(workspace: &Workspace, label: &str, out: &mut Out) -> Result<u8> {
     let store = session::store(workspace)?;
-    let steps = || -> Result<Vec<Job>> {
-        let all = jobs(workspace, &store)?.into_iter();
-        Ok(all
-            .filter(|job| job.label.as_deref() == Some(label))
-            .collect())
-    };
+    let mut looking = Looking::new(workspace)?;
     let open = || -> Result<bool> {
         let runs = intent::open_runs(&store)?;
         Ok(runs
@@ -142,10 +139,11 @@ fn follow_steps(workspace: &Workspace, label: &str, out: &mut Out) -> Result<u8>
     loop {
         // Asked first: the last words of what ends meanwhile are read.
         let goes_on = open()?;
-        for job in steps()? {
-            if !followed
-                .iter()
-                .any(|follow| follow.job.handle == job.handle)
+        for job in jobs(&mut looking, &workspace.state_dir, &store)? {
+            if job.label.as_deref() == Some(label)
+                && !followed
+                    .iter()
+                    .any(|follow| follow.job.handle == job.handle)
             {
                 followed.push(Follow { job, at: [0; 2] });
             }
@@ -161,7 +159,7 @@ fn follow_steps(workspace: &Workspace, label: &str, out: &mut Out) -> Result<u8>
             )));
         }
         for follow in &mut followed {
-            follow.pass_on(out)?;
+            follow.pass_on(&looking, out)?;
         }
         if !goes_on {
             return Ok(0);
@@ -177,17 +175,11 @@ struct Follow {
 
 impl Follow {
     /// Prints what was written since the last look.
-    fn pass_on(&mut self, out: &mut Out) -> Result<()> {
-        for (stream, at) in ["stdout", "stderr"].iter().zip(&mut self.at) {
-            let path = self.job.handle.dir.join(stream);
+    fn pass_on(&mut self, looking: &Looking<'_>, out: &mut Out) -> Result<()> {
+        let streams = [("stdout", Stream::Stdout), ("stderr", Stream::Stderr)];
+        for ((stream, which), at) in streams.into_iter().zip(&mut self.at) {
             // Gone once its record is stored: `doe logs` has it from then on.
-            let Ok(mut file) = std::fs::File::open(&path) else {
-                continue;
-            };
-            let mut bytes = Vec::new();
-            file.seek(std::io::SeekFrom::Start(*at))
-                .and_then(|_| std::io::Read::read_to_end(&mut file, &mut bytes))
-                .map_err(|e| Error::io("read", &path, &e))?;
+            let bytes = looking.log(&self.job.handle, which, *at)?;
             if bytes.is_empty() {
                 continue;
             }

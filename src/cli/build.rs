@@ -3,8 +3,7 @@
 
 mod nothing;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,21 +17,19 @@ use super::args::{Global, Targets, Waiting};
 use super::out::Out;
 use super::recall::Recall;
 use super::recall::outline::Outlined;
-use super::{plan, results, session};
+use super::{fleet, plan, results, session};
 use crate::engine::caps::Caps;
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::event::{Event, Sink};
 use crate::engine::followup::Choice;
 use crate::engine::preflight;
 use crate::engine::recall::Gather;
-use crate::engine::remains::Remains;
 use crate::engine::remote::{Source, warm};
 use crate::engine::run::{Options, Request, run as run_engine};
 use crate::error::{Error, Kind, Result, Severity};
-use crate::exec::Executor;
-use crate::exec::local::{LocalExecutor, LocalOptions};
-use crate::graph::NodeId;
-use crate::plan::model::{Platform, Workspace};
+use crate::exec::HostSpec;
+use crate::graph::{Graph, NodeId};
+use crate::plan::model::Platform;
 use crate::report::jsonl::JsonLines;
 use crate::report::live::Live;
 use crate::report::plain::Plain;
@@ -164,40 +161,32 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let ended = runtime.block_on(async {
         let doe = std::env::current_exe()
             .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
-        let options = LocalOptions {
-            survive: workspace.survive,
-            ..LocalOptions::new(doe.clone())
-        };
-        let local = Arc::new(LocalExecutor::new(
-            workspace.state_dir.join("exec"),
-            options,
-        )?);
-        // From here on our reaper guards what a killed run left.
-        let living = local.sweep().await?;
-        let executor: Arc<dyn Executor> = local.clone();
-        let remains = Remains::find(&store, &*executor, &*executor, living).await?;
-        let notices = taken_in(&recovered).into_iter().collect();
-        let (path_prefix, env) = surroundings(&workspace, platform, &doe)?;
+        let hosts = hosts_of(&graph, &needed, platform);
+        let fleet = fleet::make(&workspace, platform, &hosts, &store, &doe).await?;
+        let local = fleet.local.clone();
+        let mut notices = fleet.remains.notices();
+        notices.extend(taken_in(&recovered));
         let request = Request {
             decider: &mut decider,
             targets: &nodes,
             store: store.clone(),
-            executor: executor.clone(),
-            local: executor,
+            executor: fleet.executor,
+            local: fleet.local,
             options: Options {
                 command: command.clone(),
                 jobs: args.jobs.map(usize::from),
                 fail_fast: args.fail_fast,
                 doe,
-                path_prefix,
-                env,
+                path_prefix: fleet.path_prefix,
+                env: fleet.env,
+                site: fleet.site,
                 notices,
                 mirror: mirror.filter(|mirror| mirror.mode().writes()),
                 warmed,
                 followups,
                 caps: caps(args, platform)?,
             },
-            remains,
+            remains: fleet.remains,
             interrupt: interrupts()?,
             sink: &mut console,
         };
@@ -272,40 +261,22 @@ fn taken_in(recovered: &doe_cache::Recovered) -> Option<String> {
         .then(|| format!("took in {count} results that were stored and not indexed ({died})"))
 }
 
-/// The simulated tools and their profile, when the platform is a simulation.
-fn surroundings(
-    workspace: &Workspace,
-    platform: &Platform,
-    doe: &std::path::Path,
-) -> Result<(Vec<PathBuf>, BTreeMap<String, String>)> {
-    use crate::measure::sim::{profile, shims};
-    if !platform.simulated {
-        return Ok((Vec::new(), BTreeMap::new()));
-    }
-    let dir = workspace.state_dir.join("sim");
-    let shim_dir = dir.join("bin");
-    shims::install(&shim_dir, doe)?;
-    let options: serde_json::Map<String, serde_json::Value> = platform
-        .sim
+/// The hosts that the patterns use.
+fn hosts_of(graph: &Graph<'_>, nodes: &[NodeId], platform: &Platform) -> Vec<HostSpec> {
+    let roles = nodes
         .iter()
-        .map(|(name, value)| (name.clone(), value.to_json()))
-        .collect();
-    let text = serde_json::Value::Object(options).to_string();
-    // One file a profile: a run that still goes on keeps its own.
-    let path = dir.join(format!(
-        "profile-{}.json",
-        doe_cache::Digest::of(&text).short()
-    ));
-    std::fs::write(&path, text).map_err(|e| Error::io("write", &path, &e))?;
-    profile::SimProfile::load(&path)?;
-    let path = path
-        .canonicalize()
-        .map_err(|e| Error::io("read", &path, &e))?;
-    let shim_dir = shim_dir
-        .canonicalize()
-        .map_err(|e| Error::io("read", &shim_dir, &e))?;
-    let env = BTreeMap::from([(profile::PROFILE_VAR.to_string(), path.display().to_string())]);
-    Ok((vec![shim_dir], env))
+        .flat_map(|node| graph.pattern(*node).rule.roles.keys());
+    let mut hosts: Vec<HostSpec> = Vec::new();
+    for host in roles.filter_map(|role| preflight::host_of(platform, role)) {
+        if !hosts.iter().any(|known| known.name == host.name) {
+            hosts.push(HostSpec {
+                name: host.name.clone(),
+                address: host.address.clone(),
+                gpus: host.gpus,
+            });
+        }
+    }
+    hosts
 }
 
 /// Counts Ctrl-C; being told to terminate, or losing the terminal, counts as the second.

@@ -1,7 +1,6 @@
 //! `doe cancel`: ends a running pattern, or everything. A running build is asked to do it, so that
 //! its account stays true; what a killed one left is ended here.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,13 +8,13 @@ use doe_cache::{Store, WriterLock, lock_holder};
 use serde_json::json;
 
 use super::args::Global;
+use super::fleet::{self, Reached};
 use super::out::Out;
-use super::session;
-use crate::engine::remains::{self, Remains};
-use crate::engine::{intent, request};
+use super::{looking, session};
+use crate::engine::{intent, remains, request};
 use crate::error::{Error, Kind, Result};
-use crate::exec::local::{LocalExecutor, LocalOptions};
 use crate::label::Label;
+use crate::plan::model::{Platform, Workspace};
 
 /// How long the running build may take to answer: it looks a few times a second.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -69,7 +68,8 @@ pub fn run(global: &Global, args: &CancelArgs, out: &mut Out) -> Result<u8> {
         let known = answer.starts_with("cancel");
         return Ok(if known { 0 } else { Kind::Usage.exit_code() });
     }
-    let said = cancel_what_is_left(&workspace.state_dir, label.as_deref())?;
+    let platform = session::platform(global, &workspace)?;
+    let said = cancel_what_is_left(&workspace, platform, label.as_deref())?;
     if out.json {
         out.json(&json!({"ended": said}))?;
     } else if said.is_empty() {
@@ -82,28 +82,27 @@ pub fn run(global: &Global, args: &CancelArgs, out: &mut Out) -> Result<u8> {
     Ok(0)
 }
 
-fn cancel_what_is_left(state_dir: &std::path::Path, label: Option<&str>) -> Result<Vec<String>> {
-    if super::jobs::looking(state_dir)?.is_none() {
+fn cancel_what_is_left(
+    workspace: &Workspace,
+    platform: &Platform,
+    label: Option<&str>,
+) -> Result<Vec<String>> {
+    // Without a reaper of its own: who guards the rest goes on to do so.
+    let Some(local) = looking::local(workspace)? else {
         return Ok(Vec::new());
-    }
-    let lock = WriterLock::acquire(state_dir, "doe cancel")?;
-    let store = Store::open(state_dir)?;
+    };
+    let lock = WriterLock::acquire(&workspace.state_dir, "doe cancel")?;
+    let store = Store::open(&workspace.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))?;
     let said = runtime.block_on(async {
-        let doe = std::env::current_exe()
-            .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
-        // Without a reaper of its own: who guards the rest goes on to do so.
-        let options = LocalOptions {
-            keep_on_death: true,
-            ..LocalOptions::new(doe)
-        };
-        let executor = Arc::new(LocalExecutor::new(state_dir.join("exec"), options)?);
-        let living = executor.sweep().await?;
-        let found = Remains::find(&store, &*executor, &*executor, living).await?;
-        remains::cancel(found, label, &store, &*executor, &*executor).await
+        let hosts = fleet::left_on(platform, &store)?;
+        let reached = Reached::new(workspace, platform, &hosts, local).await?;
+        let found = reached.remains(&store).await?;
+        let executor = reached.executor();
+        remains::cancel(found, label, &store, &*executor, &*reached.local).await
     });
     drop(lock);
     said

@@ -5,17 +5,16 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use doe_cache::{Run, Store, lock_holder};
+use doe_cache::{Store, lock_holder};
 use serde::Serialize;
 
 use super::args::Global;
+use super::looking::Looking;
 use super::out::Out;
 use super::session;
-use crate::engine::intent::{self, Place};
-use crate::error::{Error, Kind, Result};
-use crate::exec::local::{LocalExecutor, LocalOptions};
-use crate::exec::{Executor, Handle, Status, Token};
-use crate::plan::model::Workspace;
+use crate::engine::intent::{self, Home, Place};
+use crate::error::{Error, Result};
+use crate::exec::{Handle, Token};
 
 /// Show what runs now, for which run, where and since when
 #[derive(Debug, Args)]
@@ -55,7 +54,11 @@ pub struct Job {
 pub fn run(global: &Global, _args: &JobsArgs, out: &mut Out) -> Result<u8> {
     let workspace = session::workspace(global)?;
     let store = session::store(&workspace)?;
-    let jobs = jobs(&workspace, &store)?;
+    let mut looking = Looking::new(&workspace)?;
+    let jobs = jobs(&mut looking, &workspace.state_dir, &store)?;
+    for blind in &looking.blind {
+        out.note(format!("warning: {blind}"));
+    }
     if out.json {
         out.json(&jobs)?;
         return Ok(0);
@@ -100,86 +103,48 @@ fn age(since_unix_ms: u64) -> String {
 }
 
 /// All that runs.
-pub fn jobs(workspace: &Workspace, store: &Store) -> Result<Vec<Job>> {
-    let Some(executor) = looking(&workspace.state_dir)? else {
-        return Ok(Vec::new());
-    };
-    let holder = lock_holder(&workspace.state_dir);
+pub fn jobs(looking: &mut Looking<'_>, state_dir: &Path, store: &Store) -> Result<Vec<Job>> {
+    let holder = lock_holder(state_dir);
     let mut jobs: Vec<Job> = Vec::new();
     for (run, open) in intent::open_runs(store)? {
-        let doe_pid = holder.filter(|pid| *pid == run.info.pid);
-        let mut add = |job: Option<Job>| {
-            let new = job.filter(|job| {
-                !jobs
-                    .iter()
-                    .any(|known| known.handle.token == job.handle.token)
-            });
-            jobs.extend(new.map(|job| Job { doe_pid, ..job }));
+        let mut look = |kind, name: &str, at: (&Place, &Home), token: &Token, since_unix_ms| {
+            if jobs.iter().any(|known| known.handle.token == *token) {
+                return Ok(None);
+            }
+            let handle = looking.running(store, &run, at, token)?;
+            Ok::<_, Error>(handle.map(|handle| Job {
+                kind,
+                label: None,
+                name: name.to_owned(),
+                host: at.0.host.clone(),
+                since_unix_ms,
+                run_id: run.info.run_id.clone(),
+                doe_pid: holder.filter(|pid| *pid == run.info.pid),
+                handle,
+            }))
         };
-        for service in open.services {
-            let found = job(&executor, &run, &service.place, &service.token)?;
-            add(found.map(|job| Job {
-                kind: "service",
-                name: service.name,
-                since_unix_ms: service.at_unix_ms,
-                ..job
-            }));
+        let mut found = Vec::new();
+        for service in &open.services {
+            let (name, at) = (&service.name, (&service.place, &service.home));
+            found.extend(look(
+                "service",
+                name,
+                at,
+                &service.token,
+                service.at_unix_ms,
+            )?);
         }
-        for node in open.nodes {
-            for step in node.steps {
-                let found = job(&executor, &run, &step.place, &step.token)?;
-                add(found.map(|job| Job {
+        for node in &open.nodes {
+            for step in &node.steps {
+                let (name, at) = (&step.name, (&step.place, &node.home));
+                let job = look("step", name, at, &step.token, node.acquired_unix_ms)?;
+                found.extend(job.map(|job| Job {
                     label: Some(node.label.clone()),
-                    name: step.name,
-                    since_unix_ms: node.acquired_unix_ms,
                     ..job
                 }));
             }
         }
+        jobs.extend(found);
     }
     Ok(jobs)
-}
-
-fn job(executor: &LocalExecutor, run: &Run, place: &Place, token: &Token) -> Result<Option<Job>> {
-    let handle = running(executor, place, token)?;
-    Ok(handle.map(|handle| Job {
-        kind: "step",
-        label: None,
-        name: String::new(),
-        host: place.host.clone(),
-        since_unix_ms: 0,
-        run_id: run.info.run_id.clone(),
-        doe_pid: None,
-        handle,
-    }))
-}
-
-fn running(executor: &LocalExecutor, place: &Place, token: &Token) -> Result<Option<Handle>> {
-    let host = place.spec();
-    futures_util::FutureExt::now_or_never(async {
-        let Some(handle) = executor.find(&host, token).await? else {
-            return Ok(None);
-        };
-        let runs = executor.poll(&handle).await? == Status::Running;
-        Ok(runs.then_some(handle))
-    })
-    .unwrap_or_else(|| {
-        let text = "a look at a local process had to wait";
-        Err(Error::new(Kind::Bug, "waits", text))
-    })
-}
-
-/// An executor that only looks; none where nothing was ever started.
-pub fn looking(state_dir: &Path) -> Result<Option<LocalExecutor>> {
-    let root = state_dir.join("exec");
-    if !root.is_dir() {
-        return Ok(None);
-    }
-    let doe = std::env::current_exe()
-        .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
-    let options = LocalOptions {
-        keep_on_death: true,
-        ..LocalOptions::new(doe)
-    };
-    LocalExecutor::new(root, options).map(Some)
 }

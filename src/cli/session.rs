@@ -45,7 +45,7 @@ pub fn place(global: &Global) -> Result<(PathBuf, LoadOptions)> {
     let options = LoadOptions {
         sets,
         known_instruments: instruments::known(),
-        known_executors: vec!["local".to_string()],
+        known_executors: super::fleet::EXECUTORS.map(str::to_owned).to_vec(),
         sim_profile: Some(preflight::sim_profile),
     };
     Ok((root, options))

@@ -14,7 +14,7 @@ use super::intent::{Home, Intents};
 use super::moved::{Program, Reading};
 use super::scratch::Scratch;
 use crate::error::{Error, Kind, Result};
-use crate::exec::{Executor, Facts, HostSpec, Script, Token};
+use crate::exec::{Executor, Facts, HostSpec, Script, Site, Token};
 use crate::label::Label;
 use crate::plan::model::Platform;
 use crate::rule::action::RoleBinding;
@@ -40,8 +40,10 @@ pub(super) struct Context {
     pub home: Home,
     /// Short paths for temporary files.
     pub(crate) scratch: Scratch,
-    /// How scripts call `doe`.
+    /// How scripts call `doe` on this machine.
     pub doe: PathBuf,
+    /// Where things are on the platform's hosts; `None` when these have the files of this machine.
+    pub site: Option<Site>,
     /// Environment of every script, below that of the platform and of the rule.
     pub env: BTreeMap<String, String>,
     /// True once everything is to be cancelled.
@@ -79,6 +81,46 @@ impl Context {
         })
     }
 
+    /// What is on the hosts of a script: the site, when it has a role and they are elsewhere.
+    pub(super) fn site(&self, on_hosts: bool) -> Option<&Site> {
+        self.site.as_ref().filter(|_| on_hosts)
+    }
+
+    /// The working folder of an execution. On this machine it is made, elsewhere the wrapper does.
+    pub(super) fn work(&self, home: &Home, below: &Path, on_hosts: bool) -> Result<PathBuf> {
+        match self.site(on_hosts) {
+            Some(_) => Ok(home.host_dir.join(below)),
+            None => {
+                let work = home.run_dir.join(below);
+                std::fs::create_dir_all(&work).map_err(|e| Error::io("make", &work, &e))?;
+                Ok(work)
+            }
+        }
+    }
+
+    /// A folder for temporary files with a short path.
+    pub(super) fn tmp(
+        &self,
+        home: &Home,
+        scratch: &Scratch,
+        name: &str,
+        on_hosts: bool,
+    ) -> Result<PathBuf> {
+        match self.site(on_hosts) {
+            Some(site) => {
+                let run = Digest::of(&home.run_id).short().to_string();
+                Ok(site.root.join("tmp").join(&run[..10]).join(name))
+            }
+            None => scratch.folder(name),
+        }
+    }
+
+    /// How a script calls `doe`.
+    pub(super) fn doe(&self, on_hosts: bool) -> String {
+        let doe = self.site(on_hosts).map_or(&self.doe, |site| &site.doe);
+        doe.display().to_string()
+    }
+
     /// The executor for a role.
     pub(super) fn executor(&self, role: Option<&str>) -> &Arc<dyn Executor> {
         match role {
@@ -104,17 +146,19 @@ impl Context {
             .collect()
     }
 
-    /// A script with the environment that every script has.
+    /// A script with the environment that every script has; `folders` are its working folder and
+    /// that for temporary files.
     pub(super) fn script(
         &self,
         name: String,
         text: &str,
         env: &BTreeMap<String, String>,
-        work: &Path,
-        tmp: &Path,
+        (work, tmp): (&Path, &Path),
         timeout_s: Option<f64>,
+        on_hosts: bool,
     ) -> Script {
-        let mut all = self.env.clone();
+        let env_of_all = self.site(on_hosts).map_or(&self.env, |site| &site.env);
+        let mut all = env_of_all.clone();
         all.insert("TMPDIR".into(), tmp.display().to_string());
         all.extend(self.platform.env.clone());
         all.extend(env.clone());
@@ -125,6 +169,7 @@ impl Context {
             work: work.to_owned(),
             timeout: timeout_s.and_then(|s| std::time::Duration::try_from_secs_f64(s).ok()),
             log_cap_bytes: LOG_CAP_BYTES,
+            attached: false,
         }
     }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use doe_cache::{Change, Class, Digest, ExecutionStatus, Manifest, Record, Snapshot, Summary};
 use serde::Serialize;
 
-use super::key::{self, Needs};
+use super::key::{self, Need, Needs};
 use crate::error::Result;
 use crate::graph::{EdgeKind, Graph, NodeId};
 use crate::label::Label;
@@ -85,7 +85,11 @@ fn brief(change: &Change) -> String {
     };
     match (short(&change.old), short(&change.new)) {
         (Some(_), Some(_)) if change.path.starts_with("need.") => {
-            format!("new output of {}", &change.path["need.".len()..])
+            let need = &change.path["need.".len()..];
+            match need.strip_suffix(".settings") {
+                Some(label) => format!("other settings of {label}"),
+                None => format!("new output of {}", need.trim_end_matches(".output")),
+            }
         }
         (Some(old), Some(new)) if !change.path.starts_with("rule.definition") => {
             format!("{} {old} -> {new}", change.path)
@@ -259,16 +263,16 @@ impl<'w> Decider<'w> {
     /// Decides about nodes and everything they depend on, in topological order.
     pub fn plan(&self, nodes: &[NodeId]) -> Result<Vec<(NodeId, Decision)>> {
         let wanted: BTreeSet<NodeId> = self.graph.closure(nodes, false).into_iter().collect();
-        let mut outputs: BTreeMap<NodeId, Digest> = BTreeMap::new();
+        let mut seen: BTreeMap<NodeId, Need> = BTreeMap::new();
         let mut plan = Vec::with_capacity(wanted.len());
         for &node in self.graph.order().iter().filter(|n| wanted.contains(n)) {
             let mut needs = Needs::new();
             let mut because = Vec::new();
             for (dep, kind) in self.graph.deps(node) {
-                match (kind, outputs.get(&dep)) {
+                match (kind, seen.get(&dep)) {
                     (EdgeKind::Gate, _) => {}
-                    (EdgeKind::Data, Some(output)) => {
-                        needs.insert(self.graph.label(dep).clone(), *output);
+                    (EdgeKind::Data, Some(need)) => {
+                        needs.insert(self.graph.label(dep).clone(), *need);
                     }
                     (EdgeKind::Data, None) => because.push(dep),
                 }
@@ -279,7 +283,7 @@ impl<'w> Decider<'w> {
                 Decision::MayRun { because }
             };
             if let Decision::Reuse { output, keyed, .. } = &mut decision {
-                outputs.insert(node, *output);
+                seen.insert(node, Need::of(self.graph.pattern(node), *output));
                 *keyed = None;
             }
             plan.push((node, decision));

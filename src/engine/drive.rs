@@ -407,7 +407,12 @@ impl<'w> Drive<'_, '_, 'w> {
             self.outstanding -= 1;
         }
         match report {
-            Report::State(task, state) => self.state(task, state),
+            Report::State(task, state) => {
+                if state == NodeState::Collecting {
+                    self.scheduler.vacate(task);
+                }
+                self.state(task, state);
+            }
             Report::Done(task, end) => self.done(task, *end)?,
             Report::ServiceUp(service, instance, sender) => {
                 self.service_came_up(service, instance, sender);

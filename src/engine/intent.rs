@@ -30,6 +30,13 @@ pub struct Home {
     pub host_dir: PathBuf,
 }
 
+impl Home {
+    /// Whether the hosts have folders of their own, and not those of this machine.
+    pub fn is_away(&self) -> bool {
+        self.host_dir != self.run_dir
+    }
+}
+
 /// Where something runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
@@ -146,6 +153,25 @@ pub struct Open {
 }
 
 impl Open {
+    /// Where what has a role runs, each with the folders that it uses.
+    pub fn on_hosts(&self) -> impl Iterator<Item = (&Place, &Home)> {
+        let steps = self.nodes.iter().flat_map(|node| {
+            let roles = node.steps.iter().filter(|step| step.place.role.is_some());
+            roles.map(move |step| (&step.place, &node.home))
+        });
+        let services = self.services.iter();
+        services
+            .map(|service| (&service.place, &service.home))
+            .chain(steps)
+    }
+
+    /// Everything that may have been started.
+    pub fn tokens(&self) -> impl Iterator<Item = &Token> {
+        let steps = self.nodes.iter().flat_map(|node| &node.steps);
+        let services = self.services.iter().map(|service| &service.token);
+        services.chain(steps.map(|step| &step.token))
+    }
+
     fn take(&mut self, intent: Intent) {
         match intent {
             Intent::Service(service) => {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use doe_cache::{Class, Digest, Manifest, Value};
+use doe_cache::{Class, Digest, KeyEncoder, Manifest, Value};
 
 use super::instruments;
 use crate::error::{Error, Kind, Result, Site};
@@ -17,8 +17,52 @@ use crate::rule::model::{Affects, Rule, RuleKind};
 /// Raised when the same entries come to mean something else; every key changes then.
 pub(super) const KEY_SCHEMA: u32 = 1;
 
-/// Output digests of what a node needs, by label.
-pub type Needs = BTreeMap<Label, Digest>;
+/// What a node gets to see of one that it needs: all of it is in its `inputs.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    /// The digest of all outputs.
+    pub output: Digest,
+    /// The digest of [`shown_settings`].
+    pub settings: Digest,
+}
+
+impl Need {
+    /// What dependents see of `pattern` once it has these outputs.
+    pub fn of(pattern: &Pattern, output: Digest) -> Self {
+        let mut encoder = KeyEncoder::new("doe.need.settings", KEY_SCHEMA);
+        for (name, setting) in shown(pattern) {
+            encoder.entry(name, &setting.value);
+        }
+        Self {
+            output,
+            settings: encoder.finish(),
+        }
+    }
+}
+
+/// What a node needs, by label.
+pub type Needs = BTreeMap<Label, Need>;
+
+/// The settings that dependents get to see: those that affect results. A dependent that could
+/// read the others would have to run again for a timeout.
+pub fn shown_settings(pattern: &Pattern) -> BTreeMap<String, Value> {
+    shown(pattern)
+        .map(|(name, setting)| (name.to_string(), setting.value.clone()))
+        .collect()
+}
+
+fn shown(pattern: &Pattern) -> impl Iterator<Item = (&str, &Setting)> {
+    let settings = pattern.settings.iter();
+    settings.filter(|(name, _)| class_of(&pattern.rule, name) == Class::Result)
+}
+
+fn class_of(rule: &Rule, setting: &str) -> Class {
+    match rule.params.get(setting).map(|param| param.affects) {
+        Some(Affects::Result) | None => Class::Result,
+        Some(Affects::Scheduling) => Class::Scheduling,
+        Some(Affects::Cosmetic) => Class::Cosmetic,
+    }
+}
 
 /// What is asked for: rule, settings, platform facts, inputs. Nothing is rendered.
 pub fn spec_manifest(pattern: &Pattern, platform: &Platform, needs: &Needs) -> Result<Manifest> {
@@ -135,11 +179,7 @@ fn definition_digest(rule: &Rule) -> Digest {
 
 fn settings(manifest: &mut Manifest, pattern: &Pattern) {
     for (name, setting) in &pattern.settings {
-        let class = match pattern.rule.params.get(name).map(|p| p.affects) {
-            Some(Affects::Result) | None => Class::Result,
-            Some(Affects::Scheduling) => Class::Scheduling,
-            Some(Affects::Cosmetic) => Class::Cosmetic,
-        };
+        let class = class_of(&pattern.rule, name);
         let Setting {
             value,
             source,
@@ -188,8 +228,10 @@ fn surroundings(
         );
     }
     // The inputs' labels are read by analyses and appear in what they write.
-    for (label, digest) in needs {
-        manifest.set(format!("need.{label}"), *digest, Class::Result);
+    for (label, need) in needs {
+        let Need { output, settings } = need;
+        manifest.set(format!("need.{label}.output"), *output, Class::Result);
+        manifest.set(format!("need.{label}.settings"), *settings, Class::Result);
     }
     if rule.kind == RuleKind::Measure {
         platform_entries(manifest, platform);
@@ -209,6 +251,7 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         cost_per_hour: _, // what it costs is no part of what comes out
         sim,
         env,
+        ssh: _, // how scripts get there
     } = platform;
     manifest.set("platform.simulated", *simulated, Class::Result);
     for host in hosts.values() {
@@ -216,6 +259,7 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
             name,
             address: _,
             gpus,
+            ssh: _,
         } = host;
         // Known for the record; which host it was does not decide what is measured.
         manifest.set(

@@ -13,6 +13,7 @@ use super::drive::Drive;
 use super::event::{Body, NodeState, Outcome, ServiceState};
 use super::followup::with_cause;
 use super::judge::Cause;
+use super::key;
 use super::node_run::{self, InputRef, Job};
 use super::prepare::values;
 use super::record::NodeEnd;
@@ -435,7 +436,7 @@ impl<'w> Drive<'_, '_, 'w> {
             inputs.push(InputRef {
                 label: graph.label(dep).to_string(),
                 digests: digests.collect(),
-                settings: values(graph.pattern(dep)),
+                settings: key::shown_settings(graph.pattern(dep)),
                 outputs,
                 simulated: stored.provenance.simulated,
             });

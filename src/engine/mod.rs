@@ -8,6 +8,7 @@ mod drive;
 pub mod event;
 pub mod followup;
 pub mod forecast;
+mod inputs;
 pub mod instruments;
 pub mod intent;
 mod journal;

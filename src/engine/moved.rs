@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::context::Context;
 use super::node_run::Job;
 use crate::error::Result;
-use crate::exec::Facts;
+use crate::exec::{CLOCK_AHEAD, Facts};
 use crate::rule::model::RuleKind;
 
 /// What a host said of itself, and when it was asked.
@@ -58,7 +58,7 @@ pub(super) async fn since(context: &Context, job: &Job, before: &Before) -> Resu
             continue;
         };
         let new = context.facts_since(&host, ended).await;
-        for (fact, was) in old {
+        for (fact, was) in old.iter().filter(|(fact, _)| *fact != CLOCK_AHEAD) {
             if let Some(is) = new.get(fact).filter(|is| *is != was) {
                 let name = &host.name;
                 return Ok(Some(format!(

@@ -89,7 +89,7 @@ impl Job {
 pub(super) struct InputRef {
     /// Label of the pattern.
     pub label: String,
-    /// Its settings.
+    /// Those of its settings that affect results.
     pub settings: BTreeMap<String, Value>,
     /// Output name to the file with its content.
     pub outputs: BTreeMap<String, PathBuf>,
@@ -113,6 +113,8 @@ pub(super) struct Draft {
     pub(super) before: Before,
     /// Processes whose folders hold nothing that is not kept elsewhere once the record is stored.
     pub(super) processes: Vec<(Arc<dyn Executor>, Handle)>,
+    /// Whether it was announced before it began.
+    pub(super) announced: bool,
     /// When its steps had ended, Unix ms, where that was not just now.
     pub(super) ended_unix_ms: Option<u64>,
 }
@@ -197,20 +199,16 @@ async fn execute(
     // One attempt for now; further ones get their own folder, so none is ever overwritten.
     let below = Path::new("nodes").join(&name).join("1");
     let home = job.home(context);
-    let work = home.host_dir.join(&below).join("work");
+    let on_hosts = !job.roles.is_empty();
+    let work = context.work(home, &below.join("work"), on_hosts)?;
     let kept = home.run_dir.join(&below).join("out");
-    for folder in [&kept, &work] {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, &e))?;
-    }
+    std::fs::create_dir_all(&kept).map_err(|e| Error::io("make", &kept, &e))?;
     let tmp = match &job.resumed {
-        Some(resumed) => resumed.scratch.folder(&resumed.intent.scratch)?,
-        None => context.scratch.folder(&job.scratch)?,
+        Some(resumed) => context.tmp(home, &resumed.scratch, &resumed.intent.scratch, on_hosts)?,
+        None => context.tmp(home, &context.scratch, &job.scratch, on_hosts)?,
     };
     draft.before = moved::before(context, job).await?;
-    let inputs = home.run_dir.join(&below).join("inputs.json");
-    if job.resumed.is_none() {
-        write_inputs(&inputs, &job.inputs)?;
-    }
+    let inputs = super::inputs::put(context, job, &home.run_dir.join(&below)).await?;
     let site = steps::Site {
         home,
         name: &name,
@@ -219,7 +217,9 @@ async fn execute(
         cancel: &job.cancel,
     };
     let (action, ports) = render_real(context, job, used, &site, &inputs).await?;
-    if job.resumed.is_none() {
+    // What lives and dies with `doe` leaves nothing that could be gone on with.
+    draft.announced = !used.is_empty() || action.steps.iter().any(|step| step.role.is_some());
+    if job.resumed.is_none() && draft.announced {
         announce(context, job, used, &site, &action, ports).await?;
     }
     state(NodeState::Running);
@@ -239,13 +239,6 @@ async fn execute(
     collect(context, job, &action.outputs, &work, &kept, draft).await?;
     draft.phase("collecting", began);
     Ok(())
-}
-
-fn write_inputs(path: &Path, inputs: &[InputRef]) -> Result<()> {
-    let text = serde_json::to_vec_pretty(inputs).map_err(|e| {
-        Error::new(crate::error::Kind::Bug, "inputs", "inputs are not JSON").cause(e)
-    })?;
-    std::fs::write(path, text).map_err(|e| Error::io("write", path, &e))
 }
 
 /// Makes durable what is about to be started.
@@ -323,7 +316,7 @@ async fn render_real(
         work: site.work.display().to_string(),
         inputs: inputs.display().to_string(),
         session: site.home.token(site.name).0,
-        doe: context.doe.display().to_string(),
+        doe: context.doe(!job.roles.is_empty()),
     };
     let action = render(&job.rule, &job.settings, &Binding::Real(binding))?;
     Ok((action, told))

@@ -190,7 +190,9 @@ async fn try_record(
         Some(resumed) => resumed.intent.token.clone(),
         None => context.token(&super::context::folder_of(&job.label)),
     };
-    context.intents.done(&execution);
+    if draft.announced || job.resumed.is_some() {
+        context.intents.done(&execution);
+    }
     for (executor, handle) in &draft.processes {
         // What is left there is a copy: nothing depends on its removal.
         let _ = executor.discard(handle).await;

@@ -3,14 +3,15 @@
 //! service it used lived long enough; whatever is in doubt is ended, and runs again.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
-use doe_cache::{Digest, RunStatus, Store};
+use doe_cache::{Digest, Run, RunStatus, Store};
 
-use super::intent::{self, Intent, NodeIntent, ServiceIntent};
+use super::intent::{self, Home, Intent, NodeIntent, Open, Place, ServiceIntent};
 use super::scratch::Scratch;
 use crate::error::{Error, Kind, Result};
-use crate::exec::{Executor, Handle, Status, Token};
+use crate::exec::{Executor, Handle, HostSpec, Status, Token};
 
 /// Between the polite and the hard end of what nobody wants.
 const GRACE: Duration = Duration::from_secs(5);
@@ -46,9 +47,65 @@ pub(super) struct LeftService {
     pub lives: bool,
 }
 
+/// What can be looked after: the processes of this machine, and those of one platform elsewhere.
+#[derive(Clone, Copy)]
+pub struct Within<'a> {
+    /// Runs what has a role.
+    pub executor: &'a dyn Executor,
+    /// Runs what has none, beside `doe`.
+    pub local: &'a dyn Executor,
+    /// Where the hosts are, when they are not this machine.
+    pub away: Option<Away<'a>>,
+}
+
+/// Hosts that are not this machine.
+#[derive(Clone, Copy)]
+pub struct Away<'a> {
+    /// Name of their platform.
+    pub platform: &'a str,
+    /// Folder on them.
+    pub root: &'a Path,
+    /// Those that can be asked.
+    pub hosts: &'a [HostSpec],
+}
+
+impl<'a> Within<'a> {
+    /// Whether everything that a run has open is here.
+    fn holds(&self, run: &Run, open: &Open) -> bool {
+        let mut places = open.on_hosts().filter(|(_, home)| home.is_away());
+        places.all(|(place, home)| {
+            self.away.is_some_and(|away| {
+                away.platform == run.info.platform
+                    && home.host_dir.starts_with(away.root)
+                    && away.hosts.iter().any(|host| host.name == place.host)
+            })
+        })
+    }
+
+    fn of(&self, place: &Place, home: &Home) -> &'a dyn Executor {
+        executor_of(place, home, self.executor, self.local)
+    }
+}
+
+fn executor_of<'a>(
+    place: &Place,
+    home: &Home,
+    executor: &'a dyn Executor,
+    local: &'a dyn Executor,
+) -> &'a dyn Executor {
+    match place.role {
+        Some(_) if home.is_away() => executor,
+        _ => local,
+    }
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Remains {
+    /// Whether the hosts of this build are elsewhere.
+    away: bool,
+    /// Dead runs that left something where this build cannot look, each with its platform.
+    out_of_reach: Vec<(String, String)>,
     /// Runs that count as running and are dead.
     pub(super) runs: Vec<String>,
     pub(super) services: Vec<LeftService>,
@@ -65,15 +122,20 @@ impl Remains {
     ///
     /// # Errors
     /// From the store and the executors.
-    pub async fn find(
-        store: &Store,
-        executor: &dyn Executor,
-        local: &dyn Executor,
-        living: Vec<Handle>,
-    ) -> Result<Self> {
-        let mut remains = Self::default();
+    pub async fn find(store: &Store, within: Within<'_>, living: Vec<Handle>) -> Result<Self> {
+        let mut remains = Self {
+            away: within.away.is_some(),
+            ..Self::default()
+        };
         let mut seen: Vec<Token> = Vec::new();
         for (run, open) in intent::open_runs(store)? {
+            if !within.holds(&run, &open) {
+                // Neither ended nor closed: it is for whoever can look there.
+                seen.extend(open.tokens().cloned());
+                let Run { info, .. } = run;
+                remains.out_of_reach.push((info.run_id, info.platform));
+                continue;
+            }
             remains.runs.push(run.info.run_id.clone());
             for intent in open.services {
                 if seen.contains(&intent.token) {
@@ -81,6 +143,7 @@ impl Remains {
                 }
                 seen.push(intent.token.clone());
                 let spec = intent.place.spec();
+                let executor = within.of(&intent.place, &intent.home);
                 match executor.find(&spec, &intent.token).await? {
                     Some(handle) => {
                         let lives = executor.poll(&handle).await? == Status::Running;
@@ -96,7 +159,7 @@ impl Remains {
             for intent in open.nodes {
                 if !seen.contains(&intent.token) {
                     seen.push(intent.token.clone());
-                    let standing = remains.standing(&intent, executor, local).await?;
+                    let standing = remains.standing(&intent, within).await?;
                     remains.nodes.push(LeftNode { intent, standing });
                 }
             }
@@ -116,19 +179,22 @@ impl Remains {
         self.runs.is_empty() && self.strays.is_empty()
     }
 
-    async fn standing(
-        &self,
-        node: &NodeIntent,
-        executor: &dyn Executor,
-        local: &dyn Executor,
-    ) -> Result<Standing> {
+    /// What is to be told of runs that cannot be looked after here.
+    pub fn notices(&self) -> Vec<String> {
+        let runs = self.out_of_reach.iter();
+        runs.map(|(run, platform)| {
+            format!(
+                "the killed run {run} left something on platform `{platform}`: `doe build --platform {platform}` goes on with it, `doe cancel --all --platform {platform}` ends it"
+            )
+        })
+        .collect()
+    }
+
+    async fn standing(&self, node: &NodeIntent, within: Within<'_>) -> Result<Standing> {
         let torn = |why: String| Ok(Standing::Torn(why));
         let (mut begun, mut over, mut last_end) = (0, 0, 0);
         for step in &node.steps {
-            let executor = match step.place.role {
-                Some(_) => executor,
-                None => local,
-            };
+            let executor = within.of(&step.place, &node.home);
             let Some(handle) = executor.find(&step.place.spec(), &step.token).await? else {
                 continue;
             };
@@ -154,6 +220,7 @@ impl Remains {
             if service.lives {
                 continue;
             }
+            let executor = within.of(&service.intent.place, &service.intent.home);
             let ended = executor.ended_unix_ms(&service.handle).await?;
             if !is_over || ended.is_none_or(|ended| ended < last_end) {
                 return torn(format!("service `{}` is gone", service.intent.name));
@@ -179,7 +246,9 @@ impl Remains {
     /// Takes the node with this action out, when it can be taken over.
     pub(super) fn take_node(&mut self, action: &Digest) -> Option<LeftNode> {
         let at = self.nodes.iter().position(|left| {
-            left.intent.action == *action && !matches!(left.standing, Standing::Torn(_))
+            left.intent.action == *action
+                && left.intent.home.is_away() == self.away
+                && !matches!(left.standing, Standing::Torn(_))
         })?;
         Some(self.nodes.remove(at))
     }
@@ -187,7 +256,11 @@ impl Remains {
     /// Takes a living service out.
     pub(super) fn take_service(&mut self, key: &Digest, host: &str) -> Option<LeftService> {
         let at = self.services.iter().position(|left| {
-            left.lives && left.intent.key == *key && left.intent.place.host == host
+            let ServiceIntent { place, home, .. } = &left.intent;
+            left.lives
+                && left.intent.key == *key
+                && place.host == host
+                && home.is_away() == self.away
         })?;
         Some(self.services.remove(at))
     }
@@ -220,10 +293,7 @@ impl Remains {
         for LeftNode { intent, standing } in std::mem::take(&mut self.nodes) {
             let mut pids = Vec::new();
             for step in &intent.steps {
-                let executor = match step.place.role {
-                    Some(_) => executor,
-                    None => local,
-                };
+                let executor = executor_of(&step.place, &intent.home, executor, local);
                 let host = step.place.spec();
                 let ended = executor.revoke(&host, &step.token, GRACE).await?;
                 pids.extend(ended.map(|handle| handle.pid.to_string()));
@@ -247,7 +317,11 @@ impl Remains {
             over.push(intent.token);
         }
         for handle in std::mem::take(&mut self.strays) {
-            executor.cancel(&handle, GRACE).await?;
+            let its = match handle.executor == local.name() {
+                true => local,
+                false => executor,
+            };
+            its.cancel(&handle, GRACE).await?;
             said.push(format!(
                 "ended what nobody had announced: {} (pid {})",
                 handle.token.0, handle.pid
@@ -257,6 +331,7 @@ impl Remains {
         let services = services.map(|left| left.intent);
         for intent in services.chain(std::mem::take(&mut self.unbegun)) {
             let host = intent.place.spec();
+            let executor = executor_of(&intent.place, &intent.home, executor, local);
             if let Some(handle) = executor.revoke(&host, &intent.token, GRACE).await? {
                 said.push(format!(
                     "ended service `{}` of the killed run {} (pid {}): no pattern of this build needs it",
@@ -318,7 +393,8 @@ pub async fn cancel(
         left.standing = Standing::Torn("cancelled on request".into());
     }
     let homes = remains.homes();
-    let (said, over) = remains.end(executor, local).await?;
+    let elsewhere = remains.notices();
+    let (mut said, over) = remains.end(executor, local).await?;
     for run in &runs {
         let run_dir = store.layout().runs().join(run);
         for token in over.iter().filter(|_| run_dir.is_dir()) {
@@ -331,5 +407,6 @@ pub async fn cancel(
     if label.is_none() {
         homes.iter().for_each(|run| Scratch::forget(run));
     }
+    said.extend(elsewhere);
     Ok(said)
 }

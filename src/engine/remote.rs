@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::decide::{Decider, Decision, Hit, Why};
 use super::event::Body;
 use super::journal::Journal;
-use super::key::Needs;
+use super::key::{Need, Needs};
 use super::run::Options;
 use crate::error::Result;
 use crate::graph::{EdgeKind, NodeId};
@@ -88,20 +88,20 @@ impl Warm<'_> {
     /// Asks for what is not at hand, in waves: what is found lets the keys of dependents be known.
     fn ask(&mut self, decider: &mut Decider<'_>) -> Result<Standing> {
         let mut standing = Standing::new();
-        let mut outputs: BTreeMap<NodeId, Digest> = BTreeMap::new();
+        let mut seen: BTreeMap<NodeId, Need> = BTreeMap::new();
         // Nodes that run: the mirror has nothing for them, or is not to be asked.
         let mut settled: BTreeSet<NodeId> = BTreeSet::new();
         loop {
             let mut keys = Vec::new();
             let graph = decider.graph();
             for &node in graph.order().iter().filter(|n| self.wanted.contains(n)) {
-                if outputs.contains_key(&node) || settled.contains(&node) {
+                if seen.contains_key(&node) || settled.contains(&node) {
                     continue;
                 }
                 let data = graph.deps(node).into_iter();
                 let data = data.filter(|(_, kind)| *kind == EdgeKind::Data);
                 let needs: Option<Needs> = data
-                    .map(|(dep, _)| Some((graph.label(dep).clone(), *outputs.get(&dep)?)))
+                    .map(|(dep, _)| Some((graph.label(dep).clone(), *seen.get(&dep)?)))
                     .collect();
                 let Some(needs) = needs else { continue };
                 match decider.decide(node, &needs)? {
@@ -112,7 +112,7 @@ impl Warm<'_> {
                         ..
                     } => {
                         standing.insert(node, (record, hit));
-                        outputs.insert(node, output);
+                        seen.insert(node, Need::of(graph.pattern(node), output));
                     }
                     Decision::Run { keyed, why } if why != Why::Asked => {
                         if self.mirror.is_some() && self.asked.insert(node) {

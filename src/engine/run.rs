@@ -30,7 +30,7 @@ use super::resolve::{Final, Resolution, resolve, reuse};
 use super::schedule::{Limits, Scheduler, TaskId};
 use super::scratch::Scratch;
 use crate::error::{Error, Result};
-use crate::exec::Executor;
+use crate::exec::{Executor, Site};
 use crate::graph::{Graph, NodeId};
 use crate::plan::model::Platform;
 
@@ -50,6 +50,8 @@ pub struct Options {
     pub path_prefix: Vec<PathBuf>,
     /// Environment of every script: `DOE_SIM_PROFILE`.
     pub env: BTreeMap<String, String>,
+    /// Where things are on the platform's hosts, when these are not this machine.
+    pub site: Option<Site>,
     /// What the user is told at the begin.
     pub notices: Vec<String>,
     /// The mirror that new results go to, when it may be written.
@@ -458,10 +460,14 @@ fn context(
         scratch: Scratch::new(run_id, &run_dir),
         home: Home {
             run_id: run_id.to_owned(),
-            host_dir: run_dir.clone(),
+            host_dir: match &options.site {
+                Some(site) => site.root.join("work").join(run_id),
+                None => run_dir.clone(),
+            },
             run_dir,
         },
         doe: options.doe.clone(),
+        site: options.site.clone(),
         env,
         abort,
         facts: Default::default(),

@@ -209,22 +209,20 @@ pub(super) async fn start(
         cancelled: false,
     };
     let folder = format!("{}-{}", def.name, def.key.short());
-    let work = context
-        .home
-        .host_dir
-        .join("services")
+    let below = std::path::Path::new("services")
         .join(&folder)
         .join(start.to_string());
+    let work = context.work(&context.home, &below, true).map_err(early)?;
     let token = context.token(&format!("service-{folder}-{start}"));
     let (action, told) = render_service(context, book, hosts, &def, &work, &token.0)
         .await
         .map_err(early)?;
     let name = format!("service-{}", def.name);
-    let tmp = context
-        .scratch
-        .folder(&format!("s{}-{start}", def.id.0))
-        .map_err(early)?;
-    let script = context.script(name, &action.script, &action.env, &work, &tmp, None);
+    let tmp = format!("s{}-{start}", def.id.0);
+    let tmp = context.tmp(&context.home, &context.scratch, &tmp, true);
+    let tmp = tmp.map_err(early)?;
+    let folders = (work.as_path(), tmp.as_path());
+    let script = context.script(name, &action.script, &action.env, folders, None, true);
     if context.is_aborted() {
         return Err(ServiceFailure {
             cancelled: true,
@@ -355,7 +353,7 @@ async fn render_service(
         work: work.display().to_string(),
         inputs: String::new(),
         session: session.to_owned(),
-        doe: context.doe.display().to_string(),
+        doe: context.doe(true),
     };
     let action = render(&def.rule, &def.settings, &Binding::Real(binding))?;
     let found = action

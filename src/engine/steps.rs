@@ -323,14 +323,16 @@ async fn run_member(
         }
     }
     let executor = &**context.executor(step.role.as_deref());
-    let script = context.script(
+    let mut script = context.script(
         format!("step-{}", step.name),
         &step.script,
         &step.env,
-        site.work,
-        site.tmp,
+        (site.work, site.tmp),
         Some(step.timeout_s),
+        step.role.is_some(),
     );
+    // What stands beside `doe` itself reads stored results and nothing else.
+    script.attached = step.role.is_none();
     let token = site.token(&step.name);
     // Not to be dropped half-way: what was started must be known.
     let handle = match executor.start(&member.host, &script, &token).await {

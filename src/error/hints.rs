@@ -29,6 +29,10 @@ const STANDING: &[(&str, &str)] = &[
         "expressions compare and compute as in `prompt_tokens > 1024 and transport == 'efa'`",
     ),
     (
+        "bad-host-range",
+        "a range is written as in `node[001-008]`, a list as in `gpu[1,3-4]`",
+    ),
+    (
         "bad-id",
         "ids are letters, digits and `._+=,-`, and start with a letter or digit; `all` is taken",
     ),
@@ -64,6 +68,7 @@ const STANDING: &[(&str, &str)] = &[
         "bad-tag",
         "tags are letters, digits and `._+=,-`, and start with a letter or digit",
     ),
+    ("bad-value", "write one word that does not begin with `-`"),
     (
         "cycle",
         "a `needs` or `gate` entry of one of them has to go",
@@ -266,6 +271,10 @@ const STANDING: &[(&str, &str)] = &[
     (
         "unresolved-pattern",
         "`patterns` names layers or patterns of this plan, or `//plan:name` of another",
+    ),
+    (
+        "unused-key",
+        "take it away, or name the executor that it belongs to",
     ),
     (
         "unused-parameter",

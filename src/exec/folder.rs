@@ -24,6 +24,9 @@ pub const ENV: &str = "env";
 pub const SCRIPT: &str = "script";
 /// Who runs it: `PID START_TICKS BOOT_ID`.
 pub const PID: &str = "pid";
+/// Stands for the boot in a claim that keeps everybody from running a script: the token was taken
+/// back.
+pub const REVOKED: &str = "revoked";
 /// The exit record.
 pub const EXIT: &str = "exit";
 /// What the wrapper itself had to say.
@@ -104,24 +107,13 @@ pub fn check_token(token: &Token) -> Result<()> {
 pub fn files(job: &Job<'_>) -> Result<[(&'static str, String); 3]> {
     check_token(job.token)?;
     let script = job.script;
-    let Some(work) = script.work.to_str().filter(|w| w.starts_with('/')) else {
-        return Err(refused(
-            script,
-            format!(
-                "its working folder `{}` must be an absolute path in UTF-8",
-                script.work.display()
-            ),
-        ));
-    };
-    if script.text.contains('\0') || work.contains('\0') {
-        return Err(refused(script, "it holds a NUL byte".to_string()));
-    }
+    check_script(script)?;
     // The wrapper counts in hundredths of a second; a limit above zero stays above zero.
     let hundredths = |d: Duration| d.as_millis().div_ceil(10).min(u128::from(u32::MAX));
     let settings = format!(
         "token={}\nwork={}\ntimeout_cs={}\ngrace_cs={}\ncap_bytes={}\nadopts={}\n",
         quote(&job.token.0),
-        quote(work),
+        quote(&script.work.to_string_lossy()),
         script.timeout.map_or(0, |limit| hundredths(limit).max(1)),
         hundredths(job.grace),
         script
@@ -131,13 +123,25 @@ pub fn files(job: &Job<'_>) -> Result<[(&'static str, String); 3]> {
     );
     Ok([
         (JOB, settings),
-        (ENV, environment(script)?),
+        (ENV, environment(script)),
         (SCRIPT, script.text.clone()),
     ])
 }
 
-fn environment(script: &Script) -> Result<String> {
-    let mut text = String::new();
+/// Refuses a script that cannot be run as it is written.
+pub fn check_script(script: &Script) -> Result<()> {
+    if !script.work.to_str().is_some_and(|w| w.starts_with('/')) {
+        return Err(refused(
+            script,
+            format!(
+                "its working folder `{}` must be an absolute path in UTF-8",
+                script.work.display()
+            ),
+        ));
+    }
+    if script.text.contains('\0') || script.work.to_string_lossy().contains('\0') {
+        return Err(refused(script, "it holds a NUL byte".to_string()));
+    }
     for (name, value) in &script.env {
         let mut bytes = name.bytes();
         let is_name = bytes
@@ -175,9 +179,15 @@ fn environment(script: &Script) -> Result<String> {
                 ),
             ));
         }
-        text.push_str(&format!("export {name}={}\n", quote(value)));
     }
-    Ok(text)
+    Ok(())
+}
+
+fn environment(script: &Script) -> String {
+    let exports = script.env.iter();
+    exports
+        .map(|(name, value)| format!("export {name}={}\n", quote(value)))
+        .collect()
 }
 
 fn refused(script: &Script, why: String) -> Error {
@@ -237,6 +247,22 @@ impl Claim {
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(PID);
         Ok(read_if_there(&path)?.and_then(|text| Self::parse(&text)))
+    }
+}
+
+/// Makes the claim in a folder, so that nobody begins any more. False when somebody has made one.
+pub fn revoke_claim(dir: &Path) -> Result<bool> {
+    let path = dir.join(PID);
+    let mut open = fs::OpenOptions::new();
+    match open.write(true).create_new(true).mode(0o600).open(&path) {
+        Ok(mut file) => {
+            let text = format!("0 0 {REVOKED}\n");
+            file.write_all(text.as_bytes())
+                .map_err(|e| Error::io("write", &path, &e))?;
+            Ok(true)
+        }
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(Error::io("write", &path, &e)),
     }
 }
 

@@ -4,22 +4,38 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::pin::Pin;
+use std::task;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use super::folder::read_if_there;
 use crate::error::{Error, Kind, Result};
 
 /// How long one look may take.
-const LIMIT: Duration = Duration::from_secs(2);
+pub(super) const LIMIT: Duration = Duration::from_secs(2);
 
 /// Whether a GET of the URL answers 200.
 pub async fn http(url: &str) -> Result<bool> {
+    http_over(url, async |address: String| {
+        Ok(TcpStream::connect(address).await.ok())
+    })
+    .await
+}
+
+/// Whether a GET of the URL answers 200 over a connection that `connect` makes to `host:port`;
+/// `None` of it means that nobody was there.
+pub async fn http_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    url: &str,
+    connect: impl AsyncFnOnce(String) -> Result<Option<S>>,
+) -> Result<bool> {
     let refused = |why: &str| {
         Error::new(
             Kind::Plan,
@@ -33,7 +49,6 @@ pub async fn http(url: &str) -> Result<bool> {
         return Err(refused("only http is spoken here"));
     }
     let host = uri.host().ok_or_else(|| refused("it names no host"))?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().unwrap_or(80);
     let authority = uri.authority().map_or("", |a| a.as_str());
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
@@ -44,10 +59,13 @@ pub async fn http(url: &str) -> Result<bool> {
         .body(Empty::<Bytes>::new())
         .map_err(|_| refused("it is no URL"))?;
     let ask = async {
-        let stream = TcpStream::connect((host, port)).await.ok()?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .ok()?;
+        let Some(stream) = connect(format!("{host}:{port}")).await? else {
+            return Ok(None);
+        };
+        let made = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let Ok((mut sender, connection)) = made else {
+            return Ok(None);
+        };
         // The connection is driven right here: when the look is over, so is it. Its end may be
         // noticed before the answer that came with it; without one the answer is an error.
         let driven = async {
@@ -55,16 +73,77 @@ pub async fn http(url: &str) -> Result<bool> {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            answer = sender.send_request(request) => Some(answer.ok()?.status()),
-            () = driven => None,
+            answer = sender.send_request(request) => Ok(answer.ok().map(|answer| answer.status())),
+            () = driven => Ok(None),
         }
     };
-    let status = tokio::time::timeout(LIMIT, ask).await;
-    Ok(matches!(status, Ok(Some(StatusCode::OK))))
+    match tokio::time::timeout(LIMIT, ask).await {
+        Ok(Ok(status)) => Ok(status == Some(StatusCode::OK)),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Ok(false),
+    }
+}
+
+/// A connection made of the two ends of a program, which ends with it.
+#[derive(Debug)]
+pub struct Pipes {
+    both: tokio::io::Join<ChildStdout, ChildStdin>,
+    _program: Child,
+}
+
+impl Pipes {
+    /// What the program says and hears.
+    pub fn new(from: ChildStdout, to: ChildStdin, program: Child) -> Self {
+        Self {
+            both: tokio::io::join(from, to),
+            _program: program,
+        }
+    }
+}
+
+impl AsyncRead for Pipes {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> task::Poll<std::io::Result<()>> {
+        Pin::new(&mut self.both).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Pipes {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        bytes: &[u8],
+    ) -> task::Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.both).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> task::Poll<std::io::Result<()>> {
+        Pin::new(&mut self.both).poll_flush(cx)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> task::Poll<std::io::Result<()>> {
+        Pin::new(&mut self.both).poll_shutdown(cx)
+    }
 }
 
 /// Whether `host:port` accepts a connection.
 pub async fn tcp(address: &str) -> Result<bool> {
+    check_address(address)?;
+    let connected = tokio::time::timeout(LIMIT, TcpStream::connect(address)).await;
+    Ok(matches!(connected, Ok(Ok(_))))
+}
+
+/// Refuses what is not `host:port`.
+pub(super) fn check_address(address: &str) -> Result<()> {
     let port = address.rsplit_once(':').and_then(|(host, port)| {
         (!host.is_empty())
             .then(|| port.parse::<u16>().ok())
@@ -77,8 +156,7 @@ pub async fn tcp(address: &str) -> Result<bool> {
             format!("`{address}` cannot be connected to: expected `host:port`"),
         ));
     }
-    let connected = tokio::time::timeout(LIMIT, TcpStream::connect(address)).await;
-    Ok(matches!(connected, Ok(Ok(_))))
+    Ok(())
 }
 
 /// Whether something on this machine listens on a TCP port at one of the addresses or at all of
@@ -87,15 +165,28 @@ pub fn listens(addresses: &[IpAddr], port: u16) -> Result<bool> {
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         // A machine may know only one of the two.
         if let Some(text) = read_if_there(Path::new(table))?
-            && text.lines().filter_map(listener).any(|listener| {
-                listener.port() == port
-                    && (listener.ip().is_unspecified() || addresses.contains(&listener.ip()))
-            })
+            && listens_in(&text, addresses, port)
         {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// The same in the tables of another machine. Without addresses any of its own counts.
+pub fn listens_in(tables: &str, addresses: &[IpAddr], port: u16) -> bool {
+    tables.lines().filter_map(listener).any(|listener| {
+        let here = addresses.is_empty()
+            || listener.ip().is_unspecified()
+            || addresses.contains(&listener.ip());
+        listener.port() == port && here
+    })
+}
+
+/// The ports that somebody listens on, at whatever address.
+pub(super) fn listening_ports(tables: &str) -> std::collections::HashSet<u16> {
+    let listeners = tables.lines().filter_map(listener);
+    listeners.map(|listener| listener.port()).collect()
 }
 
 /// The address of a line of `/proc/net/tcp` or `tcp6`, when it is of a listening socket. Both

@@ -11,6 +11,7 @@ pub mod look;
 pub mod ports;
 pub mod procfs;
 pub mod reaper;
+pub mod remote;
 pub mod session;
 pub mod tree;
 
@@ -49,6 +50,20 @@ pub struct Script {
     pub timeout: Option<Duration>,
     /// Each of stdout and stderr is cut to this many bytes (head and tail kept).
     pub log_cap_bytes: u64,
+    /// Whether it may live and die with `doe`: its work is pure and simply done again. An executor
+    /// on the machine of `doe` then runs it without a wrapper; all others take no notice.
+    pub attached: bool,
+}
+
+/// How scripts find their way on hosts that do not have the files of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Folder on every host; short, since sockets have short paths.
+    pub root: PathBuf,
+    /// The `doe` program there.
+    pub doe: PathBuf,
+    /// Environment of every script: `PATH`, and the profile of a simulation.
+    pub env: BTreeMap<String, String>,
 }
 
 /// Names one submission; made and stored before anything is submitted.
@@ -130,6 +145,9 @@ pub enum Sign {
     /// A file exists on the host.
     File(PathBuf),
 }
+
+/// The fact that says how far a host's clock is ahead of ours: another one every time it is read.
+pub const CLOCK_AHEAD: &str = "clock_ahead_ms";
 
 /// Facts read from a host: `kernel`, `cpu_count`, `memory_mib`, ...
 pub type Facts = BTreeMap<String, String>;

@@ -86,8 +86,17 @@ pub fn reaper_main(arguments: impl IntoIterator<Item = OsString>) -> Result<u8> 
     let mut stdout = std::io::stdout();
     // When nobody reads this, `doe` is gone already and the pipe below says so.
     let _ = writeln!(stdout, "{READY}").and_then(|()| stdout.flush());
-    let (watched, farewell) = listen(std::io::stdin().lock());
-    if farewell == Farewell::Bye || watched.is_empty() {
+    let (mut watched, farewell) = listen(std::io::stdin().lock());
+    if farewell == Farewell::Bye {
+        return Ok(0);
+    }
+    // What has no folder lives and dies with `doe`: nobody can take it over.
+    let attached: Vec<Target> = watched
+        .extract_if(.., |_, target| !target.dir.exists())
+        .map(|(_, target)| target)
+        .collect();
+    tree::end_all(attached, GRACE)?;
+    if watched.is_empty() {
         return Ok(0);
     }
     if farewell == Farewell::None && is_settled(&root, &watched, Duration::from_millis(survive))? {
@@ -431,68 +440,5 @@ fn write_all(pipe: &mut ChildStdin, messages: &[Message]) -> std::io::Result<()>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lines(messages: &[Message]) -> Vec<u8> {
-        messages
-            .iter()
-            .flat_map(|m| [serde_json::to_vec(m).unwrap(), b"\n".to_vec()].concat())
-            .collect()
-    }
-
-    fn watch(token: &str) -> Message {
-        Message::Watch {
-            token: Token(token.into()),
-            dir: PathBuf::from("/a b\n\"c\""),
-        }
-    }
-
-    #[test]
-    fn what_was_told_and_not_taken_back_is_watched() {
-        let text = lines(&[
-            watch("a"),
-            watch("b"),
-            Message::Leader {
-                token: Token("b".into()),
-                pid: 7,
-                start_ticks: 8,
-            },
-            watch("b"), // told twice: the leader stays
-            watch("c"),
-            Message::Forget {
-                token: Token("a".into()),
-            },
-            Message::Forget {
-                token: Token("unknown".into()),
-            },
-        ]);
-        let (watched, farewell) = listen(text.as_slice());
-        assert_eq!(farewell, Farewell::None);
-        assert_eq!(watched.keys().collect::<Vec<_>>(), ["b", "c"]);
-        assert_eq!(
-            watched["b"].leader,
-            Some(ProcessId {
-                pid: 7,
-                start_ticks: 8
-            })
-        );
-        assert_eq!(watched["b"].dir, PathBuf::from("/a b\n\"c\""));
-    }
-
-    #[test]
-    fn a_torn_last_line_is_passed_over() {
-        let text = lines(&[watch("a"), watch("b")]);
-        for cut in 0..text.len() {
-            let (watched, farewell) = listen(&text[..cut]);
-            assert!(farewell == Farewell::None && watched.len() <= 2);
-        }
-        assert_eq!(listen(text.as_slice()).0.len(), 2);
-    }
-
-    #[test]
-    fn after_the_farewell_nothing_is_read() {
-        let (_, farewell) = listen(lines(&[watch("a"), Message::Bye, watch("b")]).as_slice());
-        assert_eq!(farewell, Farewell::Bye);
-    }
-}
+#[path = "reaper_tests.rs"]
+mod tests;

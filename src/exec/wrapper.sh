@@ -336,6 +336,7 @@ run() {
         # From here on no variable of ours is used: it may have been replaced.
         # shellcheck source=/dev/null
         . "$dir/env"
+        [ -z "${TMPDIR-}" ] || [ -d "$TMPDIR" ] || mkdir -p -- "$TMPDIR"
         exec "$@"
     ) >"$dir/.out" 2>"$dir/.err"
     status=$?

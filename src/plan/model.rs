@@ -253,7 +253,7 @@ pub struct CompareGroup {
 pub struct Platform {
     /// Name in `doe.toml`.
     pub name: String,
-    /// `local` (others come with their executors).
+    /// `local` or `ssh`.
     pub executor: String,
     /// Whether its tools are simulated; every record made there says so.
     pub simulated: bool,
@@ -271,6 +271,50 @@ pub struct Platform {
     pub sim: BTreeMap<String, Value>,
     /// Environment given to every script.
     pub env: BTreeMap<String, String>,
+    /// How its hosts are reached by ssh.
+    pub ssh: SshTable,
+}
+
+/// The table `ssh` of a platform. What is not said is as OpenSSH's own configuration says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SshTable {
+    /// User to log in as.
+    pub user: Option<String>,
+    /// Port.
+    pub port: Option<u16>,
+    /// Another configuration file of OpenSSH.
+    pub config: Option<String>,
+    /// File with the private key.
+    pub identity: Option<String>,
+    /// File with the hosts' keys.
+    pub known_hosts: Option<String>,
+    /// Hosts to go through.
+    pub jump: Option<String>,
+    /// Folder on every host; `%w` stands for the workspace.
+    pub root: String,
+    /// How long a host that does not answer is waited for.
+    pub patience_s: f64,
+    /// Folders put in front of the usual search path.
+    pub path: Vec<String>,
+    /// The `doe` program that is shipped to the hosts, when it is not this one.
+    pub doe: Option<String>,
+}
+
+impl Default for SshTable {
+    fn default() -> Self {
+        Self {
+            user: None,
+            port: None,
+            config: None,
+            identity: None,
+            known_hosts: None,
+            jump: None,
+            root: super::reach::ROOT.to_owned(),
+            patience_s: 300.0,
+            path: Vec::new(),
+            doe: None,
+        }
+    }
 }
 
 /// An amount of money.
@@ -291,4 +335,6 @@ pub struct Host {
     pub address: String,
     /// Number of GPUs.
     pub gpus: u32,
+    /// What ssh calls it, when that is not its address.
+    pub ssh: Option<String>,
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use doe_cache::Value;
 
 use super::model::{Host, Platform, Price};
+use super::{hosts, reach};
 use crate::error::{Diagnostic, Site, nearest};
 use crate::source::{Doc, Entry, Item, ItemValue, Table, Text};
 
@@ -71,6 +72,7 @@ fn empty(name: &str) -> Platform {
         cost_per_hour: None,
         sim: BTreeMap::new(),
         env: BTreeMap::new(),
+        ssh: Default::default(),
     }
 }
 
@@ -129,10 +131,16 @@ fn apply(
         for entry in hosts.entries() {
             let what = format!("host `{}`", entry.key.text);
             if let Some(table) = entry.item.as_table(&what, diags) {
-                host(platform, &entry.key, table, diags);
+                host_entry(platform, &entry.key, table, diags);
             }
         }
     }
+    let mut tables = Vec::new();
+    if let Some(found) = table.opt_table("ssh", diags) {
+        tables.push(("ssh", found.site().clone()));
+        reach::ssh(&mut platform.ssh, found, diags);
+    }
+    reach::check(platform, &tables, diags);
     table.remaining(diags, "of a platform");
     sites
 }
@@ -249,21 +257,65 @@ fn merge(values: &mut BTreeMap<String, Value>, key: &str, value: Value) {
     }
 }
 
-fn host(platform: &mut Platform, key: &Text, mut table: Table<'_>, diags: &mut Diags) {
-    let known = platform.hosts.get(&key.text);
-    let address = match known {
-        Some(host) => table
-            .opt_str("address", diags)
-            .map_or_else(|| host.address.clone(), |address| address.text),
-        None => match table.req_str("address", diags) {
-            Some(address) => address.text,
-            None => String::new(),
-        },
+/// One host, or as many as the pattern in its name stands for.
+fn host_entry(platform: &mut Platform, key: &Text, mut table: Table<'_>, diags: &mut Diags) {
+    let mut names = |text: &str, site: &Site| {
+        let names = hosts::expand(text);
+        names.unwrap_or_else(|why| {
+            diags.push(
+                Diagnostic::error("bad-host-range", format!("`{text}` names no hosts: {why}"))
+                    .at(site.clone(), "")
+                    .hint("a range looks like `node[001-008]`, a list like `gpu[1,3-4]`"),
+            );
+            Vec::new()
+        })
     };
-    let mut gpus = known.map_or(0, |host| host.gpus);
+    let all = names(&key.text, &key.site);
+    let listed = |key, table: &mut Table<'_>, diags: &mut Diags| {
+        let text = table.opt_str(key, diags)?;
+        if !reach::is_word(&text.text) {
+            diags.push(reach::no_word(key, &text));
+            return None;
+        }
+        let values = hosts::expand(&text.text);
+        match values {
+            Ok(values) if values.len() == all.len() => Some(values),
+            Ok(values) => {
+                diags.push(
+                    Diagnostic::error(
+                        "bad-host-range",
+                        format!(
+                            "`{key}` stands for {} values, the name for {} hosts",
+                            values.len(),
+                            all.len()
+                        ),
+                    )
+                    .at(text.site, ""),
+                );
+                None
+            }
+            Err(why) => {
+                diags.push(
+                    Diagnostic::error("bad-host-range", format!("`{}`: {why}", text.text))
+                        .at(text.site, ""),
+                );
+                None
+            }
+        }
+    };
+    let given = table.has("address");
+    let addresses = listed("address", &mut table, diags);
+    let destinations = listed("ssh", &mut table, diags);
+    // Elsewhere than on this machine a name is an address too.
+    let known = all.iter().all(|name| platform.hosts.contains_key(name));
+    if addresses.is_none() && !given && !known && platform.executor == "local" {
+        // Says what is missing, and where.
+        let _ = table.req_str("address", diags);
+    }
+    let mut gpus = None;
     if let Some(count) = table.opt_int("gpus", diags) {
         match u32::try_from(count.value) {
-            Ok(value) if count.value <= MAX_GPUS => gpus = value,
+            Ok(value) if count.value <= MAX_GPUS => gpus = Some(value),
             _ => diags.push(
                 Diagnostic::error(
                     "out-of-bounds",
@@ -274,14 +326,21 @@ fn host(platform: &mut Platform, key: &Text, mut table: Table<'_>, diags: &mut D
         }
     }
     table.remaining(diags, "of a host");
-    platform.hosts.insert(
-        key.text.clone(),
-        Host {
-            name: key.text.clone(),
-            address,
-            gpus,
-        },
-    );
+    for (at, name) in all.iter().enumerate() {
+        let host = platform.hosts.entry(name.clone()).or_insert_with(|| Host {
+            name: name.clone(),
+            address: name.clone(),
+            gpus: 0,
+            ssh: None,
+        });
+        if let Some(addresses) = &addresses {
+            host.address.clone_from(&addresses[at]);
+        }
+        if let Some(destinations) = &destinations {
+            host.ssh = Some(destinations[at].clone());
+        }
+        host.gpus = gpus.unwrap_or(host.gpus);
+    }
 }
 
 fn check(platform: &Platform, site: &Site, role_sites: &BTreeMap<String, Site>, diags: &mut Diags) {

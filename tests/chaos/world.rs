@@ -48,7 +48,8 @@ for input in $(sed -n 's/.*"result": "\\([^"]*\\)".*/\\1/p' {{ inputs }}); do
   got=$(sed -n 's/.*"value": \\([0-9]*\\).*/\\1/p' "$input")
   total=$((total + got)); seen="$seen-$got"
 done
-echo {{ name }} {{ value }} "$seen" >> {{ ledger }}
+settings=$(sed -n 's/.*"value": \\([0-9]*\\).*/\\1/p' {{ inputs }} | tr '\\n' ,)
+echo {{ name }} {{ value }} "$seen" "$settings" >> {{ ledger }}
 printf '{"schema": "chaos-v1", "value": %d, "good": 1}' $total > {{ out.result }}
 """
 [sum.output]
@@ -104,22 +105,25 @@ impl State {
                 },
             );
         }
-        let sum = |name: String, own: i64, of: Vec<Option<i64>>| {
+        // What it sees of its inputs: their numbers and their settings.
+        let sum = |name: String, own: i64, of: Vec<Option<i64>>, settings: Vec<i64>| {
+            let settings: String = settings.iter().map(|s| format!("{s},")).collect();
             let of: Option<Vec<i64>> = of.into_iter().collect();
             let line = of.as_ref().map(|of| {
                 let seen: String = of.iter().map(|v| format!("-{v}")).collect();
-                format!("{name} {own} {seen}")
+                format!("{name} {own} {seen} {settings}")
             });
             let value = of.map(|of| own + of.iter().sum::<i64>());
             (name, Expected { line, value })
         };
         for (at, of) in SUMS.iter().enumerate() {
             let values = of.iter().map(|c| all[&format!("c{c}")].value).collect();
-            let (name, made) = sum(format!("s{at}"), self.sums[at], values);
+            let settings = of.iter().map(|c| self.cells[*c].0).collect();
+            let (name, made) = sum(format!("s{at}"), self.sums[at], values, settings);
             all.insert(name, made);
         }
         let values = (0..SUMS.len()).map(|s| all[&format!("s{s}")].value);
-        let (name, made) = sum("total".into(), 0, values.collect());
+        let (name, made) = sum("total".into(), 0, values.collect(), self.sums.to_vec());
         all.insert(name, made);
         all
     }

@@ -25,6 +25,7 @@ fn script(root: &Path, text: &str) -> Script {
         work: root.join("work"),
         timeout: None,
         log_cap_bytes: 1 << 20,
+        attached: false,
     }
 }
 
@@ -319,9 +320,12 @@ async fn on_a_full_disk_the_end_is_still_written_down() {
     };
     let elsewhere = tempfile::tempdir().unwrap();
     let rig = Rig {
+        netns: None,
+        keep: None,
         executor: Box::new(LocalExecutor::new(disk.0.path().join("exec"), options()).unwrap()),
         hosts: hosts(),
         scratch: elsewhere,
+        attached: false,
     };
     // The script fills the disk and goes on: neither its logs nor its end may stop it.
     let fill = disk.0.path().join("fill");

@@ -21,7 +21,13 @@ use doe_cache::Digest;
 pub struct Rig {
     pub executor: Box<dyn Executor>,
     pub hosts: [HostSpec; 2],
+    /// Network namespaces of the hosts, when they have their own.
+    pub netns: Option<[PathBuf; 2]>,
     pub scratch: tempfile::TempDir,
+    /// Whether its scripts may live and die with `doe`.
+    pub attached: bool,
+    /// What must live as long as the rig.
+    pub keep: Option<Box<dyn std::any::Any + Send + Sync>>,
 }
 
 /// What a script came to.
@@ -50,6 +56,7 @@ impl Rig {
             work: self.scratch.path().join("work"),
             timeout: Some(Duration::from_secs(120)),
             log_cap_bytes: 1 << 20,
+            attached: self.attached,
         }
     }
 
@@ -80,6 +87,12 @@ impl Rig {
             handle,
             exit,
         }
+    }
+
+    /// Listens at a port of a host's own address.
+    pub fn listen(&self, host: usize, port: u16) -> std::io::Result<std::net::TcpListener> {
+        let netns = self.netns.as_ref().map(|netns| netns[host].as_path());
+        crate::rig::listen_in(netns, &format!("{}:{port}", self.hosts[host].address))
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -255,7 +268,7 @@ pub async fn signs(rig: &Rig) {
     assert!(!look(Sign::Tcp(address.clone())).await);
     assert!(!look(Sign::Http(format!("http://{address}/"))).await);
     assert!(!look(Sign::Listen(port)).await);
-    let listener = std::net::TcpListener::bind(&address).unwrap();
+    let listener = rig.listen(0, port).unwrap();
     listener.set_nonblocking(true).unwrap();
     assert!(look(Sign::Listen(port)).await);
     assert!(
@@ -271,10 +284,10 @@ pub async fn signs(rig: &Rig) {
 pub async fn ports(rig: &Rig) {
     let mut seen = std::collections::HashSet::new();
     for _ in 0..100 {
-        for host in &rig.hosts {
+        for (at, host) in rig.hosts.iter().enumerate() {
             let port = rig.executor.free_port(host).await.unwrap();
             assert!(seen.insert(port), "{port} was handed out twice");
-            drop(std::net::TcpListener::bind((host.address.as_str(), port)).unwrap());
+            drop(rig.listen(at, port).unwrap());
         }
     }
 }
@@ -288,7 +301,8 @@ macro_rules! conformance {
             process::big_output process::output_below_the_cap process::binary_output
             process::followed_log process::hostile_values process::clean_environment
             process::script_with_heredoc process::refusals process::one_start_per_token
-            process::concurrent_starts_of_one_token process::two_hosts process::many_at_once);
+            process::concurrent_starts_of_one_token process::found_by_token process::taken_back
+            process::two_hosts process::many_at_once);
         conformance!(@one $rig; tree::timeout tree::timeout_of_a_polite_script tree::leftovers_are_ended
             tree::cancel_ends_everything tree::cancel_is_polite_first tree::cancel_twice_and_late
             tree::own_group_does_not_hurt_the_logs tree::lost_leader tree::torn_record

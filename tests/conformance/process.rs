@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use doe::exec::{Script, Sign, Status, Stream};
 
-use super::{Rig, bounded, eventually, token};
+use super::{Rig, bounded, carriers, eventually, token};
 
 pub async fn codes(rig: &Rig) {
     for code in [0, 1, 2, 77, 126, 127, 128, 200, 255] {
@@ -319,6 +319,59 @@ pub async fn concurrent_starts_of_one_token(rig: &Rig) {
     }
 }
 
+/// Another `doe` finds by the token alone what was begun, and when it ended.
+pub async fn found_by_token(rig: &Rig) {
+    let token = token();
+    let find = async || rig.executor.find(&rig.hosts[0], &token).await.unwrap();
+    assert_eq!(find().await, None);
+    let go = rig.path("go");
+    let text = format!("until [ -e '{}' ]; do sleep 0.05; done", go.display());
+    let started = rig
+        .executor
+        .start(&rig.hosts[0], &rig.script(&text), &token)
+        .await
+        .unwrap();
+    assert_eq!(find().await.as_ref(), Some(&started));
+    let ended = async || rig.executor.ended_unix_ms(&started).await.unwrap();
+    assert_eq!(ended().await, None);
+    fs::write(&go, b"").unwrap();
+    let exit = rig.ended(&started).await;
+    assert_eq!(find().await.as_ref(), Some(&started));
+    assert_eq!(ended().await, Some(exit.ended_unix_ms));
+}
+
+/// What runs of a token that is taken back is ended, and it never begins again.
+pub async fn taken_back(rig: &Rig) {
+    let token = token();
+    let script = rig.script("trap 'echo polite >>said; exit 9' TERM; echo run >>count; touch up; while :; do sleep 0.05; done");
+    let host = &rig.hosts[0];
+    let revoke = async || {
+        let revoked = rig.executor.revoke(host, &token, Duration::from_secs(20));
+        bounded(revoked).await.unwrap()
+    };
+    let started = rig.executor.start(host, &script, &token).await.unwrap();
+    eventually("it is up", || rig.path("work/up").exists()).await;
+    assert_eq!(revoke().await.as_ref(), Some(&started));
+    assert_eq!(carriers(&token.0), [0; 0]);
+    assert_eq!(
+        fs::read_to_string(rig.path("work/said")).unwrap(),
+        "polite\n"
+    );
+    assert_eq!(revoke().await, None, "nothing of it is left to be ended");
+    assert!(
+        rig.executor
+            .ended_unix_ms(&started)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert_eq!(
+        rig.executor.start(host, &script, &token).await.unwrap(),
+        started
+    );
+    assert_eq!(fs::read_to_string(rig.path("work/count")).unwrap(), "run\n");
+}
+
 /// Each host serves at its own address and asks the other one.
 pub async fn two_hosts(rig: &Rig) {
     let program = std::env::current_exe().unwrap();
@@ -374,11 +427,9 @@ pub async fn two_hosts(rig: &Rig) {
             .await
             .unwrap();
     }
-    for address in addresses {
-        eventually("the port is free again", || {
-            std::net::TcpListener::bind(&address).is_ok()
-        })
-        .await;
+    for (host, address) in addresses.iter().enumerate() {
+        let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
+        eventually("the port is free again", || rig.listen(host, port).is_ok()).await;
     }
 }
 

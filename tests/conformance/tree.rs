@@ -117,9 +117,10 @@ pub async fn cancel_ends_everything(rig: &Rig) {
 pub async fn cancel_is_polite_first(rig: &Rig) {
     let text = "trap 'echo stopping; sleep 0.2; echo stopped; exit 5' TERM; echo ready; while :; do sleep 0.02; done";
     let handle = rig.start(&rig.script(text)).await;
-    let out = handle.dir.join("stdout");
-    eventually("the trap is set", || {
-        fs::read(&out).is_ok_and(|t| t == b"ready\n")
+    bounded(async {
+        while rig.log(&handle, Stream::Stdout).await != b"ready\n" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     })
     .await;
     bounded(rig.executor.cancel(&handle, Duration::from_secs(60)))

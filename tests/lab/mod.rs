@@ -167,6 +167,7 @@ impl Lab {
                 doe: env!("CARGO_BIN_EXE_doe").into(),
                 path_prefix: Vec::new(),
                 env: BTreeMap::new(),
+                site: None,
                 notices: Vec::new(),
                 mirror: None,
                 warmed: Default::default(),

@@ -10,7 +10,7 @@ use doe_cache::{Digest, Store};
 
 use super::World;
 use crate::engine::decide::{Decider, Decision, History, Hit, Why};
-use crate::engine::key::{self, Needs};
+use crate::engine::key::{self, Need, Needs};
 use crate::error::Result;
 use crate::graph::{EdgeKind, Graph, NodeId};
 use crate::label::Label;
@@ -37,6 +37,8 @@ pub struct Outline {
     pub(super) records: Vec<Digest>,
     /// Digest of each node's outputs.
     pub(super) outputs: Vec<Digest>,
+    /// Digest of the settings that each node shows to others.
+    pub(super) settings: Vec<Digest>,
     /// Seconds that each is expected to take; NaN when nobody knows.
     pub(super) seconds: Vec<f64>,
     /// What each node needs, by place in the plan.
@@ -79,6 +81,7 @@ impl Outline {
             label_ends: Vec::with_capacity(plan.len()),
             records: Vec::with_capacity(plan.len()),
             outputs: Vec::with_capacity(plan.len()),
+            settings: Vec::with_capacity(plan.len()),
             seconds: Vec::with_capacity(plan.len()),
             needs: Vec::new(),
             need_ends: Vec::with_capacity(plan.len()),
@@ -89,8 +92,10 @@ impl Outline {
             out.labels.push_str(&graph.label(node).to_string());
             out.label_ends.push(u32::try_from(out.labels.len()).ok()?);
             out.records.push(record);
-            out.outputs
-                .push(decider.snapshot().record(&record)?.output_digest);
+            let output = decider.snapshot().record(&record)?.output_digest;
+            let Need { output, settings } = Need::of(graph.pattern(node), output);
+            out.outputs.push(output);
+            out.settings.push(settings);
             out.seconds.push(seconds(node).unwrap_or(f64::NAN));
             for (dep, kind) in graph.deps(node) {
                 if kind == EdgeKind::Data {
@@ -194,8 +199,12 @@ impl Outline {
                     hit,
                     ..
                 } => {
-                    moved[at] = output != self.outputs[at];
-                    self.outputs[at] = output;
+                    let need = Need::of(graph.pattern(node), output);
+                    moved[at] = need != self.shown(at);
+                    Need {
+                        output: self.outputs[at],
+                        settings: self.settings[at],
+                    } = need;
                     fates.push(Fate::Reuse(record, hit));
                 }
                 Decision::Run { why, .. } => {
@@ -208,10 +217,18 @@ impl Outline {
         Ok(Some(fates))
     }
 
+    /// What the dependents of a node see of it.
+    fn shown(&self, at: usize) -> Need {
+        Need {
+            output: self.outputs[at],
+            settings: self.settings[at],
+        }
+    }
+
     fn inputs(&self, at: usize) -> Result<Needs> {
         let needs = self.needs(at).iter().map(|&need| {
             let label: Label = self.label(need as usize).parse()?;
-            Ok((label, self.outputs[need as usize]))
+            Ok((label, self.shown(need as usize)))
         });
         needs.collect()
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Outline, World};
 
-const MAGIC: &[u8] = b"doe outline 1\n";
+const MAGIC: &[u8] = b"doe outline 2\n";
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -34,7 +34,7 @@ pub(super) fn encode(outline: &Outline) -> std::io::Result<Vec<u8>> {
             .iter()
             .for_each(|number| rest.extend_from_slice(&number.to_le_bytes()));
     }
-    for column in [&outline.records, &outline.outputs] {
+    for column in [&outline.records, &outline.outputs, &outline.settings] {
         column
             .iter()
             .for_each(|digest| rest.extend_from_slice(digest.as_bytes()));
@@ -73,6 +73,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Outline> {
         needs: rest.numbers(needs)?,
         records: rest.digests(nodes)?,
         outputs: rest.digests(nodes)?,
+        settings: rest.digests(nodes)?,
         seconds: rest
             .take(nodes.checked_mul(8)?)?
             .as_chunks()

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::event::Body;
 use crate::engine::instruments;
-use crate::engine::key::{self, Needs};
+use crate::engine::key::{self, Need, Needs};
 use crate::graph::Graph;
 use crate::plan::model::Workspace;
 use crate::plan::workspace::{LoadOptions, folders};
@@ -74,7 +74,10 @@ fn manifests(root: &Path) -> Vec<Manifest> {
         let needs: Needs = graph
             .deps(node)
             .into_iter()
-            .map(|(dep, _)| (graph.label(dep).clone(), Digest::of(format!("{known}"))))
+            .map(|(dep, _)| {
+                let need = Need::of(graph.pattern(dep), Digest::of(format!("{known}")));
+                (graph.label(dep).clone(), need)
+            })
             .collect();
         found.push(key::spec_manifest(pattern, platform, &needs).unwrap());
         let settings = pattern.settings.plain();
@@ -267,6 +270,7 @@ fn outline(world: &World) -> Outline {
         label_ends: vec![5, 11],
         records: vec![Digest::of("1"), Digest::of("2")],
         outputs: vec![Digest::of("3"), Digest::of("4")],
+        settings: vec![Digest::of("5"), Digest::of("6")],
         seconds: vec![0.5, 1.5],
         needs: vec![0],
         need_ends: vec![0, 1],

@@ -7,11 +7,17 @@ use super::sequence::{self, Choice, Snapshot};
 use super::{Command, Phase, Scheduler, ServiceId, Stage, TaskId};
 use crate::engine::resources::PoolId;
 
+/// Results that may wait to become durable at a time: each holds its logs in memory.
+const MOST_VACATED: usize = 256;
+
 impl Scheduler {
     /// One pass over the tasks in line; says whether services are being set up, after which
     /// more tasks may be free.
     pub(super) fn dispatch(&mut self, commands: &mut Vec<Command>) -> bool {
-        while self.active < self.limits.tasks && self.active_hostless < self.limits.hostless {
+        while self.active < self.limits.tasks
+            && self.active_hostless < self.limits.hostless
+            && self.vacated.len() < MOST_VACATED
+        {
             let Some(task) = self.ready_hostless.pop_first() else {
                 break;
             };

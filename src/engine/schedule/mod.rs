@@ -68,6 +68,8 @@ pub struct Scheduler {
     acquired: BTreeSet<TaskId>,
     active: usize,
     active_hostless: usize,
+    /// Tasks that run nothing any more and whose results are not durable yet.
+    vacated: BTreeSet<TaskId>,
     phase: Vec<Phase>,
     /// Up, but to be used by nobody any more.
     tainted: Vec<bool>,
@@ -100,6 +102,7 @@ impl Scheduler {
             acquired: BTreeSet::new(),
             active: 0,
             active_hostless: 0,
+            vacated: BTreeSet::new(),
             phase: vec![Phase::Down; problem.services.len()],
             tainted: vec![false; problem.services.len()],
             pins: vec![0; problem.services.len()],
@@ -352,8 +355,21 @@ impl Scheduler {
             self.pins[service.index()] -= 1;
         }
         self.acquired.remove(&task);
+        if self.vacated.remove(&task) {
+            return;
+        }
         self.active -= 1;
         if self.is_hostless(task) {
+            self.active_hostless -= 1;
+        }
+    }
+
+    /// What the task ran has ended and it holds nothing that others wait for: while its result
+    /// becomes durable another may begin.
+    pub fn vacate(&mut self, task: TaskId) {
+        let runs = self.stage[task.index()] == Stage::Running;
+        if runs && self.is_hostless(task) && self.vacated.insert(task) {
+            self.active -= 1;
             self.active_hostless -= 1;
         }
     }

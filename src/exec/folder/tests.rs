@@ -15,6 +15,7 @@ fn script(env: &[(&str, &str)]) -> Script {
         work: "/tmp".into(),
         timeout: None,
         log_cap_bytes: 1 << 20,
+        attached: false,
     }
 }
 

@@ -2,6 +2,7 @@
 //! another address. What is started here cannot outlive `doe` unless that was asked for: its
 //! token is with the reaper before the first process can carry it.
 
+mod attached;
 mod outcome;
 mod start;
 
@@ -80,6 +81,7 @@ struct Inner {
     /// Executions whose leader is our child; the value turns true when their end is settled.
     running: Mutex<HashMap<Token, watch::Receiver<bool>>>,
     ports: Ports,
+    attached: attached::Attached,
     /// How many starts go on at a time.
     turns: Semaphore,
 }
@@ -122,6 +124,7 @@ impl LocalExecutor {
                 reaper,
                 running: Mutex::default(),
                 ports: Ports::new(),
+                attached: attached::Attached::default(),
                 turns: Semaphore::new(starts_at_a_time),
             }),
         })
@@ -165,7 +168,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read_log(handle: &Handle, stream: Stream, offset: u64) -> Result<Vec<u8>> {
+pub(super) fn read_log(handle: &Handle, stream: Stream, offset: u64) -> Result<Vec<u8>> {
     let path = handle.dir.join(match stream {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
@@ -235,6 +238,9 @@ impl Executor for LocalExecutor {
         script: &'a Script,
         token: &'a Token,
     ) -> BoxFuture<'a, Result<Handle>> {
+        if attached::fits(script) {
+            return self.inner.start_attached(host, script, token).boxed();
+        }
         self.inner.start(host, script, token).boxed()
     }
 
@@ -257,6 +263,12 @@ impl Executor for LocalExecutor {
 
     fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>> {
         async move {
+            if let Some(status) = self.inner.attached.poll(&handle.token) {
+                return Ok(match status {
+                    Status::Exited(exit) => Some(exit.ended_unix_ms),
+                    _ => None,
+                });
+            }
             Ok(match folder::Record::read(&handle.dir)? {
                 folder::Record::Whole(exit) => Some(exit.ended_unix_ms),
                 _ => None,
@@ -283,6 +295,9 @@ impl Executor for LocalExecutor {
         stream: Stream,
         offset: u64,
     ) -> BoxFuture<'a, Result<Vec<u8>>> {
+        if let Some(text) = self.inner.attached.log(&handle.token, stream, offset) {
+            return std::future::ready(Ok(text)).boxed();
+        }
         let handle = handle.clone();
         blocking(move || read_log(&handle, stream, offset)).boxed()
     }
@@ -324,6 +339,9 @@ impl Executor for LocalExecutor {
     }
 
     fn discard<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<()>> {
+        if self.inner.attached.discard(&handle.token) {
+            return std::future::ready(Ok(())).boxed();
+        }
         let (inner, handle) = (self.inner.clone(), handle.clone());
         blocking(move || inner.discard(&handle)).boxed()
     }

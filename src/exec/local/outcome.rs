@@ -3,20 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::{ABOUT, About, Inner, NAME, locked};
 use crate::error::{Error, Kind, Result};
-use crate::exec::folder::{self, Claim, Record};
+use crate::exec::folder::{self, Claim, REVOKED, Record};
 use crate::exec::procfs::{self, ProcessId};
 use crate::exec::reaper::REAPED;
 use crate::exec::tree::{self, Target};
 use crate::exec::{Handle, HostSpec, Status, Token};
-
-/// Stands for the boot in a claim that keeps everybody from running a script.
-const REVOKED: &str = "revoked";
 
 /// Looks at a process that is not our child, while one waits for it.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -25,6 +21,9 @@ const LAST_LOOK: Duration = Duration::from_millis(50);
 impl Inner {
     pub(super) fn poll(&self, handle: &Handle) -> Result<Status> {
         self.check(handle)?;
+        if let Some(status) = self.attached.poll(&handle.token) {
+            return Ok(status);
+        }
         let leader = ProcessId {
             pid: handle.pid,
             start_ticks: handle.start_ticks,
@@ -54,6 +53,9 @@ impl Inner {
     }
 
     pub(super) async fn wait(&self, handle: &Handle) -> Result<Status> {
+        if let Some(status) = self.attached.wait(&handle.token).await {
+            return Ok(status);
+        }
         let mut pause = FIRST_LOOK;
         loop {
             let settled = locked(&self.running).get(&handle.token).cloned();
@@ -82,6 +84,10 @@ impl Inner {
 
     pub(super) async fn cancel(&self, handle: &Handle, grace: Duration) -> Result<()> {
         self.check(handle)?;
+        if self.attached.find(&handle.token).is_some() {
+            self.end_attached(&handle.token, grace).await?;
+            return Ok(());
+        }
         self.killer.end(Target::from(handle), grace).await?;
         self.forget(&handle.token).await;
         Ok(())
@@ -89,6 +95,9 @@ impl Inner {
 
     pub(super) fn find(&self, host: &HostSpec, token: &Token) -> Result<Option<Handle>> {
         folder::check_token(token)?;
+        if let Some(handle) = self.attached.find(token) {
+            return Ok(Some(handle));
+        }
         let claim = Claim::read(&self.layout.run(token))?;
         Ok(claim
             .filter(|claim| claim.boot_id != REVOKED)
@@ -105,19 +114,12 @@ impl Inner {
         folder::check_token(token)?;
         let dir = self.layout.run(token);
         if !dir.exists() {
-            return Ok(None);
+            // Attached, or never begun. Whoever would begin it is gone, or is us.
+            let ended = self.end_attached(token, grace).await?;
+            return Ok(self.attached.find(token).filter(|_| ended));
         }
-        let path = dir.join(folder::PID);
-        let mut open = fs::OpenOptions::new();
-        match open.write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(mut file) => {
-                let text = format!("0 0 {REVOKED}\n");
-                file.write_all(text.as_bytes())
-                    .map_err(|e| Error::io("write", &path, &e))?;
-                return Ok(None);
-            }
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(Error::io("write", &path, &e)),
+        if folder::revoke_claim(&dir)? {
+            return Ok(None);
         }
         // Whoever has just made the claim is about to write it.
         let mut claim = Claim::read(&dir)?;

@@ -31,6 +31,14 @@ enum Launch {
     Child(u32, Ended),
 }
 
+/// What a script has of the environment of `doe`.
+pub(super) fn inherit(command: &mut Command) {
+    for (name, otherwise) in [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/")] {
+        let value = std::env::var_os(name).filter(|value| !value.is_empty());
+        command.env(name, value.unwrap_or_else(|| otherwise.into()));
+    }
+}
+
 impl Inner {
     pub(super) fn handle(&self, host: &str, token: &Token, leader: ProcessId) -> Handle {
         Handle {
@@ -115,10 +123,7 @@ impl Inner {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        for (name, otherwise) in [("PATH", "/usr/local/bin:/usr/bin:/bin"), ("HOME", "/")] {
-            let value = std::env::var_os(name).filter(|value| !value.is_empty());
-            command.env(name, value.unwrap_or_else(|| otherwise.into()));
-        }
+        inherit(&mut command);
         let child = command.spawn().map_err(|e| {
             Error::io("run", &self.options.doe, &e)
                 .hint("the executor needs the `doe` program to start sessions")

@@ -1,0 +1,192 @@
+//! What runs the scripts of a platform: its executor, the one of this machine, and where things
+//! are on the hosts. Made in one place for every command, so that nothing else knows which
+//! executors there are.
+
+mod connect;
+mod ship;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use doe_cache::Store;
+
+use crate::engine::intent;
+use crate::engine::remains::{Away, Remains, Within};
+use crate::error::Result;
+use crate::exec::local::{LocalExecutor, LocalOptions};
+use crate::exec::remote::RemoteExecutor;
+use crate::exec::{Executor, Handle, HostSpec, Site};
+use crate::plan::model::{Platform, Workspace};
+
+/// Executors that there are.
+pub const EXECUTORS: [&str; 2] = ["local", "ssh"];
+
+/// See the module.
+pub struct Fleet {
+    /// Runs what has a role.
+    pub executor: Arc<dyn Executor>,
+    /// Runs what has none.
+    pub local: Arc<LocalExecutor>,
+    /// Where things are on the hosts, when these are not this machine.
+    pub site: Option<Site>,
+    /// Folders put first on the path of scripts on this machine: the simulated tools.
+    pub path_prefix: Vec<PathBuf>,
+    /// Environment of scripts on this machine.
+    pub env: BTreeMap<String, String>,
+    /// What killed runs left.
+    pub remains: Remains,
+}
+
+/// Makes what runs the scripts of a platform on the `needed` hosts of it, and looks for what killed
+/// runs left. `doe` is this program. The caller holds the writer's lock.
+pub async fn make(
+    workspace: &Workspace,
+    platform: &Platform,
+    needed: &[HostSpec],
+    store: &Store,
+    doe: &Path,
+) -> Result<Fleet> {
+    let options = LocalOptions {
+        survive: workspace.survive,
+        ..LocalOptions::new(doe)
+    };
+    let local = LocalExecutor::new(workspace.state_dir.join("exec"), options)?;
+    let mut hosts = needed.to_vec();
+    if !hosts.is_empty() {
+        let left = left_on(platform, store)?.into_iter();
+        hosts.extend(left.filter(|host| !needed.iter().any(|known| known.name == host.name)));
+    }
+    let reached = Reached::new(workspace, platform, &hosts, local).await?;
+    // From here on our reaper guards what a killed run left on this machine.
+    let remains = reached.remains(store).await?;
+    let mut fleet = Fleet {
+        executor: reached.executor(),
+        local: reached.local,
+        site: None,
+        path_prefix: Vec::new(),
+        env: BTreeMap::new(),
+        remains,
+    };
+    match &reached.ground {
+        Some(ground) => fleet.site = Some(ship::settle(ground, workspace, platform, doe).await?),
+        None => (fleet.path_prefix, fleet.env) = ship::surroundings(workspace, platform, doe)?,
+    }
+    Ok(fleet)
+}
+
+/// The hosts of a platform that killed runs left something on, as far as the platform has them.
+pub fn left_on(platform: &Platform, store: &Store) -> Result<Vec<HostSpec>> {
+    let mut hosts: Vec<HostSpec> = Vec::new();
+    for (run, open) in intent::open_runs(store)? {
+        if run.info.platform != platform.name {
+            continue;
+        }
+        for (place, _) in open.on_hosts().filter(|(_, home)| home.is_away()) {
+            let known = hosts.iter().any(|host| host.name == place.host);
+            if let (false, Some(host)) = (known, platform.hosts.get(&place.host)) {
+                hosts.push(HostSpec {
+                    name: host.name.clone(),
+                    address: host.address.clone(),
+                    gpus: host.gpus,
+                });
+            }
+        }
+    }
+    Ok(hosts)
+}
+
+/// The executors of a platform, before anything is shipped.
+pub struct Reached {
+    /// Of this machine.
+    pub local: Arc<LocalExecutor>,
+    ground: Option<Ground>,
+    platform: String,
+    /// Whether what nobody announced can only be this workspace's.
+    private: bool,
+}
+
+impl Reached {
+    /// Connects to these hosts of the platform; to none where they are this machine.
+    pub async fn new(
+        workspace: &Workspace,
+        platform: &Platform,
+        hosts: &[HostSpec],
+        local: LocalExecutor,
+    ) -> Result<Self> {
+        let ground = Ground::new(workspace, platform, hosts).await?;
+        Ok(Self {
+            local: Arc::new(local),
+            platform: platform.name.clone(),
+            private: platform.ssh.root.contains("%w"),
+            ground,
+        })
+    }
+
+    /// What runs scripts that have a role.
+    pub fn executor(&self) -> Arc<dyn Executor> {
+        match &self.ground {
+            Some(ground) => ground.ssh.clone(),
+            None => self.local.clone(),
+        }
+    }
+
+    /// What killed runs left.
+    pub async fn remains(&self, store: &Store) -> Result<Remains> {
+        let mut living = self.local.sweep().await?;
+        if let (true, Some(ground)) = (self.private, &self.ground) {
+            living.extend(ground.living().await?);
+        }
+        let executor = self.executor();
+        let within = Within {
+            executor: &*executor,
+            local: &*self.local,
+            away: self.ground.as_ref().map(|ground| Away {
+                platform: &self.platform,
+                root: ground.ssh.root(),
+                hosts: &ground.hosts,
+            }),
+        };
+        Remains::find(store, within, living).await
+    }
+}
+
+/// What runs scripts on these hosts, for somebody who only looks; none where they are this machine.
+pub async fn look(
+    workspace: &Workspace,
+    platform: &Platform,
+    hosts: &[HostSpec],
+) -> Result<Option<Arc<dyn Executor>>> {
+    let ground = Ground::new(workspace, platform, hosts).await?;
+    Ok(ground.map(|ground| ground.ssh as Arc<dyn Executor>))
+}
+
+/// Hosts that are not this machine.
+struct Ground {
+    ssh: Arc<RemoteExecutor>,
+    hosts: Vec<HostSpec>,
+}
+
+impl Ground {
+    async fn new(
+        workspace: &Workspace,
+        platform: &Platform,
+        hosts: &[HostSpec],
+    ) -> Result<Option<Self>> {
+        if hosts.is_empty() || platform.executor != "ssh" {
+            return Ok(None);
+        }
+        let ssh = connect::ssh(workspace, platform, hosts).await?;
+        Ok(Some(Self {
+            ssh: Arc::new(ssh),
+            hosts: hosts.to_vec(),
+        }))
+    }
+
+    /// Executions that left no record and live.
+    async fn living(&self) -> Result<Vec<Handle>> {
+        let sweeps = self.hosts.iter().map(|host| self.ssh.sweep(host));
+        let found = futures_util::future::try_join_all(sweeps).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+}

@@ -1,0 +1,127 @@
+//! What scripts call is shipped to where they run: `doe` and the simulated tools, under their
+//! digests, and found out to run there before anything depends on it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use doe_cache::Digest;
+
+use super::Ground;
+use super::connect::file;
+use crate::error::{Error, Kind, Result};
+use crate::exec::Site;
+use crate::measure::sim::{profile, shims};
+use crate::plan::model::{Platform, Workspace};
+
+/// The search path behind what doe puts in front of it, where a host tells none.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Ships what scripts call, `doe` and the simulated tools, and finds out whether it runs there.
+pub(super) async fn settle(
+    ground: &Ground,
+    workspace: &Workspace,
+    platform: &Platform,
+    doe: &Path,
+) -> Result<Site> {
+    let Ground { ssh, hosts } = ground;
+    let own = platform.ssh.doe.as_ref();
+    let own = own.map(|doe| file(workspace, doe));
+    let doe = own.as_deref().unwrap_or(doe);
+    let programs = [("doe".to_owned(), digest_of(doe)?, doe.to_owned())];
+    let bin = ssh.install(hosts, &programs).await?;
+    let there = bin.join("doe");
+    ssh.try_program(hosts, &there, &["--version"]).await.map_err(|cause| {
+        Error::new(
+            Kind::Infra,
+            "doe-does-not-run",
+            "the doe program that was shipped does not run on a host",
+        )
+        .cause(cause)
+        .hint("build a static one for the hosts (`cargo build --release --target x86_64-unknown-linux-musl`) and name it: `ssh = { doe = \"PATH\" }`")
+    })?;
+    let mut path = Vec::new();
+    let mut env = BTreeMap::new();
+    if platform.simulated {
+        let (tools, variables) = simulation(ground, workspace, platform, &there).await?;
+        path.push(tools.display().to_string());
+        env.extend(variables);
+    }
+    path.push(bin.display().to_string());
+    path.extend(platform.ssh.path.iter().cloned());
+    path.push(match ssh.login_path() {
+        "" => USUAL_PATH.to_owned(),
+        login => login.to_owned(),
+    });
+    env.insert("PATH".into(), path.join(":"));
+    Ok(Site {
+        root: ssh.root().to_owned(),
+        doe: there,
+        env,
+    })
+}
+
+fn digest_of(path: &Path) -> Result<Digest> {
+    Ok(Digest::of_file(path)?)
+}
+
+/// Ships the simulated tools and their profile.
+async fn simulation(
+    Ground { ssh, hosts }: &Ground,
+    workspace: &Workspace,
+    platform: &Platform,
+    doe: &Path,
+) -> Result<(PathBuf, BTreeMap<String, String>)> {
+    let dir = workspace.state_dir.join("sim").join("hosts");
+    shims::install(&dir, doe)?;
+    let mut programs = Vec::new();
+    for name in shims::names() {
+        let path = dir.join(name);
+        programs.push((name.to_owned(), digest_of(&path)?, path));
+    }
+    let tools = ssh.install(hosts, &programs).await?;
+    let profile = write_profile(workspace, platform)?;
+    let programs = [("profile.json".to_owned(), digest_of(&profile)?, profile)];
+    let there = ssh.install(hosts, &programs).await?.join("profile.json");
+    let variable = profile::PROFILE_VAR.to_owned();
+    Ok((
+        tools,
+        BTreeMap::from([(variable, there.display().to_string())]),
+    ))
+}
+
+/// The simulated tools and their profile on this machine, when the platform is a simulation.
+pub(super) fn surroundings(
+    workspace: &Workspace,
+    platform: &Platform,
+    doe: &Path,
+) -> Result<(Vec<PathBuf>, BTreeMap<String, String>)> {
+    if !platform.simulated {
+        return Ok((Vec::new(), BTreeMap::new()));
+    }
+    let shim_dir = workspace.state_dir.join("sim").join("bin");
+    shims::install(&shim_dir, doe)?;
+    let path = write_profile(workspace, platform)?;
+    let path = path
+        .canonicalize()
+        .map_err(|e| Error::io("read", &path, &e))?;
+    let shim_dir = shim_dir
+        .canonicalize()
+        .map_err(|e| Error::io("read", &shim_dir, &e))?;
+    let env = BTreeMap::from([(profile::PROFILE_VAR.to_string(), path.display().to_string())]);
+    Ok((vec![shim_dir], env))
+}
+
+/// One file a profile: a run that still goes on keeps its own.
+fn write_profile(workspace: &Workspace, platform: &Platform) -> Result<PathBuf> {
+    let options: serde_json::Map<String, serde_json::Value> = platform
+        .sim
+        .iter()
+        .map(|(name, value)| (name.clone(), value.to_json()))
+        .collect();
+    let text = serde_json::Value::Object(options).to_string();
+    let name = format!("profile-{}.json", Digest::of(&text).short());
+    let path = workspace.state_dir.join("sim").join(name);
+    std::fs::write(&path, text).map_err(|e| Error::io("write", &path, &e))?;
+    profile::SimProfile::load(&path)?;
+    Ok(path)
+}

@@ -1,0 +1,356 @@
+//! Scripts that live and die with `doe`: direct children without wrapper, folder or record, for
+//! work that is pure and simply done again when `doe` was killed (analyses). Their logs are held
+//! in memory until they are kept elsewhere. The reaper knows their tokens like all others, so
+//! nothing of them stays behind.
+
+use std::collections::HashMap;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::process::{Pid, test_kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::watch;
+
+use super::{Inner, locked};
+use crate::error::{Error, Kind, Result};
+use crate::exec::children::{self, Ended};
+use crate::exec::folder;
+use crate::exec::procfs::{Process, ProcessId};
+use crate::exec::tree::{self, TOKEN_VARIABLE, Target};
+use crate::exec::{Exit, Handle, HostSpec, Script, Status, Stream, Token};
+
+/// The longest script that is passed as one argument; Linux takes 128 KiB.
+const LONGEST_ARGUMENT_BYTES: usize = 120 << 10;
+/// Room for the note where a log was cut.
+const NOTE_BYTES: usize = 256;
+/// How long logs are read on when the script has ended and something still holds them.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// The attached scripts of one executor.
+#[derive(Debug, Default)]
+pub(super) struct Attached {
+    known: Mutex<HashMap<Token, Entry>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    handle: Handle,
+    /// `None` while it runs.
+    status: watch::Receiver<Option<Status>>,
+    logs: [Arc<Mutex<Log>>; 2],
+}
+
+/// The first and the last bytes of a log.
+#[derive(Debug, Default)]
+struct Log {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    cut_bytes: u64,
+    cap_bytes: usize,
+}
+
+impl Log {
+    fn new(cap_bytes: u64) -> Self {
+        Self {
+            cap_bytes: usize::try_from(cap_bytes).unwrap_or(usize::MAX),
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let keeps = self.cap_bytes / 4;
+        let room = self.cap_bytes.saturating_sub(keeps + NOTE_BYTES);
+        let room = room.saturating_sub(self.head.len());
+        let (first, rest) = bytes.split_at(room.min(bytes.len()));
+        self.head.extend_from_slice(first);
+        self.tail.extend_from_slice(rest);
+        // Cut seldom: moving the tail costs its length.
+        if self.tail.len() > 2 * keeps {
+            self.cut(keeps);
+        }
+    }
+
+    fn cut(&mut self, keeps: usize) {
+        let over = self.tail.len().saturating_sub(keeps);
+        self.tail.drain(..over);
+        self.cut_bytes += over as u64;
+    }
+
+    fn text(&mut self) -> Vec<u8> {
+        self.cut(self.cap_bytes / 4);
+        let mut text = self.head.clone();
+        if self.cut_bytes > 0 {
+            text.extend_from_slice(note(self.cut_bytes).as_bytes());
+        }
+        text.extend_from_slice(&self.tail);
+        text
+    }
+}
+
+/// As the wrapper says it.
+fn note(cut_bytes: u64) -> String {
+    format!("\n[doe: {cut_bytes} bytes or a few more were cut here: the log is limited]\n")
+}
+
+impl Attached {
+    fn entry(&self, token: &Token) -> Option<Entry> {
+        locked(&self.known).get(token).cloned()
+    }
+
+    pub(super) fn find(&self, token: &Token) -> Option<Handle> {
+        self.entry(token).map(|entry| entry.handle)
+    }
+
+    /// How it stands; `None` when it is not one of these.
+    pub(super) fn poll(&self, token: &Token) -> Option<Status> {
+        let entry = self.entry(token)?;
+        let status = entry.status.borrow().clone();
+        Some(status.unwrap_or(Status::Running))
+    }
+
+    pub(super) async fn wait(&self, token: &Token) -> Option<Status> {
+        let mut entry = self.entry(token)?;
+        let ended = entry.status.wait_for(Option::is_some).await;
+        let status = ended.ok().and_then(|status| status.clone());
+        Some(status.unwrap_or_else(|| Status::Lost {
+            why: "nobody watches it any more".into(),
+        }))
+    }
+
+    pub(super) fn log(&self, token: &Token, stream: Stream, offset: u64) -> Option<Vec<u8>> {
+        let entry = self.entry(token)?;
+        let at = match stream {
+            Stream::Stdout => 0,
+            Stream::Stderr => 1,
+        };
+        let text = locked(&entry.logs[at]).text();
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        Some(text.get(from..).unwrap_or_default().to_vec())
+    }
+
+    /// True: it was one of these, and had ended.
+    pub(super) fn discard(&self, token: &Token) -> bool {
+        let mut known = locked(&self.known);
+        let ended = known
+            .get(token)
+            .is_some_and(|entry| entry.status.borrow().is_some());
+        ended && known.remove(token).is_some()
+    }
+}
+
+/// Whether a script may be run this way.
+pub(super) fn fits(script: &Script) -> bool {
+    script.attached && script.text.len() <= LONGEST_ARGUMENT_BYTES
+}
+
+impl Inner {
+    /// Starts an attached script, or finds that it was started.
+    pub(super) async fn start_attached(
+        self: &Arc<Self>,
+        host: &HostSpec,
+        script: &Script,
+        token: &Token,
+    ) -> Result<Handle> {
+        folder::check_token(token)?;
+        folder::check_script(script)?;
+        if let Some(handle) = self.attached.find(token) {
+            return Ok(handle);
+        }
+        let target = Target {
+            token: token.clone(),
+            leader: None,
+            dir: self.layout.run(token),
+        };
+        if let Some(reaper) = &self.reaper {
+            reaper.watch(target.clone())?;
+        }
+        folder::make_private(&script.work).map_err(|e| not_started(script, &e))?;
+        let mut command = Command::new("/bin/sh");
+        command
+            .arg("-euc")
+            // On the first line, so that the numbers of lines in messages stay right.
+            .arg(format!("umask 077; trap '' HUP; {}", script.text))
+            .arg(&script.name)
+            .env_clear()
+            .env("LANG", "C.UTF-8")
+            .current_dir(&script.work)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        super::start::inherit(&mut command);
+        command.envs(&script.env).env(TOKEN_VARIABLE, &token.0);
+        let started_unix_ms = unix_ms();
+        let mut child = command.spawn().map_err(|e| not_started(script, &e))?;
+        let pipes = (child.stdout.take(), child.stderr.take());
+        let pid = child.id();
+        let leader = Process::read(pid).map_or(
+            ProcessId {
+                pid,
+                start_ticks: 0,
+            },
+            |p| p.id,
+        );
+        let ended = self.children.adopt(child)?;
+        let (Some(out), Some(err)) = pipes else {
+            return Err(Error::new(Kind::Bug, "no-pipes", "a child has no pipes"));
+        };
+        let out = Receiver::from_owned_fd(out.into()).map_err(|e| not_started(script, &e))?;
+        let err = Receiver::from_owned_fd(err.into()).map_err(|e| not_started(script, &e))?;
+        let logs = [(); 2].map(|()| Arc::new(Mutex::new(Log::new(script.log_cap_bytes))));
+        let (status, receiver) = watch::channel(None);
+        let handle = self.handle(&host.name, token, leader);
+        let entry = Entry {
+            handle: handle.clone(),
+            status: receiver,
+            logs: logs.clone(),
+        };
+        locked(&self.attached.known).insert(token.clone(), entry);
+        let (inner, limit) = (self.clone(), script.timeout);
+        tokio::spawn(async move {
+            let [out_log, err_log] = logs;
+            let reading = async { tokio::join!(read(out, &out_log), read(err, &err_log)) };
+            let (exit, timed_out) = inner.see_end(reading, ended, &target, limit, pid).await;
+            status.send_replace(Some(match exit {
+                None => Status::Lost {
+                    why: format!("process {pid} is gone and nobody knows how it ended"),
+                },
+                Some(exit) => {
+                    let (code, signal) = code_and_signal(exit);
+                    Status::Exited(Exit {
+                        code,
+                        signal,
+                        timed_out,
+                        started_unix_ms,
+                        ended_unix_ms: unix_ms(),
+                    })
+                }
+            }));
+        });
+        Ok(handle)
+    }
+
+    /// Waits for the end of a script and of what it started. Whether the limit ended it.
+    async fn see_end(
+        &self,
+        reading: impl Future,
+        ended: Ended,
+        target: &Target,
+        limit: Option<Duration>,
+        pid: u32,
+    ) -> (Option<ExitStatus>, bool) {
+        let grace = self.options.grace;
+        let mut reading = std::pin::pin!(reading);
+        let mut child = std::pin::pin!(children::ended(ended));
+        let mut read_all = false;
+        let mut timed_out = false;
+        let mut late = std::pin::pin!(async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        });
+        let exit = loop {
+            tokio::select! {
+                exit = &mut child => break exit,
+                _ = &mut reading, if !read_all => read_all = true,
+                () = &mut late, if !timed_out => {
+                    timed_out = true;
+                    // What will not go shows below, where the same is asked for again.
+                    let _ = self.killer.end(target.clone(), grace).await;
+                }
+            }
+        };
+        if !read_all {
+            // Mostly all of it is in the pipes by now.
+            let soon = tokio::time::timeout(Duration::from_millis(20), &mut reading);
+            read_all = soon.await.is_ok();
+        }
+        let mut gone = true;
+        if !read_all || group_lives(pid) {
+            gone = self.killer.end(target.clone(), grace).await.is_ok();
+            if !read_all {
+                let _ = tokio::time::timeout(DRAIN, &mut reading).await;
+            }
+        }
+        if gone {
+            // One write to a pipe: not worth a thread.
+            if let Some(reaper) = &self.reaper {
+                reaper.forget(&target.token);
+            }
+        }
+        (exit, timed_out)
+    }
+
+    /// Ends what carries the token of an attached script, whoever started it.
+    pub(super) async fn end_attached(&self, token: &Token, grace: Duration) -> Result<bool> {
+        let target = Target {
+            token: token.clone(),
+            leader: None,
+            dir: self.layout.run(token),
+        };
+        let lives = !tree::alive(std::slice::from_ref(&target))?.is_empty();
+        if lives {
+            self.killer.end(target, grace).await?;
+        }
+        // Whoever asks next shall find how it ended.
+        self.attached.wait(token).await;
+        Ok(lives)
+    }
+}
+
+/// Whether anything is left in the process group of a script that has ended.
+fn group_lives(pid: u32) -> bool {
+    let group = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    group.is_some_and(|group| test_kill_process_group(group).is_ok())
+}
+
+async fn read(mut pipe: impl AsyncRead + Unpin, log: &Mutex<Log>) {
+    let mut buffer = [0; 8192];
+    // An error ends a log as its end does: what was read is kept.
+    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+        locked(log).add(&buffer[..count]);
+    }
+}
+
+/// A script whose last command was killed ends with 128 and the signal: that is the signal here,
+/// as it is for the wrapper.
+fn code_and_signal(exit: ExitStatus) -> (Option<i32>, Option<i32>) {
+    match exit.code() {
+        Some(code @ 129..=192) => (None, Some(code - 128)),
+        code => (code, exit.signal()),
+    }
+}
+
+fn not_started(script: &Script, cause: &dyn std::fmt::Display) -> Error {
+    let text = format!("the script `{}` did not start", script.name);
+    Error::new(Kind::Infra, "not-started", text).cause(cause)
+}
+
+fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_keeps_its_head_and_its_tail() {
+        let all: Vec<u8> = (0..9000_u32).map(|i| (i % 251) as u8).collect();
+        for step in [1, 7, 64, 4096] {
+            // 2000 bytes: a tail of 500, 256 for the note, and the head.
+            let mut log = Log::new(2000);
+            all.chunks(step).for_each(|part| log.add(part));
+            let expected = [&all[..1244], note(7256).as_bytes(), &all[8500..]].concat();
+            assert!(log.text() == expected, "{step}");
+            let mut log = Log::new(2000);
+            all[..1700].chunks(step).for_each(|part| log.add(part));
+            assert!(log.text() == all[..1700], "{step}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The calls of the trait, each one command on the host. What a host has not said is not claimed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use doe_cache::Digest;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::call::{Request, refused};
+use super::{NAME, RemoteExecutor, check, utf8};
+use crate::error::{Error, Kind, Result};
+use crate::exec::{
+    CLOCK_AHEAD, Executor, Facts, Handle, HostSpec, Script, Sign, Status, Stream, Token, folder,
+    look,
+};
+
+impl Executor for RemoteExecutor {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn probe<'a>(&'a self, host: &'a HostSpec) -> BoxFuture<'a, Result<Facts>> {
+        async move {
+            let asked_ms = now_ms();
+            let request = Request::new("facts", vec![&self.wrapper]);
+            let text = self.done(host, "read facts", &request).await?;
+            let mut facts: BTreeMap<_, _> = folder::parse_facts(&text);
+            // Its clock against ours, which stood in the middle while it was read.
+            let theirs = facts
+                .remove("unix_ms")
+                .and_then(|ms| ms.parse::<i64>().ok());
+            if let Some(theirs) = theirs {
+                let ours = asked_ms + (now_ms() - asked_ms) / 2;
+                facts.insert(CLOCK_AHEAD.into(), (theirs - ours).to_string());
+            }
+            Ok(facts)
+        }
+        .boxed()
+    }
+
+    fn stage<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        files: &'a [(Digest, PathBuf)],
+    ) -> BoxFuture<'a, Result<Vec<PathBuf>>> {
+        self.stager.stage(&self.caller, &host.name, files).boxed()
+    }
+
+    fn start<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        script: &'a Script,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Handle>> {
+        self.start_once(host, script, token).boxed()
+    }
+
+    fn find<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Option<Handle>>> {
+        async move {
+            folder::check_token(token)?;
+            let request = Request::new("find", vec![&token.0]);
+            let text = self.done(host, "look for a script", &request).await?;
+            Ok(folder::Claim::parse(&text).map(|claim| self.handle(host, token, &claim)))
+        }
+        .boxed()
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        token: &'a Token,
+        grace: Duration,
+    ) -> BoxFuture<'a, Result<Option<Handle>>> {
+        async move {
+            folder::check_token(token)?;
+            let grace_ms = grace.as_millis().to_string();
+            let request = Request::new("revoke", vec![&token.0, &self.wrapper, &grace_ms]);
+            let text = self.done(host, "take a script back", &request).await?;
+            Ok(folder::Claim::parse(&text).map(|claim| self.handle(host, token, &claim)))
+        }
+        .boxed()
+    }
+
+    fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>> {
+        async move {
+            Ok(match self.status(handle).await? {
+                Status::Exited(exit) => Some(exit.ended_unix_ms),
+                _ => None,
+            })
+        }
+        .boxed()
+    }
+
+    fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {
+        self.status(handle).boxed()
+    }
+
+    fn wait<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {
+        async move {
+            check(handle)?;
+            let status = self
+                .watches
+                .wait(&self.caller, &self.wrapper, &handle.host, &handle.token)
+                .await?;
+            if matches!(status, Status::Lost { .. }) {
+                // Lost means gone: what its wrapper cannot end any more is ended from here.
+                self.end(handle, self.grace).await?;
+            }
+            Ok(status)
+        }
+        .boxed()
+    }
+
+    fn cancel<'a>(&'a self, handle: &'a Handle, grace: Duration) -> BoxFuture<'a, Result<()>> {
+        self.end(handle, grace).boxed()
+    }
+
+    fn log<'a>(
+        &'a self,
+        handle: &'a Handle,
+        stream: Stream,
+        offset: u64,
+    ) -> BoxFuture<'a, Result<Vec<u8>>> {
+        async move {
+            check(handle)?;
+            let name = match stream {
+                Stream::Stdout => "stdout",
+                Stream::Stderr => "stderr",
+            };
+            let offset = offset.to_string();
+            let request = Request::new("log", vec![&handle.token.0, name, &offset]);
+            let answer = self.caller.call(&handle.host, &request).await?;
+            match answer.code {
+                0 => Ok(answer.payload),
+                _ => Err(refused(&handle.host, "read a log", &answer)),
+            }
+        }
+        .boxed()
+    }
+
+    fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            match sign {
+                Sign::Http(url) => look::http_over(url, |address| self.stream(host, address)).await,
+                Sign::Tcp(address) => {
+                    look::check_address(address)?;
+                    self.accepts(host, address).await
+                }
+                Sign::Listen(port) => {
+                    let request = Request::new("sockets", vec![]);
+                    let text = self.done(host, "look at sockets", &request).await?;
+                    let address = host.address.parse().into_iter().collect::<Vec<_>>();
+                    Ok(look::listens_in(&text, &address, *port))
+                }
+                Sign::File(path) => {
+                    let path = utf8(path, "the file")?;
+                    let request = Request::new("exists", vec![path]);
+                    Ok(self.caller.call(&host.name, &request).await?.code == 0)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn collect<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        from: &'a Path,
+        names: &'a [String],
+        into: &'a Path,
+    ) -> BoxFuture<'a, Result<Vec<PathBuf>>> {
+        async move {
+            let from = utf8(from, "the folder")?;
+            for name in names {
+                folder::check_inside(name)?;
+            }
+            let mut found = Vec::new();
+            for name in names {
+                found.extend(self.fetch(host, from, name, into).await?);
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
+
+    fn free_port<'a>(&'a self, host: &'a HostSpec) -> BoxFuture<'a, Result<u16>> {
+        async move {
+            let text = self
+                .done(host, "look at sockets", &Request::new("sockets", vec![]))
+                .await?;
+            self.ports.take(&host.name, &text)
+        }
+        .boxed()
+    }
+
+    fn discard<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<()>> {
+        async move {
+            check(handle)?;
+            let request = Request::new("discard", vec![&handle.token.0]);
+            let answer = self.caller.call(&handle.host, &request).await?;
+            match answer.code {
+                0 => Ok(()),
+                _ => Err(refused(&handle.host, "remove a folder", &answer)),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl RemoteExecutor {
+    /// A connection from the host to an address, for one look.
+    async fn stream(&self, host: &HostSpec, address: String) -> Result<Option<look::Pipes>> {
+        let mut child = self.ssh.forward(&host.name, &address, false).await?;
+        let pipes = child.stdout.take().zip(child.stdin.take());
+        Ok(pipes.map(|(from, to)| look::Pipes::new(from, to, child)))
+    }
+
+    /// Whether an address accepts a connection from the host. The master tells the moment it did.
+    async fn accepts(&self, host: &HostSpec, address: &str) -> Result<bool> {
+        use tokio::io::{AsyncBufReadExt, BufReader};
+        let mut child = self.ssh.forward(&host.name, address, true).await?;
+        let Some(stderr) = child.stderr.take() else {
+            return Ok(false);
+        };
+        let mut lines = BufReader::new(stderr).lines();
+        let seen = async {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if line.contains("administratively prohibited") {
+                    return Err(Error::new(
+                        Kind::Infra,
+                        "no-forwarding",
+                        format!("the host `{}` allows no connections through it, so readiness by TCP or HTTP cannot be seen", host.name),
+                    )
+                    .hint("allow `AllowTcpForwarding` there, or let the rule wait for `listen`, `file` or `log`"));
+                }
+                if line.contains("master session id") {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        tokio::time::timeout(look::LIMIT, seen)
+            .await
+            .unwrap_or(Ok(false))
+    }
+}
+
+fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+}

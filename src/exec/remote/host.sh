@@ -1,0 +1,265 @@
+#!/bin/sh
+# What doe does on a host that it reaches over a connection. Every command may be broken off and
+# given again: what it leaves is whole or not there, and doing it twice does it once.
+#
+#   host.sh NONCE COMMAND ROOT [ARGUMENT...]
+#
+#   have ROOT                 reads `DIGEST SHA256 MODE` lines; prints those that are missing or damaged
+#   put ROOT DIGEST SHA256 MODE   standard input becomes ROOT/blobs/DIGEST, once it was verified
+#   link ROOT NAME            reads `FILE DIGEST` lines; makes ROOT/links/NAME with links to blobs
+#   start ROOT TOKEN WRAPPER BYTES   standard input: lengths, job, env, script. Prints the claim
+#   find ROOT TOKEN           prints the claim, once the token was begun
+#   revoke ROOT TOKEN WRAPPER GRACE_MS   nobody will begin it any more; what runs is ended, its claim printed
+#   status ROOT TOKEN WRAPPER, end ROOT TOKEN WRAPPER GRACE_MS   as the wrapper says
+#   await ROOT WRAPPER LIMIT_CS   reads tokens; returns when one of them has ended, with their states
+#   log ROOT TOKEN STREAM OFFSET, fetch ROOT FOLDER NAME, exists ROOT PATH, sockets ROOT
+#   facts ROOT WRAPPER, open ROOT, discard ROOT TOKEN, try ROOT PROGRAM [ARGUMENT...]
+#
+# The answer stands between a line `doe-begin NONCE` and a last line `doe-end NONCE CODE`: what a
+# login shell prints before is not taken for it, and half an answer is not taken for a whole one.
+set -u
+umask 077
+LC_ALL=C
+export LC_ALL
+
+nonce=$1 command=$2 root=$3
+shift 3
+
+fail() {
+    printf 'doe: %s\n' "$2" >&2
+    exit "$1"
+}
+
+sha256() {
+    sum=$(sha256sum 2>/dev/null) || fail 69 'the host has no working `sha256sum`, which is needed to verify files'
+    sum=${sum%% *}
+}
+
+# Whether process $1 lives and began at $2 ticks. A zombie is gone unless threads live on.
+still() {
+    pid=$1 began=$2
+    { read -r line <"/proc/$pid/stat"; } 2>/dev/null || return 1
+    # shellcheck disable=SC2086
+    set -- ${line##*) }
+    [ "${20}" = "$began" ] || return 1
+    case $1 in Z | X | x) [ "${18}" -gt 1 ] ;; esac
+}
+
+have() {
+    while read -r digest wanted mode; do
+        file=$root/blobs/$digest
+        if [ -f "$file" ]; then
+            sha256 <"$file"
+            if [ "$sum" = "$wanted" ]; then
+                [ "$mode" != x ] || [ -x "$file" ] || chmod 500 "$file"
+                continue
+            fi
+        fi
+        printf '%s\n' "$digest"
+    done
+}
+
+put() {
+    digest=$1 wanted=$2 mode=$3
+    mkdir -p "$root/blobs" || fail 73 'could not make the folder of blobs'
+    new=$root/blobs/.new-$nonce
+    cat >"$new" || {
+        rm -f "$new"
+        fail 73 'could not write it'
+    }
+    sha256 <"$new"
+    if [ "$sum" != "$wanted" ]; then
+        rm -f "$new"
+        fail 65 'what arrived has another digest'
+    fi
+    if [ "$mode" = x ]; then chmod 500 "$new"; else chmod 400 "$new"; fi
+    mv -f "$new" "$root/blobs/$digest" || fail 73 'could not put it in its place'
+}
+
+link() {
+    dir=$root/links/$1
+    mkdir -p "$dir" || fail 73 "could not make the folder $dir"
+    while read -r name digest; do
+        new=$dir/.new-$nonce
+        ln -s "$root/blobs/$digest" "$new" && mv -f "$new" "$dir/$name" || fail 73 "could not link $name"
+    done
+}
+
+start() {
+    token=$1 wrapper=$2 bytes=$3
+    dir=$root/runs/$token
+    if [ ! -s "$dir/pid" ]; then
+        mkdir -p "$dir" || fail 73 "could not make the folder $dir"
+        new=$dir/.new-$nonce
+        cat >"$new" || fail 73 'could not write the script'
+        # The connection may have ended in the middle.
+        if [ "$(wc -c <"$new")" -ne "$bytes" ]; then
+            rm -f "$new"
+            fail 65 'the script arrived in part'
+        fi
+        # The first one stays, whatever comes later.
+        ln "$new" "$dir/payload" 2>/dev/null
+        rm -f "$new"
+        read -r head job env script <"$dir/payload" || fail 73 'the script is not whole'
+        for part in job env script; do
+            case $part in job) size=$job ;; env) size=$env ;; script) size=$script ;; esac
+            tail -c +$((head + 1)) "$dir/payload" | head -c "$size" >"$dir/.$part-$nonce" &&
+                [ "$(wc -c <"$dir/.$part-$nonce")" -eq "$size" ] &&
+                mv -f "$dir/.$part-$nonce" "$dir/$part" || fail 73 'could not write the script: the disk may be full'
+            head=$((head + size))
+        done
+        setsid /bin/sh "$wrapper" run "$dir" </dev/null >/dev/null 2>>"$dir/wrapper.log" &
+        child=$!
+        turns=0
+        until [ -s "$dir/pid" ]; do
+            if ! kill -0 "$child" 2>/dev/null && wait "$child"; then
+                # It came second: the first is about to write its claim.
+                child=$$
+            elif ! kill -0 "$child" 2>/dev/null && [ ! -s "$dir/pid" ]; then
+                cat "$dir/wrapper.log" >&2
+                fail 70 'it did not begin'
+            fi
+            turns=$((turns + 1))
+            if [ "$turns" -gt 1500 ]; then
+                : >"$dir/unwanted"
+                [ "$child" = $$ ] || kill -KILL "$child" 2>/dev/null
+                fail 70 'it did not begin within 30 s'
+            fi
+            sleep 0.02 2>/dev/null || sleep 1
+        done
+    fi
+    cat "$dir/pid"
+}
+
+# Sets who runs the token $1; false when nobody has begun it, or somebody took it back.
+claimed() {
+    { read -r leader ticks boot <"$root/runs/$1/pid"; } 2>/dev/null && [ "$boot" != revoked ]
+}
+
+# Who makes the claim has the token: made here, no wrapper on its way will run the script.
+revoke() {
+    token=$1 wrapper=$2 grace=$3
+    dir=$root/runs/$token
+    mkdir -p "$dir" || fail 73 "could not make the folder $dir"
+    set -C
+    made=''
+    { printf '0 0 revoked\n' >"$dir/pid" && made=1; } 2>/dev/null
+    set +C
+    [ -z "$made" ] || return 0
+    # Whoever has just made the claim is about to write it.
+    turns=0
+    until [ -s "$dir/pid" ] || [ "$turns" -ge 25 ]; do
+        turns=$((turns + 1))
+        sleep 0.02 2>/dev/null || sleep 1
+    done
+    claimed "$token" && [ "$boot" = "$here" ] || return 0
+    still "$leader" "$ticks" || carried | grep -qxF "DOE_TOKEN=$token" || return 0
+    /bin/sh "$wrapper" end "$dir" "$grace" || fail 71 'something of it would not go'
+    printf '%s %s %s\n' "$leader" "$ticks" "$boot"
+}
+
+# The tokens that living processes carry, as lines of their environment.
+carried() {
+    cat /proc/[0-9]*/environ 2>/dev/null | tr '\0' '\n' | grep '^DOE_TOKEN=' | sort -u
+}
+
+# Prints the state of what has ended among $tokens. False when nothing has.
+ended() {
+    found=1
+    for token in $tokens; do
+        dir=$root/runs/$token
+        if [ ! -f "$dir/exit" ]; then
+            # Where hosts share files, a number of another machine says nothing here.
+            { read -r leader ticks boot <"$dir/pid"; } 2>/dev/null &&
+                [ "$boot" = "$here" ] && still "$leader" "$ticks" && continue
+        fi
+        found=0
+        printf 'token %s\n' "$token"
+        /bin/sh "$wrapper" status "$dir"
+    done
+    return $found
+}
+
+await() {
+    wrapper=$1 limit=$2
+    tokens=$(cat)
+    waited=0 pause=2
+    until ended; do
+        [ "$waited" -lt "$limit" ] || return 0
+        case $pause in ?) span=0.0$pause ;; *) span=0.$pause ;; esac
+        sleep "$span" 2>/dev/null || sleep 1
+        waited=$((waited + pause))
+        [ "$pause" -ge 20 ] || pause=$((pause + 2))
+    done
+}
+
+log() {
+    file=$root/runs/$1/$2
+    if [ -f "$file" ]; then
+        tail -c +$(($3 + 1)) "$file"
+    elif [ ! -d "$root/runs/$1" ]; then
+        fail 66 "the folder $root/runs/$1 is gone"
+    fi
+}
+
+fetch() {
+    from=$(readlink -f -- "$1") && [ -d "$from" ] || fail 66 'missing'
+    file=$(readlink -f -- "$from/$2") && [ -e "$file" ] || fail 66 'missing'
+    case $file in "${from%/}"/*) ;; *) fail 67 'outside' ;; esac
+    [ -f "$file" ] || fail 68 'no file'
+    sha256 <"$file"
+    printf '%s\n' "$sum"
+    cat <"$file"
+}
+
+# Executions without an exit record whose leader lives or whose token is still carried.
+open() {
+    tokens=$(carried)
+    for dir in "$root"/runs/*; do
+        [ ! -f "$dir/exit" ] || continue
+        { read -r leader ticks boot <"$dir/pid"; } 2>/dev/null && [ "$boot" = "$here" ] || continue
+        token=${dir##*/}
+        if still "$leader" "$ticks" || printf '%s\n' "$tokens" | grep -qxF "DOE_TOKEN=$token"; then
+            printf '%s %s %s %s\n' "$token" "$leader" "$ticks" "$boot"
+        fi
+    done
+}
+
+unix_ms() {
+    ms=$(date +%s%3N)
+    case $ms in '' | *[!0-9]*) ms=$(date +%s)000 ;; esac
+    printf 'unix_ms=%s\n' "$ms"
+}
+
+sockets() {
+    cat /proc/sys/net/ipv4/ip_local_port_range
+    cat /proc/net/tcp /proc/net/tcp6 2>/dev/null
+    return 0
+}
+
+read -r here </proc/sys/kernel/random/boot_id
+printf 'doe-begin %s\n' "$nonce"
+trap 'printf "\ndoe-end %s %s\n" "$nonce" "$?"' EXIT
+case $command in
+have) have ;;
+put) put "$@" ;;
+link) link "$@" ;;
+start) start "$@" ;;
+find) ! claimed "$1" || printf '%s %s %s\n' "$leader" "$ticks" "$boot" ;;
+revoke) revoke "$@" ;;
+status) /bin/sh "$2" status "$root/runs/$1" ;;
+end) /bin/sh "$2" end "$root/runs/$1" "$3" ;;
+await) await "$@" ;;
+log) log "$@" ;;
+fetch) fetch "$@" ;;
+exists) [ -e "$1" ] || exit 1 ;;
+sockets) sockets ;;
+facts)
+    unix_ms
+    /bin/sh "$1" facts
+    ;;
+open) open ;;
+try) "$@" </dev/null ;;
+discard) rm -rf -- "$root/runs/$1" ;;
+*) fail 64 "unknown command $command" ;;
+esac

@@ -1,0 +1,372 @@
+//! The campaign over a real connection: two hosts with a network, an sshd and files of their own,
+//! simulated tools on their paths, the client killed in the middle. What comes out has the keys
+//! that it has on this machine. `DOE_TEST_LONG=1` runs the whole of it.
+
+mod rig;
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use rig::Hosts;
+use support::{Workspace, wait_for};
+
+const LONG: Duration = Duration::from_secs(400);
+
+/// The shipped campaign, with the hosts as a platform that pretends to be what `sim` pretends.
+fn workspace(hosts: &Hosts, root: &str) -> Workspace {
+    let workspace = Workspace::shipped("0.001");
+    let sim = std::fs::read_to_string(support::repository().join("src/plan/sim.toml")).unwrap();
+    let facts = sim
+        .split("[facts]")
+        .nth(1)
+        .unwrap()
+        .split("[host")
+        .next()
+        .unwrap();
+    let (one, two) = (hosts.name(1), hosts.name(2));
+    let platform = format!(
+        "[platform.sim]\nsim = {{ time_scale = 0.001 }}\n\
+         [platform.pair]\nexecutor = \"ssh\"\nsimulated = true\ndynamic_ports = true\n\
+         ssh = {{ config = \"{}\", root = \"{root}\", patience = \"60s\" }}\nsim = {{ time_scale = 0.001 }}\n\
+         roles = {{ \"*\" = \"{one}\", prefill = \"{one}\", client = \"{one}\", decode = \"{two}\", server = \"{two}\", peer = \"{two}\" }}\n\
+         [platform.pair.facts]\n{facts}\n\
+         [platform.pair.host.\"{}[1-2]\"]\naddress = \"{}[1-2]\"\nssh = \"{}[1-2]\"\ngpus = 4\n",
+        hosts.config().display(),
+        hosts.prefix,
+        hosts.address(0).trim_end_matches('0'),
+        hosts.prefix,
+    );
+    workspace.write("doe.toml", &platform);
+    workspace
+}
+
+fn targets() -> Vec<&'static str> {
+    if std::env::var_os("DOE_TEST_LONG").is_some() {
+        return vec!["//phase2:all"];
+    }
+    vec![
+        "//phase2:L0-Baseline",
+        "//phase2:p2-unified-4k-c1",
+        "//phase2:p2-efa-4k-c1",
+        "//phase2:p2-tcp-4k-c1",
+    ]
+}
+
+#[test]
+fn the_campaign_has_the_same_keys_and_survives_its_client() {
+    if rig::skipped() {
+        return;
+    }
+    // The hosts see nothing of this machine's home, nor of the workspace.
+    let home = std::env::var("HOME").unwrap();
+    let hosts = Hosts::up(2, Some(Path::new(&home)));
+    let workspace = workspace(&hosts, "~/.doe-host/%w");
+    let mut build = vec!["build"];
+    build.extend(targets());
+    let pair = [&build[..], &["--platform", "pair", "--json"]].concat();
+
+    let (mut child, out) = workspace.spawn(&pair);
+    wait_for("a node that is measured", LONG, || {
+        let text = std::fs::read_to_string(&out).unwrap_or_default();
+        let running = text.contains("\"state\":\"running\"");
+        let finished = text.contains("node-finished");
+        (running && finished).then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let summary = workspace.doe(&pair).ok().summary();
+    let total = summary["ok"].as_u64().unwrap() + summary["reused"].as_u64().unwrap();
+    assert_eq!(summary["failed"], 0, "{summary}");
+    assert!(
+        summary["reused"].as_u64().unwrap() >= 1,
+        "what was done is kept: {summary}"
+    );
+
+    // The same keys: on this machine there is nothing left to do.
+    let sim = [&build[..], &["--platform", "sim", "--json"]].concat();
+    let again = workspace.doe(&sim).ok().summary();
+    assert_eq!(
+        (again["ok"].as_u64(), again["reused"].as_u64()),
+        (Some(0), Some(total)),
+        "{again}"
+    );
+    let results = workspace
+        .doe(&["results", "//phase2:L0-Baseline", "--json"])
+        .ok()
+        .json();
+    assert!(
+        results
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|row| row["simulated"] == true)
+    );
+
+    // Nothing is left running on the hosts but their sshd.
+    wait_until_quiet(&hosts);
+}
+
+#[test]
+fn no_secret_and_no_plan_value_gets_where_it_does_not_belong() {
+    if rig::skipped() {
+        return;
+    }
+    let hosts = Hosts::up(2, None);
+    let root = hosts.dir().join("roots");
+    let workspace = workspace(&hosts, root.join("%w").to_str().unwrap());
+    let ran = workspace.doe(&[
+        "build",
+        "//phase2:p2-baseline-nvidia-smi",
+        "--platform",
+        "pair",
+        "--json",
+    ]);
+    let events = ran.ok().stdout;
+    let key = std::fs::read_to_string(hosts.dir().join("id")).unwrap();
+    let secret = key.lines().nth(2).unwrap();
+    assert!(!events.contains(secret));
+    // Nothing of the workspace's state holds the key either, and the hosts' folder is private.
+    let grep = std::process::Command::new("grep")
+        .args(["-rlF", secret])
+        .arg(workspace.path())
+        .output()
+        .unwrap();
+    assert!(
+        grep.stdout.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&grep.stdout)
+    );
+    let mut seen = 0;
+    for entry in std::fs::read_dir(&root).unwrap().flatten() {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o77, 0);
+        seen += 1;
+    }
+    assert!(seen > 0);
+}
+
+const RULE: &str = r#"
+[served]
+param.n = { type = "int", default = 1, doc = "of the steps" }
+roles = { first = {}, second = {} }
+[[served.service]]
+name = "server"
+role = "second"
+ports = { http = 8000 }
+stop_grace = "1s"
+ready = { file = "{{ work }}/up", within = "1m" }
+run = """
+echo {{ self.port.http }} >> SCRATCH/server
+touch {{ work }}/up
+while sleep 0.05; do :; done
+"""
+[[served.step]]
+name = "one"
+role = "first"
+timeout = "10m"
+run = "echo {{ n }} >> SCRATCH/one; echo first of {{ n }}; echo kept > {{ work }}/from-one"
+[[served.step]]
+name = "two"
+role = "first"
+timeout = "10m"
+run = """
+echo {{ n }} {{ service.server.port.http }} >> SCRATCH/two
+echo second of {{ n }}
+while ! test -e SCRATCH/go; do sleep 0.02; done
+"""
+[[served.step]]
+name = "three"
+role = "first"
+timeout = "10m"
+run = """
+echo {{ n }} >> SCRATCH/three
+cat {{ work }}/from-one
+echo '{"schema": "t-v1", "got": '{{ n }}'}' > {{ out.result }}
+"""
+[served.output]
+result = { path = "r.json", schema = "t-v1" }
+[served.metric]
+got = { from = "result", at = "/got", unit = "" }
+"#;
+
+/// Two patterns that share a server on the other host; their steps wait for a file.
+fn served(hosts: &Hosts) -> Workspace {
+    let workspace = Workspace::empty();
+    let scratch = workspace.path().join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let rule = RULE.replace("SCRATCH", scratch.to_str().unwrap());
+    workspace.write("rules/t.toml", &rule);
+    let root = hosts.dir().join("root-%w");
+    workspace.write(
+        "doe.toml",
+        &format!(
+            "[workspace]\nplatform = \"pair\"\n\
+             [platform.pair]\nexecutor = \"ssh\"\ndynamic_ports = true\n\
+             ssh = {{ config = \"{}\", root = \"{}\", patience = \"60s\" }}\n\
+             roles = {{ \"*\" = \"{}\", second = \"{}\" }}\n\
+             [platform.pair.host.\"{}[1-2]\"]\naddress = \"{}[1-2]\"\nssh = \"{}[1-2]\"\n\
+             [platform.here]\nroles = {{ \"*\" = \"h\" }}\ndynamic_ports = true\n\
+             [platform.here.host.h]\naddress = \"127.0.0.1\"\n",
+            hosts.config().display(),
+            root.display(),
+            hosts.name(1),
+            hosts.name(2),
+            hosts.prefix,
+            hosts.address(0).trim_end_matches('0'),
+            hosts.prefix,
+        ),
+    );
+    let mut plan = "[plan]\ntitle = \"t\"\nrules = [\"t\"]\n".to_string();
+    for n in [1, 2] {
+        plan.push_str(&format!(
+            "[[layer]]\nid = \"l{n}\"\nrule = \"t.served\"\npattern = \"p-{n}\"\nestimate = \"1s\"\nsettings = {{ n = {n} }}\n"
+        ));
+    }
+    workspace.write("plans/t.toml", &plan);
+    workspace
+}
+
+fn lines(workspace: &Workspace, file: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(workspace.path().join("scratch").join(file));
+    let text = text.unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// A build that is killed when the second step has begun.
+fn killed(workspace: &Workspace) {
+    let (mut child, _) = workspace.spawn(&["build", "//t:all", "--json"]);
+    wait_for("the second step", LONG, || {
+        (!lines(workspace, "two").is_empty()).then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+fn jobs(workspace: &Workspace) -> Vec<serde_json::Value> {
+    let jobs = workspace.doe(&["jobs", "--json"]).ok().json();
+    jobs.as_array().unwrap().clone()
+}
+
+fn warnings(ran: &support::Ran, code: &str) -> Vec<String> {
+    let events = ran.events();
+    let of = events
+        .iter()
+        .filter(|e| e["event"] == "warning" && e["code"] == code);
+    of.map(|e| e["message"].as_str().unwrap().to_string())
+        .collect()
+}
+
+/// Nothing but sshd is left on the hosts.
+fn wait_until_quiet(hosts: &Hosts) {
+    for number in 1..=hosts.count {
+        wait_for("the hosts to be quiet", LONG, || {
+            let others = hosts.processes(number).into_iter().filter(|pid| {
+                let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline"));
+                !command.unwrap_or_default().starts_with("sshd")
+            });
+            (others.count() == 0).then_some(())
+        });
+    }
+}
+
+#[test]
+fn what_a_killed_doe_left_on_hosts_goes_on_and_runs_once() {
+    if rig::skipped() {
+        return;
+    }
+    let hosts = Hosts::up(2, None);
+    let workspace = served(&hosts);
+    killed(&workspace);
+    let left = jobs(&workspace);
+    let seen: Vec<_> = left
+        .iter()
+        .map(|job| (job["name"].as_str().unwrap(), job["host"].as_str().unwrap()))
+        .collect();
+    let (one, two) = (hosts.name(1), hosts.name(2));
+    assert_eq!(seen, [("server", two.as_str()), ("two", one.as_str())]);
+    assert!(left.iter().all(|job| job["handle"]["executor"] == "ssh"));
+    assert!(left.iter().all(|job| job.get("doe_pid").is_none()));
+
+    // On another platform it is left alone, and said.
+    let said = workspace.doe(&["cancel", "--all", "--platform", "here"]);
+    assert!(said.ok().stdout.contains("--platform pair"));
+
+    // A second build is killed too, while it waits.
+    let (mut child, _) = workspace.spawn(&["build", "//t:all", "--json"]);
+    let all_are = |pid: u32| {
+        let all = jobs(&workspace);
+        (all.len() == 2 && all.iter().all(|job| job["doe_pid"] == pid)).then_some(())
+    };
+    wait_for("the second doe", LONG, || all_are(child.id()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (mut child, out) = workspace.spawn(&["build", "//t:all", "--json"]);
+    wait_for("the third doe", LONG, || all_are(child.id()));
+    let handles = |jobs: Vec<serde_json::Value>| -> Vec<_> {
+        jobs.into_iter().map(|job| job["handle"].clone()).collect()
+    };
+    assert_eq!(handles(jobs(&workspace)), handles(left));
+    let log = workspace.path().join("steps.txt");
+    let mut follower = workspace
+        .command(&["attach", "//t:p-1"])
+        .stdout(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    wait_for("the step's log", LONG, || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        text.contains("second of 1").then_some(())
+    });
+    workspace.write("scratch/go", "");
+    let status = child.wait().unwrap();
+    assert!(
+        status.success(),
+        "{}",
+        std::fs::read_to_string(out).unwrap()
+    );
+    assert!(follower.wait().unwrap().success());
+    let ended = support::Ran::of_files(&workspace);
+    assert_eq!(ended.summary()["ok"], 2, "{}", ended.summary());
+    assert_eq!(warnings(&ended, "re-attached").len(), 2);
+    assert_eq!(lines(&workspace, "server").len(), 1, "one server for both");
+    assert_eq!(lines(&workspace, "one"), ["1", "2"]);
+    assert_eq!(lines(&workspace, "three"), ["1", "2"]);
+    let port = &lines(&workspace, "server")[0];
+    assert_eq!(
+        lines(&workspace, "two"),
+        [format!("1 {port}"), format!("2 {port}")]
+    );
+    let logs = workspace.doe(&["logs", "//t:p-1"]).ok().stdout;
+    for part in ["first of 1", "second of 1", "kept"] {
+        assert!(logs.contains(part), "{part} is not in\n{logs}");
+    }
+    assert_eq!(jobs(&workspace), Vec::<serde_json::Value>::new());
+    wait_until_quiet(&hosts);
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_ended_on_its_host() {
+    if rig::skipped() {
+        return;
+    }
+    let hosts = Hosts::up(2, None);
+    let workspace = served(&hosts);
+    killed(&workspace);
+    assert_eq!(jobs(&workspace).len(), 2);
+    let ended = workspace.doe(&["cancel", "--all", "--json"]).ok().json();
+    assert_eq!(ended["ended"].as_array().unwrap().len(), 2, "{ended}");
+    assert_eq!(jobs(&workspace), Vec::<serde_json::Value>::new());
+    wait_until_quiet(&hosts);
+
+    // A step dies with its wrapper while nobody looks: it runs anew, with a server of its own kind.
+    std::fs::remove_file(workspace.path().join("scratch/two")).unwrap();
+    killed(&workspace);
+    hosts.kill(1);
+    hosts.revive(1);
+    workspace.write("scratch/go", "");
+    let ran = workspace.doe(&["build", "//t:all", "--json"]).ok();
+    assert_eq!(ran.summary()["ok"], 2, "{}", ran.summary());
+    let said = warnings(&ran, "leftovers");
+    assert!(said.iter().any(|said| said.contains("//t:p-1")), "{said:?}");
+    wait_until_quiet(&hosts);
+}
