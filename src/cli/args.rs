@@ -86,6 +86,8 @@ pub enum Command {
     Results(super::results::ResultsArgs),
     /// Show the logs of a pattern's last attempt
     Logs(super::logs::LogsArgs),
+    /// Read what runs told: show, replay, what ran, what failed, how two differ
+    Log(super::log::LogArgs),
     /// Show what runs now, for which run, where and since when
     Jobs(super::jobs::JobsArgs),
     /// Follow a running build, or what a running pattern writes

@@ -18,6 +18,7 @@ use super::out::Out;
 use super::recall::Recall;
 use super::recall::outline::Outlined;
 use super::{fleet, plan, results, session};
+use crate::engine::caps::Caps;
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::event::{Event, Sink};
 use crate::engine::followup::Choice;
@@ -67,6 +68,15 @@ pub struct BuildArgs {
     /// Begin no follow-ups, whatever the results are
     #[arg(long)]
     pub no_followups: bool,
+    /// Begin nothing that would make it more hours of work, or let more hours pass
+    #[arg(long, value_name = "H", value_parser = amount)]
+    pub max_hours: Option<f64>,
+    /// Begin nothing that would make it cost more, in the currency of the platform's `cost_per_hour`
+    #[arg(long, value_name = "X", value_parser = amount)]
+    pub max_cost: Option<f64>,
+    /// Let one pattern of each set of services succeed before others of it begin
+    #[arg(long)]
+    pub canary: bool,
     /// Run at most so many patterns at a time (default: as many as hosts allow)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
@@ -174,6 +184,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
                 mirror: mirror.filter(|mirror| mirror.mode().writes()),
                 warmed,
                 followups,
+                caps: caps(args, platform)?,
             },
             remains: fleet.remains,
             interrupt: interrupts()?,
@@ -217,6 +228,28 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         (true, _) => Kind::Interrupted.exit_code(),
         (false, true) => 0,
         (false, false) => Kind::NodeFailed.exit_code(),
+    })
+}
+
+/// A number that is not negative.
+fn amount(text: &str) -> std::result::Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "a number is wanted".to_owned())?;
+    match number.is_finite() && number >= 0.0 {
+        true => Ok(number),
+        false => Err("a number that is not negative is wanted".to_owned()),
+    }
+}
+
+fn caps(args: &BuildArgs, platform: &Platform) -> Result<Caps> {
+    if args.max_cost.is_some() && platform.cost_per_hour.is_none() {
+        let text = format!("platform `{}` does not say what it costs", platform.name);
+        return Err(Error::new(Kind::Usage, "no-price", text)
+            .hint("write `cost_per_hour = \"10.49 USD\"` into it in `doe.toml`"));
+    }
+    Ok(Caps {
+        max_s: args.max_hours.map(|hours| hours * 3600.0),
+        max_cost: args.max_cost,
+        canary: args.canary,
     })
 }
 

@@ -17,6 +17,7 @@ pub mod import;
 mod init;
 mod jobs;
 mod list;
+mod log;
 mod logs;
 mod looking;
 mod measure;
@@ -100,6 +101,7 @@ fn run(global: &Global, command: Command, out: &mut Out) -> crate::error::Result
         Command::Graph(args) => graph::run(global, &args, out),
         Command::Results(args) => results::run(global, &args, out),
         Command::Logs(args) => logs::run(global, &args, out),
+        Command::Log(args) => log::run(global, &args, out),
         Command::Jobs(args) => jobs::run(global, &args, out),
         Command::Attach(args) => attach::run(global, &args, out),
         Command::Cancel(args) => cancel::run(global, &args, out),

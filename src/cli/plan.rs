@@ -6,8 +6,10 @@ use clap::Args;
 use doe_cache::{Digest, Store};
 use serde_json::json;
 
+mod chain;
 mod foreseen;
 
+use chain::Chain;
 use foreseen::Foreseen;
 
 use super::args::{Global, Targets};
@@ -16,7 +18,7 @@ use super::recall::outline::Outlined;
 use super::session;
 use crate::engine::decide::{Decider, Decision, Hit};
 use crate::engine::followup::Choice;
-use crate::engine::forecast::expected_s;
+use crate::engine::forecast::{cost, expected_s};
 use crate::engine::recall::{Fate, Outline};
 use crate::error::Result;
 use crate::graph::NodeId;
@@ -33,6 +35,9 @@ pub struct PlanArgs {
     /// Plan as if these ran again although their results are stored
     #[arg(long)]
     pub rerun: bool,
+    /// Also show the longest chain of patterns that wait for each other, with what each would save
+    #[arg(long)]
+    pub critical_path: bool,
     /// Leave out what follow-ups would do
     #[arg(long)]
     pub no_followups: bool,
@@ -44,7 +49,7 @@ pub struct PlanArgs {
 /// Runs the command.
 pub fn run(global: &Global, args: &PlanArgs, out: &mut Out) -> Result<u8> {
     let targets = &args.targets.targets;
-    let outlined = match args.rerun {
+    let outlined = match args.rerun || args.critical_path {
         true => None,
         false => Outlined::new(global, targets, out),
     };
@@ -75,6 +80,9 @@ pub fn run(global: &Global, args: &PlanArgs, out: &mut Out) -> Result<u8> {
             if !args.no_followups {
                 let choice = session::followups(&graph, targets, &nodes, &decider, &store)?;
                 shown.foreseen = Foreseen::of(&decider, &store, &choice, &plan)?;
+            }
+            if args.critical_path {
+                shown.chain = Some(Chain::of(&decider, &plan));
             }
             shown.print(out)?;
             if let Some(outlined) = &outlined {
@@ -118,6 +126,7 @@ struct Shown<'p> {
     reuse: Vec<(Cow<'p, str>, Reused)>,
     forecast: Forecast,
     foreseen: Foreseen,
+    chain: Option<Chain>,
 }
 
 /// Why a node is reused.
@@ -141,15 +150,28 @@ impl std::fmt::Display for Reused {
 impl<'p> Shown<'p> {
     fn of(decider: &Decider<'_>, plan: &[(NodeId, Decision)]) -> Self {
         let mut shown = Self::default();
+        let (graph, platform) = (decider.graph(), decider.platform());
+        let price = platform.cost_per_hour.as_ref();
+        shown.forecast.cost = price.map(|price| Cost {
+            sure: 0.0,
+            perhaps: 0.0,
+            currency: price.currency.clone(),
+            simulated: platform.simulated,
+        });
+        let costs = |node, seconds: Option<f64>| cost(platform, graph.pattern(node), seconds?);
         for (node, decision) in plan {
             let label = Cow::Owned(decider.graph().label(*node).to_string());
             match decision {
                 Decision::Run { why, .. } => {
-                    shown.forecast.add(expected_s(decider, *node), true);
+                    let seconds = expected_s(decider, *node);
+                    shown.forecast.add(seconds, true);
+                    shown.forecast.add_cost(costs(*node, seconds), true);
                     shown.run.push((label, why.to_string()));
                 }
                 Decision::MayRun { because } => {
-                    shown.forecast.add(expected_s(decider, *node), false);
+                    let seconds = expected_s(decider, *node);
+                    shown.forecast.add(seconds, false);
+                    shown.forecast.add_cost(costs(*node, seconds), false);
                     let first = decider.graph().label(because[0]).to_string();
                     shown.may_run.push((label, waiting(&first, because.len())));
                 }
@@ -193,7 +215,7 @@ impl<'p> Shown<'p> {
     fn print(&self, out: &mut Out) -> Result<()> {
         let forecast = &self.forecast;
         if out.json {
-            return out.json(&json!({
+            let mut document = json!({
                 "run": items(&self.run), "may_run": items(&self.may_run),
                 "reuse": items(&self.reuse),
                 "followups": self.foreseen.as_json(),
@@ -201,7 +223,19 @@ impl<'p> Shown<'p> {
                     "run_s": forecast.sure_s, "may_run_s": forecast.perhaps_s,
                     "unknown": forecast.unknown,
                 },
-            }));
+            });
+            if let Some(object) = document.as_object_mut() {
+                if let Some(cost) = &forecast.cost {
+                    object["estimate"]["cost"] = json!({
+                        "run": cost.sure, "may_run": cost.perhaps,
+                        "currency": cost.currency, "simulated": cost.simulated,
+                    });
+                }
+                if let Some(chain) = &self.chain {
+                    object.insert("critical_path".into(), chain.as_json());
+                }
+            }
+            return out.json(&document);
         }
         list(out, "run", "33", &self.run)?;
         list(out, "may run", "36", &self.may_run)?;
@@ -214,7 +248,11 @@ impl<'p> Shown<'p> {
             self.reuse.len(),
             forecast
         ))?;
-        self.foreseen.last_words(out)
+        self.foreseen.last_words(out)?;
+        match &self.chain {
+            Some(chain) => chain.print(out),
+            None => Ok(()),
+        }
     }
 }
 
@@ -248,8 +286,17 @@ pub(super) fn waiting(first: &str, count: usize) -> String {
     }
 }
 
+/// What work is expected to cost.
+struct Cost {
+    sure: f64,
+    perhaps: f64,
+    currency: String,
+    simulated: bool,
+}
+
 #[derive(Default)]
 struct Forecast {
+    cost: Option<Cost>,
     sure_s: f64,
     perhaps_s: f64,
     unknown: usize,
@@ -261,6 +308,31 @@ impl Forecast {
             Some(seconds) if sure => self.sure_s += seconds,
             Some(seconds) => self.perhaps_s += seconds,
             None => self.unknown += 1,
+        }
+    }
+}
+
+impl Forecast {
+    fn add_cost(&mut self, amount: Option<f64>, sure: bool) {
+        if let (Some(cost), Some(amount)) = (&mut self.cost, amount) {
+            *(if sure {
+                &mut cost.sure
+            } else {
+                &mut cost.perhaps
+            }) += amount;
+        }
+    }
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, ", {:.2} {}", self.sure, self.currency)?;
+        if self.perhaps > 0.0 {
+            write!(f, " and perhaps {:.2} more", self.perhaps)?;
+        }
+        match self.simulated {
+            true => f.write_str(" (of simulated time)"),
+            false => Ok(()),
         }
     }
 }
@@ -277,6 +349,9 @@ impl std::fmt::Display for Forecast {
                 ", {} more if all that may run does",
                 people(self.perhaps_s)
             )?;
+        }
+        if let Some(cost) = &self.cost {
+            write!(f, "{cost}")?;
         }
         if self.unknown > 0 {
             write!(f, ", not counting {} whose time is not known", self.unknown)?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use doe_cache::{Digest, NodeState as StoredState, NodeUpdate};
 use tokio::sync::{mpsc, watch};
 
+use super::caps::Gate;
 use super::context::{Context, now_unix_ms};
 use super::decide::{Decider, Hit, Keyed, Why};
 use super::event::{Body, NodeState, Outcome};
@@ -58,6 +59,8 @@ pub(super) struct Drive<'d, 's, 'w> {
     pub(super) cancels: HashMap<TaskId, watch::Sender<bool>>,
     /// By killed run: its short link, kept as long as something of it goes on.
     pub(super) scratches: HashMap<String, Arc<Scratch>>,
+    /// Limits and canaries.
+    pub(super) gate: Gate,
     /// What finished results may call for.
     pub(super) watch: Watch<'w>,
     /// Service starts for what they called for.
@@ -158,6 +161,7 @@ impl<'w> Drive<'_, '_, 'w> {
                 self.decide(task)?;
                 moved = true;
             }
+            moved |= self.pass_gate()?;
             for command in self.scheduler.commands() {
                 self.obey(command);
                 moved = true;
@@ -228,7 +232,7 @@ impl<'w> Drive<'_, '_, 'w> {
         match (begun, &mut self.held_back) {
             (Some((_, Some(used))), _) => self.record_finished(task, used),
             (_, Some(held_back)) => held_back.push(task),
-            (_, None) => self.scheduler.admit(task),
+            (_, None) => self.ask(task),
         }
         Ok(())
     }
@@ -285,6 +289,7 @@ impl<'w> Drive<'_, '_, 'w> {
         self.jobs.remove(&task);
         self.cancels.remove(&task);
         self.scheduler.finish(task);
+        self.note_end(task);
         self.follow_up(node);
         if bad && self.fail_fast && !self.scheduler.is_draining() {
             self.stop_submitting("not begun: the run ends at the first failure")?;

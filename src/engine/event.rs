@@ -12,6 +12,21 @@ use crate::label::Label;
 /// Version of the schema.
 pub const VERSION: u32 = 1;
 
+/// Names of the events of this version that this program knows.
+pub const KNOWN: &[&str] = &[
+    "run-started",
+    "planned",
+    "mirror-asked",
+    "mirror-sent",
+    "node-state",
+    "node-finished",
+    "followup",
+    "service",
+    "log-tail",
+    "warning",
+    "summary",
+];
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {

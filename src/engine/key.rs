@@ -248,6 +248,7 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         roles: _, // placement is recorded; the hosts' facts say what they are
         facts,
         dynamic_ports: _, // addresses
+        cost_per_hour: _, // what it costs is no part of what comes out
         sim,
         env,
         ssh: _, // how scripts get there

@@ -1,5 +1,6 @@
 //! Decides what must run, runs it, and keeps every result: decide (pure), schedule, services, resources, interrupt.
 
+pub mod caps;
 mod commit;
 mod context;
 pub mod decide;

@@ -54,7 +54,7 @@ impl Drive<'_, '_, '_> {
             if !self.has_its_services(task, &adopted) {
                 self.give_up(task, "a service that it uses could not be taken over");
             }
-            self.scheduler.admit(task);
+            self.go_on(task);
         }
         if begun.iter().any(|task| self.is_resumed(*task)) {
             for command in self.scheduler.commands() {
@@ -68,7 +68,7 @@ impl Drive<'_, '_, '_> {
         }
         self.end_what_is_left().await?;
         for task in fresh {
-            self.scheduler.admit(task);
+            self.ask(task);
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use doe_cache::remote::{Mirror, Uploader};
 use doe_cache::{NodeUpdate, RunInfo, RunStatus, Store};
 use tokio::sync::{mpsc, watch};
 
+use super::caps::{Caps, Gate};
 use super::commit::Committer;
 use super::context::{Context, new_run_id, now_unix_ms};
 use super::decide::{Decider, Hit};
@@ -59,6 +60,8 @@ pub struct Options {
     pub warmed: Warmed,
     /// Whose follow-ups it begins.
     pub followups: Choice,
+    /// What it may take and cost.
+    pub caps: Caps,
 }
 
 /// All that a run needs.
@@ -247,6 +250,8 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
                 scheduler.hold(TaskId(at as u32));
             }
         }
+        let price = platform.cost_per_hour.as_ref();
+        let currency = price.map_or("", |price| &price.currency);
         let (reports, inbox) = mpsc::unbounded_channel();
         let mut drive = Drive {
             context: Arc::new(context),
@@ -270,6 +275,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             cancels: Default::default(),
             scratches: Default::default(),
             remains,
+            gate: Gate::new(options.caps, currency),
             watch,
             unfit,
             brought_starts: 0,

@@ -57,6 +57,10 @@ const STANDING: &[(&str, &str)] = &[
         "a JSON pointer is written as in `/ttft_ms/p50`",
     ),
     (
+        "bad-price",
+        "write an amount and its currency, as in `cost_per_hour = \"10.49 USD\"`",
+    ),
+    (
         "bad-regex",
         "the syntax is that of Rust's regex crate: no look-around, no back-references",
     ),

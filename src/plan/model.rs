@@ -265,6 +265,8 @@ pub struct Platform {
     pub facts: BTreeMap<String, Value>,
     /// Whether service ports are handed out (loopback) rather than taken as the rule names them.
     pub dynamic_ports: bool,
+    /// What an hour of one host costs, when the workspace says so.
+    pub cost_per_hour: Option<Price>,
     /// Options of the simulation, when it is one: overrides of the simulator's own defaults.
     pub sim: BTreeMap<String, Value>,
     /// Environment given to every script.
@@ -363,6 +365,15 @@ impl Default for SsmTable {
             doe: None,
         }
     }
+}
+
+/// An amount of money.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Price {
+    /// How much.
+    pub amount: f64,
+    /// Of what, as it is to be printed: `USD`.
+    pub currency: String,
 }
 
 /// One machine.

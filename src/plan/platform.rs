@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use doe_cache::Value;
 
-use super::model::{Host, Platform};
+use super::model::{Host, Platform, Price};
 use super::{hosts, reach, reach_ssm};
 use crate::error::{Diagnostic, Site, nearest};
 use crate::source::{Doc, Entry, Item, ItemValue, Table, Text};
@@ -70,6 +70,7 @@ fn empty(name: &str) -> Platform {
         roles: BTreeMap::new(),
         facts: BTreeMap::new(),
         dynamic_ports: false,
+        cost_per_hour: None,
         sim: BTreeMap::new(),
         env: BTreeMap::new(),
         ssh: Default::default(),
@@ -94,6 +95,9 @@ fn apply(
     }
     if let Some(dynamic) = table.opt_bool("dynamic_ports", diags) {
         platform.dynamic_ports = dynamic.value;
+    }
+    if let Some(price) = table.opt_str("cost_per_hour", diags) {
+        platform.cost_per_hour = read_price(&price, diags);
     }
     if let Some(roles) = table.opt_table("roles", diags) {
         for entry in roles.entries() {
@@ -145,6 +149,31 @@ fn apply(
     reach::check(platform, &tables, diags);
     table.remaining(diags, "of a platform");
     sites
+}
+
+/// `10.49 USD`: an amount that is not negative, and its currency.
+fn read_price(text: &Text, diags: &mut Diags) -> Option<Price> {
+    let (amount, currency) = text.text.trim().split_once(' ').unwrap_or_default();
+    let amount = amount.parse::<f64>().ok();
+    match amount.filter(|amount| amount.is_finite() && *amount >= 0.0) {
+        Some(amount) if !currency.trim().is_empty() => Some(Price {
+            amount,
+            currency: currency.trim().to_owned(),
+        }),
+        _ => {
+            diags.push(
+                Diagnostic::error(
+                    "bad-price",
+                    format!(
+                        "`cost_per_hour` is an amount and a currency, not `{}`",
+                        text.text
+                    ),
+                )
+                .at(text.site.clone(), ""),
+            );
+            None
+        }
+    }
 }
 
 /// Findings about a `sim` table over what is known of it: each at the key that makes the profile

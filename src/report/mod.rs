@@ -2,6 +2,7 @@
 //! A reader never changes a run and needs nothing but the events, so that each can be made again
 //! from the file that a run left behind.
 
+pub mod account;
 pub mod jsonl;
 pub mod live;
 pub mod plain;
@@ -16,11 +17,11 @@ pub mod view;
 use std::io::Write;
 use std::path::Path;
 
-use crate::engine::event::{Event, Sink};
+use crate::engine::event::{Event, KNOWN, Sink, VERSION};
 use crate::error::{Error, Kind, Result};
 
 /// The events of a run, from its `events.jsonl`. The last line of a killed run may be cut short;
-/// it is left out.
+/// it is left out, and so is what a later `doe` added within the version.
 pub fn read_events(path: &Path) -> Result<Vec<Event>> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, &e))?;
     let whole = text.ends_with('\n');
@@ -30,6 +31,7 @@ pub fn read_events(path: &Path) -> Result<Vec<Event>> {
         match serde_json::from_str(line) {
             Ok(event) => events.push(event),
             Err(_) if at + 1 == lines.len() && !whole => {}
+            Err(_) if added_later(line) => {}
             Err(cause) => {
                 let message = format!("line {} of `{}` is no event", at + 1, path.display());
                 return Err(Error::new(Kind::Integrity, "bad-event", message).cause(cause));
@@ -37,6 +39,17 @@ pub fn read_events(path: &Path) -> Result<Vec<Event>> {
         }
     }
     Ok(events)
+}
+
+/// Whether a line is an event of our version that we do not know.
+fn added_later(line: &str) -> bool {
+    let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else {
+        return false;
+    };
+    event["v"] == VERSION
+        && event["event"]
+            .as_str()
+            .is_some_and(|name| !KNOWN.contains(&name))
 }
 
 /// Passes every event to several readers, in order.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use doe::engine::caps::Caps;
 use doe::engine::decide::Decider;
 use doe::engine::event::{Body, Event, NodeFinished, Outcome, Sink, Summary};
 use doe::engine::followup::Choice;
@@ -26,6 +27,7 @@ const HEAD: &str = r#"
 platform = "lab"
 [platform.lab]
 dynamic_ports = true
+cost_per_hour = "3600 EUR"
 roles = { "*" = "h1", second = "h2" }
 [platform.lab.host.h1]
 address = "127.0.0.1"
@@ -49,6 +51,8 @@ pub(crate) struct Build<'t> {
     pub(crate) rerun: &'t [&'t str],
     pub(crate) fail_fast: bool,
     pub(crate) jobs: Option<usize>,
+    /// Limits.
+    pub(crate) caps: Caps,
     /// Whether follow-ups are begun; the targets are then everything that is not ad-hoc.
     pub(crate) followups: bool,
     /// Told every event; may ask to stop.
@@ -167,6 +171,7 @@ impl Lab {
                 notices: Vec::new(),
                 mirror: None,
                 warmed: Default::default(),
+                caps: build.caps,
                 followups: Choice {
                     plans: build
                         .followups

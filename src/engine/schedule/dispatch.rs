@@ -201,14 +201,30 @@ impl Scheduler {
                 }
             }
         }
-        let done = self
-            .stage
-            .iter()
-            .map(|stage| !matches!(stage, Stage::Waiting | Stage::Undecided | Stage::Ready));
         Snapshot {
-            done: done.collect(),
+            done: self.out_of_sight(),
             up,
             free,
         }
+    }
+
+    /// By task: whether nothing is to be brought up for it now, because it has what it needs, has
+    /// ended, is kept out or waits for one that is.
+    fn out_of_sight(&self) -> Vec<bool> {
+        let seen =
+            |stage: &Stage| matches!(stage, Stage::Waiting | Stage::Undecided | Stage::Ready);
+        let mut out: Vec<bool> = self.stage.iter().map(|stage| !seen(stage)).collect();
+        let kept = |stage: &Stage| matches!(stage, Stage::Parked | Stage::Held);
+        let mut stack: Vec<usize> = (0..self.stage.len())
+            .filter(|at| kept(&self.stage[*at]))
+            .collect();
+        while let Some(at) = stack.pop() {
+            for next in &self.problem.rdeps[at] {
+                if !std::mem::replace(&mut out[next.index()], true) {
+                    stack.push(next.index());
+                }
+            }
+        }
+        out
     }
 }

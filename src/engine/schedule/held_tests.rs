@@ -96,3 +96,19 @@ fn a_run_that_ends_begins_nothing_that_is_held() {
     scheduler.finish(TaskId(0));
     assert!(scheduler.is_over());
 }
+
+#[test]
+fn what_is_parked_keeps_its_services_and_holds_nobody_up() {
+    // The second uses what the first does, the third depends on the first.
+    let tasks = vec![task(&[], &[0]), task(&[], &[0]), task(&[0], &[1])];
+    let mut scheduler = scheduler(tasks, 2);
+    assert_eq!(scheduler.next_undecided(), Some(TaskId(0)));
+    scheduler.park(TaskId(0));
+    assert_eq!(run(&mut scheduler), [1]);
+    assert!(!scheduler.is_over());
+    assert_eq!(scheduler.idle_tasks(), [TaskId(0), TaskId(2)]);
+    scheduler.admit(TaskId(0));
+    assert_eq!(run(&mut scheduler), [0, 2]);
+    assert!(scheduler.is_over());
+    assert_eq!(scheduler.starts(), 2);
+}

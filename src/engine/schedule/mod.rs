@@ -31,6 +31,8 @@ enum Stage {
     Waiting,
     /// Nobody has said yet whether it runs.
     Undecided,
+    /// It is to run, but something that the scheduler knows nothing of keeps it for now.
+    Parked,
     /// It is to run and holds nothing.
     Ready,
     /// It holds all it asked for and waits for its services.
@@ -164,9 +166,19 @@ impl Scheduler {
         self.undecided.pop_front()
     }
 
+    /// The task is to run, but not yet: until it is admitted or finished, everything goes on as if
+    /// there were neither it nor what depends on it, except that its services stay.
+    pub fn park(&mut self, task: TaskId) {
+        debug_assert_eq!(self.stage[task.index()], Stage::Undecided);
+        self.stage[task.index()] = Stage::Parked;
+    }
+
     /// The task is to run.
     pub fn admit(&mut self, task: TaskId) {
-        debug_assert_eq!(self.stage[task.index()], Stage::Undecided);
+        debug_assert!(matches!(
+            self.stage[task.index()],
+            Stage::Undecided | Stage::Parked
+        ));
         self.stage[task.index()] = Stage::Ready;
         if self.is_hostless(task) {
             self.ready_hostless.insert(task);
@@ -186,7 +198,9 @@ impl Scheduler {
                 self.ready_hosted.remove(&task);
                 self.ready_hostless.remove(&task);
             }
-            Stage::Waiting | Stage::Undecided => self.undecided.retain(|t| *t != task),
+            Stage::Waiting | Stage::Undecided | Stage::Parked => {
+                self.undecided.retain(|t| *t != task);
+            }
         }
         self.stage[at] = Stage::Ended;
         self.left -= 1;
@@ -267,8 +281,10 @@ impl Scheduler {
 
     /// Tasks that have not ended and hold nothing.
     pub fn idle_tasks(&self) -> Vec<TaskId> {
-        let idle =
-            |stage: &Stage| matches!(stage, Stage::Waiting | Stage::Undecided | Stage::Ready);
+        let idle = |stage: &Stage| {
+            use Stage::{Parked, Ready, Undecided, Waiting};
+            matches!(stage, Waiting | Undecided | Parked | Ready)
+        };
         let tasks = self
             .stage
             .iter()

@@ -1,0 +1,192 @@
+//! What became of every node of a run, from its events. A node that was announced and has no end
+//! was aborted: its `doe` was killed. That a node ends more than once, or goes on after its end, is
+//! a broken account, and said.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::engine::event::{Body, Event, Outcome, Summary};
+
+/// A run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Account {
+    /// Names the run.
+    pub run_id: String,
+    /// What the user asked for.
+    pub command: String,
+    /// Nodes by label.
+    pub nodes: BTreeMap<String, Node>,
+    /// The last event; none when the run was killed.
+    pub summary: Option<Summary>,
+    /// What is wrong with the account, in words.
+    pub broken: Vec<String>,
+}
+
+/// A node of a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Node {
+    /// `ok`, `reused`, ..., or `aborted`.
+    pub outcome: &'static str,
+    /// Why it ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Why it ended badly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Class of the failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Milliseconds that it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// The record that stands for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<String>,
+    /// Expectations that it missed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missed: Vec<String>,
+    /// The follow-up that brought it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub followup: Option<String>,
+}
+
+/// Word for a node whose run was killed.
+pub const ABORTED: &str = "aborted";
+
+impl Node {
+    fn announced() -> Self {
+        Self {
+            outcome: ABORTED,
+            why: None,
+            reason: None,
+            class: None,
+            duration_ms: None,
+            record: None,
+            missed: Vec::new(),
+            followup: None,
+        }
+    }
+
+    /// Whether it was executed, or was being so.
+    pub fn ran(&self) -> bool {
+        let executed = ["ok", "failed", "invalid"].contains(&self.outcome);
+        executed || (self.outcome == ABORTED && self.why.is_some())
+    }
+
+    /// Whether it has no result that others may use.
+    pub fn is_bad(&self) -> bool {
+        !["ok", "reused"].contains(&self.outcome)
+    }
+}
+
+impl Account {
+    /// The account that events give.
+    pub fn of<'e>(events: impl IntoIterator<Item = &'e Event>) -> Self {
+        let mut account = Self::default();
+        for event in events {
+            account.take(&event.body);
+        }
+        let promised = account.summary.as_ref().map(|summary| {
+            let Summary {
+                ok,
+                reused,
+                failed,
+                invalid,
+                blocked,
+                cancelled,
+                followups,
+                ..
+            } = summary;
+            ok + reused + failed + invalid + blocked + cancelled + followups
+        });
+        let ended = account.nodes.values().filter(|n| n.outcome != ABORTED);
+        let ended = ended.count() as u64;
+        if promised.is_some_and(|promised| promised != ended || account.nodes.len() as u64 != ended)
+        {
+            let of = account.nodes.len();
+            let text = format!("the run is over, and {ended} of {of} nodes have an end");
+            account.broken.push(text);
+        }
+        account
+    }
+
+    fn take(&mut self, body: &Body) {
+        match body {
+            Body::RunStarted {
+                run_id, command, ..
+            } => {
+                self.run_id.clone_from(run_id);
+                self.command.clone_from(command);
+            }
+            Body::NodeState { label, why, .. } => {
+                let node = self
+                    .nodes
+                    .entry(label.clone())
+                    .or_insert_with(Node::announced);
+                if node.outcome != ABORTED {
+                    self.broken.push(format!("{label} goes on after its end"));
+                }
+                if why.is_some() {
+                    node.why.clone_from(why);
+                }
+            }
+            Body::NodeFinished(end) => {
+                let entry = self.nodes.entry(end.label.clone());
+                let node = entry.or_insert_with(Node::announced);
+                if node.outcome != ABORTED {
+                    self.broken.push(format!("{} ended twice", end.label));
+                }
+                // What is blocked, cancelled or reused after all did not run.
+                let ran = matches!(
+                    end.outcome,
+                    Outcome::Ok | Outcome::Failed | Outcome::Invalid
+                );
+                *node = Node {
+                    outcome: end.outcome.as_str(),
+                    why: node.why.take().filter(|_| ran),
+                    reason: end.reason.clone(),
+                    class: end.class.clone(),
+                    duration_ms: end.duration_ms,
+                    record: end.record.clone(),
+                    missed: end.missed.clone(),
+                    followup: end.followup.clone(),
+                };
+            }
+            Body::Summary(summary) => self.summary = Some(summary.clone()),
+            _ => {}
+        }
+    }
+}
+
+/// A node that two runs tell differently.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    /// Label.
+    pub label: String,
+    /// In the first run; none when it was no part of it.
+    pub old: Option<Node>,
+    /// In the second.
+    pub new: Option<Node>,
+}
+
+/// Nodes whose result or end differs between two runs, by label. Having run and being at hand with
+/// the same record are the same.
+pub fn differences(old: &Account, new: &Account) -> Vec<Difference> {
+    let labels: std::collections::BTreeSet<&String> =
+        old.nodes.keys().chain(new.nodes.keys()).collect();
+    let differ = |a: Option<&Node>, b: Option<&Node>| match (a, b) {
+        (Some(a), Some(b)) if !a.is_bad() && !b.is_bad() => a.record != b.record,
+        (Some(a), Some(b)) => a.outcome != b.outcome || a.reason != b.reason,
+        _ => true,
+    };
+    let found = labels.into_iter().filter_map(|label| {
+        let (a, b) = (old.nodes.get(label), new.nodes.get(label));
+        differ(a, b).then(|| Difference {
+            label: label.clone(),
+            old: a.cloned(),
+            new: b.cloned(),
+        })
+    });
+    found.collect()
+}
