@@ -408,7 +408,8 @@ impl<'w> Drive<'_, '_, 'w> {
         }
         match report {
             Report::State(task, state) => {
-                if state == NodeState::Collecting {
+                // Whether it failed is not known yet.
+                if state == NodeState::Collecting && !self.fail_fast {
                     self.scheduler.vacate(task);
                 }
                 self.state(task, state);

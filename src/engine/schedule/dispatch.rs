@@ -97,6 +97,11 @@ impl Scheduler {
             if self.pins[victim.index()] > 0 || self.phase[victim.index()] != Phase::Up {
                 return false;
             }
+            // An earlier choice of the sequence was to end what stands on it, and could not be
+            // taken yet: the victim would wait for that, and the task for the victim.
+            if self.bears(*victim, victims) {
+                return false;
+            }
             ledger.give_units(&self.problem.services[victim.index()].units);
         }
         for service in &spec.services {
@@ -114,6 +119,16 @@ impl Scheduler {
             ledger.take_units(units);
         }
         ledger.units_fit(&spec.claim.units)
+    }
+
+    /// Whether a service that is to stay stands on this one.
+    fn bears(&self, service: ServiceId, victims: &[ServiceId]) -> bool {
+        let services = self.problem.services.iter().enumerate();
+        services
+            .filter(|(_, spec)| spec.after.contains(&service))
+            .any(|(above, _)| {
+                self.holds_units(above) && !victims.contains(&ServiceId(above as u32))
+            })
     }
 
     fn acquire(&mut self, task: TaskId, victims: &[ServiceId], commands: &mut Vec<Command>) {

@@ -12,6 +12,8 @@
 mod dispatch;
 #[cfg(test)]
 mod held_tests;
+#[cfg(test)]
+mod oracle;
 mod problem;
 mod sequence;
 #[cfg(test)]
