@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, test_kill_process_group};
@@ -26,6 +26,8 @@ use crate::exec::{Exit, Handle, HostSpec, Script, Status, Stream, Token};
 const LONGEST_ARGUMENT_BYTES: usize = 120 << 10;
 /// Room for the note where a log was cut.
 const NOTE_BYTES: usize = 256;
+/// For `env`: what it runs hears these signals.
+const RESET: &str = "--default-signal=INT,QUIT";
 /// How long logs are read on when the script has ended and something still holds them.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -33,6 +35,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct Attached {
     known: Mutex<HashMap<Token, Entry>>,
+    /// Whether scripts must be given back the signals that we were started without.
+    resets: OnceLock<bool>,
 }
 
 #[derive(Debug, Clone)]
@@ -90,6 +94,16 @@ impl Log {
     }
 }
 
+/// Whether this process ignores INT or QUIT.
+fn ignores_interrupts() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Signal N is bit N - 1.
+    mask.is_some_and(|mask| mask & 0b110 != 0)
+}
+
 /// As the wrapper says it.
 fn note(cut_bytes: u64) -> String {
     format!("\n[doe: {cut_bytes} bytes or a few more were cut here: the log is limited]\n")
@@ -98,6 +112,21 @@ fn note(cut_bytes: u64) -> String {
 impl Attached {
     fn entry(&self, token: &Token) -> Option<Entry> {
         locked(&self.known).get(token).cloned()
+    }
+
+    /// A shell that hears INT and QUIT. Whoever started us in the background of a shell made us
+    /// ignore them, and what is ignored at its start no shell can hear again by itself.
+    fn shell(&self) -> Command {
+        let resets = self.resets.get_or_init(|| {
+            let reset = || Command::new("env").args([RESET, "true"]).output();
+            ignores_interrupts() && reset().is_ok_and(|output| output.status.success())
+        });
+        if !resets {
+            return Command::new("/bin/sh");
+        }
+        let mut command = Command::new("env");
+        command.args([RESET, "/bin/sh"]);
+        command
     }
 
     pub(super) fn find(&self, token: &Token) -> Option<Handle> {
@@ -168,7 +197,7 @@ impl Inner {
             reaper.watch(target.clone())?;
         }
         folder::make_private(&script.work).map_err(|e| not_started(script, &e))?;
-        let mut command = Command::new("/bin/sh");
+        let mut command = self.attached.shell();
         command
             .arg("-euc")
             // On the first line, so that the numbers of lines in messages stay right.
