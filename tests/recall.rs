@@ -375,3 +375,96 @@ fn the_oracle_is_never_contradicted() {
         }
     }
 }
+
+/// Many analyses: only those whose numbers are shown are read when there is nothing to do.
+#[test]
+fn nothing_to_do_costs_no_look_at_results_that_are_not_shown() {
+    let lab = Workspace::empty();
+    lab.write("doe.toml", WORKSPACE);
+    let rules = "
+[number]
+kind = \"analysis\"
+doc = \"Gives a number.\"
+param.i = { type = \"int\", doc = \"which\" }
+[[number.step]]
+name = \"number\"
+timeout = \"1m\"
+run = \"printf '{\\\"schema\\\": \\\"n-v1\\\", \\\"n\\\": %s}' {{ i }} > {{ out.n }}\"
+[number.output]
+n = { path = \"n.json\", schema = \"n-v1\" }
+[number.metric]
+number = { from = \"n\", at = \"/n\", unit = \"1\" }
+[word]
+kind = \"analysis\"
+doc = \"Gives no number.\"
+param.i = { type = \"int\", doc = \"which\" }
+[[word.step]]
+name = \"word\"
+timeout = \"1m\"
+run = \"echo {{ i }} > {{ out.text }}\"
+[word.output]
+text = { path = \"text\" }
+";
+    lab.write("rules/r.toml", rules);
+    let cells: Vec<String> = (0..42).map(|i| i.to_string()).collect();
+    let layer = |id: &str, rule: &str| {
+        format!(
+            "\n[[layer]]\nid = \"{id}\"\nrule = \"r.{rule}\"\npattern = \"{id}-{{{{ i }}}}\"\n\
+             [layer.matrix]\ni = [{}]\n",
+            cells.join(", ")
+        )
+    };
+    let (numbers, words) = (layer("n", "number"), layer("w", "word"));
+    let text = format!("[plan]\ntitle = \"t\"\nrules = [\"r\"]\n{words}{numbers}");
+    lab.write("plans/p.toml", &text);
+    lab.doe(&["build", "//..."]).ok();
+    for _ in 0..2 {
+        let again = lab.doe(&["build", "//..."]).ok().stdout;
+        assert!(again.contains("//p:n-39") && !again.contains("//p:n-40"));
+        assert!(!again.contains("//p:w-"), "{again}");
+        assert!(
+            again.contains("and 2 more analyses: `doe results`"),
+            "{again}"
+        );
+    }
+    // What is shown is read, and nothing else: a record that is gone is seen only where it is shown.
+    let file_of = |label: &str| {
+        let list = lab.doe(&["cache", "ls", "--label", label, "--json"]).ok();
+        let record = list.json()[0]["record"].as_str().unwrap().to_owned();
+        let found = walk(&lab.path().join(".doe"));
+        let mut found = found.into_iter();
+        let named = |path: &PathBuf| path.to_str().unwrap().replace('/', "").contains(&record);
+        found.find(named).unwrap()
+    };
+    let damage = |label: &str| {
+        let path = file_of(label);
+        // In place, so that no folder says that anything was touched.
+        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+        std::fs::set_permissions(&path, permissions).unwrap();
+        std::fs::write(&path, "torn").unwrap();
+    };
+    damage("//p:w-3");
+    damage("//p:n-41");
+    let before = kept(&lab);
+    lab.doe(&["build", "//..."]).ok();
+    assert_eq!(kept(&lab), before, "told again");
+    damage("//p:n-3");
+    let shown = lab.doe(&["build", "//..."]);
+    assert!(
+        shown.code != 0 || shown.stdout.contains("1 ok"),
+        "a damaged record is not shown: {}",
+        shown.stdout
+    );
+}
+
+fn walk(folder: &std::path::Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(walk(&entry.path())),
+            false => found.push(entry.path()),
+        }
+    }
+    found
+}

@@ -160,6 +160,9 @@ impl Store {
                 .collect(),
         };
         let content_bytes = header.names().map(|(_, item)| item.size_bytes).sum();
+        if to.file_name().is_none() {
+            return Err(Error::invalid(format!("`{}` names no file", to.display())));
+        }
         let folder = match to.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
@@ -173,7 +176,9 @@ impl Store {
         let bundle_bytes = fs::metadata(temp.path())
             .map_err(|e| Error::io("look at", temp.path(), &e))?
             .len();
-        durable::publish(folder, vec![vec![(temp, to.to_owned())]])?;
+        // With its folder, also where that is the current one.
+        let target = folder.join(to.file_name().unwrap_or_default());
+        durable::publish(folder, vec![vec![(temp, target)]])?;
         Ok(Exported {
             records: record_files.len() as u64,
             blobs: blobs.len() as u64,

@@ -3,6 +3,7 @@
 //! as text so that an error can be cloned and sent between threads.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The result type of the crate.
@@ -20,6 +21,8 @@ pub enum Error {
         path: PathBuf,
         /// The system's own words.
         cause: String,
+        /// What kind of refusal that is.
+        kind: std::io::ErrorKind,
     },
     /// Something stored is not what its digest or its format says (integrity).
     Corrupt {
@@ -85,6 +88,7 @@ impl Error {
             what,
             path: path.as_ref().to_owned(),
             cause: cause.to_string(),
+            kind: cause.kind(),
         }
     }
 
@@ -117,6 +121,14 @@ impl Error {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Io {
+                kind: ErrorKind::NotFound,
+                ..
+            } => "check that the path is right and that nobody removed it meanwhile".to_owned(),
+            Self::Io {
+                kind: ErrorKind::PermissionDenied,
+                ..
+            } => "check who owns the folder and who may write there".to_owned(),
             Self::Io { .. } => {
                 "check that the disk has room and that the folder is writable".to_owned()
             }
@@ -164,7 +176,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io { what, path, cause } => {
+            Self::Io {
+                what, path, cause, ..
+            } => {
                 write!(f, "could not {what} `{}`: {cause}", path.display())
             }
             Self::Corrupt { what, detail, .. } => write!(f, "{what} is damaged: {detail}"),

@@ -63,7 +63,7 @@ fn a_pin_keeps_a_record_and_what_it_was_made_from() {
     let made = put_with(&store, "//t:made", 2, |r| {
         r.recorded_unix_ms = 2;
         r.spec_manifest
-            .set("need.//t:source", output, Class::Result);
+            .set("need.//t:source.output", output, Class::Result);
         r.seal();
     });
     let other = put_with(&store, "//t:other", 3, |r| r.recorded_unix_ms = 3);

@@ -52,7 +52,7 @@ pub struct Manifest {
     /// something else.
     pub version: u32,
     /// Inputs by dotted path: `setting.max_tokens`, `step.measure.script`,
-    /// `need.//phase1:p4k.result`.
+    /// `need.//phase1:p4k.output`.
     pub entries: BTreeMap<String, Entry>,
 }
 

@@ -233,7 +233,7 @@ impl Record {
     /// them.
     pub fn needs(&self) -> Vec<(String, Digest)> {
         let needs = self.spec_manifest.walk().filter_map(|(path, entry)| {
-            let label = path.strip_prefix("need.")?;
+            let label = path.strip_prefix("need.")?.strip_suffix(".output")?;
             let output = entry.value.as_str()?.parse().ok()?;
             Some((label.to_owned(), output))
         });

@@ -38,6 +38,10 @@ use crate::report::view::View;
 use crate::report::{summary, trace};
 use crate::rule::model::RuleKind;
 
+/// Analyses whose numbers are shown at the end. Each is read for it, also when there was nothing to
+/// do, and nobody looks through more.
+const MOST_SHOWN: usize = 40;
+
 /// Run what is not up to date
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -201,11 +205,11 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     if ended.begun {
         trace::write(&store.layout().runs().join(&ended.run_id))?;
     }
-    let analyses = match out.json {
-        true => Vec::new(),
-        false => analyses(&decider, &store, &nodes)?,
+    let numbers = match out.json {
+        true => None,
+        false => Some(numbers(&decider, &store, &nodes)?),
     };
-    last_words(out, &workspace.state_dir, &analyses, &view)?;
+    last_words(out, &workspace.state_dir, numbers.as_ref(), &view)?;
     let gathered = gather.filter(|_| !ended.begun && !ended.interrupted);
     if let (Some(recall), Some(notes), Some(gathered)) = (recall, notes, gathered) {
         let outlined = Outlined::new(global, &args.targets.targets, out);
@@ -219,7 +223,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         // The last connection tidies the index: it is to be seen as it will be found.
         drop(decider);
         drop(store);
-        nothing::keep(&recall, notes, gathered, &view, &analyses);
+        nothing::keep(&recall, notes, gathered, &view, numbers.as_ref());
         if let Some(outlined) = outlined {
             outlined.keep(outline);
         }
@@ -304,39 +308,59 @@ pub fn command_line() -> String {
     std::env::args().collect::<Vec<_>>().join(" ")
 }
 
-/// Analyses among the nodes whose numbers are at hand, with their records.
-fn analyses(
-    decider: &Decider<'_>,
-    store: &Store,
-    nodes: &[NodeId],
-) -> Result<Vec<(String, Record)>> {
+/// The numbers of analyses that are shown at the end.
+pub struct Numbers {
+    /// Labels and records.
+    pub shown: Vec<(String, Record)>,
+    /// How many more analyses have some.
+    pub more: u64,
+}
+
+/// The first analyses among the nodes whose numbers are at hand.
+fn numbers(decider: &Decider<'_>, store: &Store, nodes: &[NodeId]) -> Result<Numbers> {
     let graph = decider.graph();
-    let is_analysis = |node: &NodeId| graph.pattern(*node).rule.kind == RuleKind::Analysis;
-    let mut found = Vec::new();
-    if !nodes.iter().any(is_analysis) {
-        return Ok(found);
+    let has_numbers = |node: &NodeId| {
+        let rule = &graph.pattern(*node).rule;
+        rule.kind == RuleKind::Analysis && !rule.metrics.is_empty()
+    };
+    let mut numbers = Numbers {
+        shown: Vec::new(),
+        more: 0,
+    };
+    if !nodes.iter().any(has_numbers) {
+        return Ok(numbers);
     }
     for (node, decision) in decider.plan(nodes)? {
-        if let (true, Decision::Reuse { record, .. }) = (is_analysis(&node), decision) {
-            found.push((graph.label(node).to_string(), store.record(&record)?));
+        let (true, Decision::Reuse { record, .. }) = (has_numbers(&node), decision) else {
+            continue;
+        };
+        match numbers.shown.len() < MOST_SHOWN {
+            true => {
+                let label = graph.label(node).to_string();
+                numbers.shown.push((label, store.record(&record)?));
+            }
+            false => numbers.more += 1,
         }
     }
-    Ok(found)
+    Ok(numbers)
 }
 
 /// The last words: what happened, the analyses' numbers, where everything is.
 pub fn last_words(
     out: &mut Out,
     state_dir: &Path,
-    analyses: &[(String, Record)],
+    numbers: Option<&Numbers>,
     view: &View,
 ) -> Result<()> {
     if out.json {
         return Ok(());
     }
-    if !analyses.is_empty() {
+    if let Some(Numbers { shown, more }) = numbers.filter(|numbers| !numbers.shown.is_empty()) {
         out.line("")?;
-        results::as_table_of(out, analyses)?;
+        results::as_table_of(out, shown)?;
+        if *more > 0 {
+            out.line(format!("and {more} more analyses: `doe results`"))?;
+        }
     }
     let style = Style { colour: out.color };
     out.line(summary::summary(view, style).trim_end())?;

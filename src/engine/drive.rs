@@ -223,7 +223,7 @@ impl<'w> Drive<'_, '_, 'w> {
                 .push((task, keyed));
             return Ok(());
         }
-        let mut job = self.job(task, *keyed, action)?;
+        let mut job = self.job(task, *keyed, action, key)?;
         self.leaders.insert(key, task);
         let begun = self.begun_before(task, &key);
         job.resumed = begun.as_ref().map(|(resumed, _)| resumed.clone());
@@ -286,7 +286,9 @@ impl<'w> Drive<'_, '_, 'w> {
         self.journal.flush();
         let bad = !ended.outcome.is_good();
         self.finals[node.index()] = Some(ended);
-        self.jobs.remove(&task);
+        if let Some(job) = self.jobs.remove(&task) {
+            self.leaders.remove(&job.key);
+        }
         self.cancels.remove(&task);
         self.scheduler.finish(task);
         self.note_end(task);
@@ -299,7 +301,6 @@ impl<'w> Drive<'_, '_, 'w> {
 
     /// Those who would have executed the same share the result of the one who has.
     fn end_followers(&mut self, leader: TaskId) -> Result<()> {
-        self.leaders.retain(|_, task| *task != leader);
         let node = self.tasks[leader.index()].node;
         let Some(first) = self.finals[node.index()].clone() else {
             return Ok(());

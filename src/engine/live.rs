@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use doe_cache::Manifest;
+use doe_cache::{Digest, Manifest};
 use tokio::sync::watch;
 
 use super::decide::Keyed;
@@ -413,7 +413,14 @@ impl<'w> Drive<'_, '_, 'w> {
         );
     }
 
-    pub(super) fn job(&mut self, task: TaskId, keyed: Keyed, action: Manifest) -> Result<Job> {
+    /// What is to be executed for a task; `key` is the key of `action`.
+    pub(super) fn job(
+        &mut self,
+        task: TaskId,
+        keyed: Keyed,
+        action: Manifest,
+        key: Digest,
+    ) -> Result<Job> {
         let planned = &self.tasks[task.index()];
         let graph = self.decider.graph();
         let pattern = graph.pattern(planned.node);
@@ -455,6 +462,7 @@ impl<'w> Drive<'_, '_, 'w> {
             exploratory: pattern.adhoc,
             spec: with_cause(keyed.spec, cause),
             action,
+            key,
             judge: keyed.judge,
             inputs,
             roles: planned.roles.clone(),

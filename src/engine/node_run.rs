@@ -48,6 +48,8 @@ pub(super) struct Job {
     pub spec: Manifest,
     /// What is executed.
     pub action: Manifest,
+    /// Its key.
+    pub key: Digest,
     /// What turns its outputs into numbers.
     pub judge: Digest,
     /// Results that it reads.
@@ -271,7 +273,7 @@ async fn announce(
     let intent = NodeIntent {
         token: site.home.token(site.name),
         label: job.label.to_string(),
-        action: job.action.key(),
+        action: job.key,
         home: site.home.clone(),
         scratch: job.scratch.clone(),
         ports,

@@ -95,14 +95,15 @@ pub fn reaper_main(arguments: impl IntoIterator<Item = OsString>) -> Result<u8> 
         .extract_if(.., |_, target| !target.dir.exists())
         .map(|(_, target)| target)
         .collect();
-    tree::end_all(attached, GRACE)?;
+    // One that will not end must not keep the others from being guarded.
+    let attached = tree::end_all(attached, GRACE).map(|()| 0);
     if watched.is_empty() {
-        return Ok(0);
+        return attached;
     }
     if farewell == Farewell::None && is_settled(&root, &watched, Duration::from_millis(survive))? {
-        return Ok(0);
+        return attached;
     }
-    end_everything(&root, watched)
+    end_everything(&root, watched).and(attached)
 }
 
 /// Waits for a `doe` that takes over. Whether it came, or everything ended by itself.

@@ -3,13 +3,13 @@
 
 use std::time::Instant;
 
-use doe_cache::{Record, Store};
+use doe_cache::Store;
 
 use super::super::args::Waiting;
 use super::super::out::{Out, closed};
 use super::super::recall::Recall;
 use super::super::session;
-use super::{command_line, last_words};
+use super::{Numbers, command_line, last_words};
 use crate::engine::event::Sink;
 use crate::engine::recall::{Answer, Gather, Nothing};
 use crate::error::Result;
@@ -34,7 +34,7 @@ pub fn again(
         return Ok(None);
     };
     let state_dir = recall.state_dir();
-    let Some(analyses) = records(&nothing, state_dir) else {
+    let Some(numbers) = numbers(&nothing, state_dir) else {
         return Ok(None);
     };
     out.notes_again(&nothing.notes);
@@ -63,23 +63,26 @@ pub fn again(
     if out.json {
         out.json(&end)?;
     }
-    last_words(out, state_dir, &analyses, &view)?;
+    last_words(out, state_dir, Some(&numbers), &view)?;
     out.flush()?;
     drop(lock);
     Ok(Some(0))
 }
 
-/// The analyses' records, whole and checked; nothing when one is not at hand.
-fn records(nothing: &Nothing, state_dir: &std::path::Path) -> Option<Vec<(String, Record)>> {
+/// The numbers that were shown, whole and checked; nothing when one is not at hand.
+fn numbers(nothing: &Nothing, state_dir: &std::path::Path) -> Option<Numbers> {
+    let more = nothing.more_analyses;
     if nothing.analyses.is_empty() {
-        return Some(Vec::new());
+        let shown = Vec::new();
+        return Some(Numbers { shown, more });
     }
     let store = Store::open_read_only(state_dir).ok()?;
     let records = nothing.analyses.iter().map(|(label, record)| {
         let record = store.record(&record.parse().ok()?).ok()?;
         Some((label.clone(), record))
     });
-    records.collect()
+    let shown = records.collect::<Option<_>>()?;
+    Some(Numbers { shown, more })
 }
 
 /// Keeps what a build told, when that was that there is nothing to do.
@@ -88,12 +91,13 @@ pub fn keep(
     notes: String,
     gathered: Gather,
     view: &View,
-    analyses: &[(String, Record)],
+    numbers: Option<&Numbers>,
 ) {
     let Some((planned, told, lines)) = gathered.nothing() else {
         return;
     };
-    let ids = analyses
+    let shown = numbers.map_or(&[][..], |numbers| &numbers.shown);
+    let ids = shown
         .iter()
         .map(|(label, record)| Some((label.clone(), record.id().ok()?.hex())));
     let Some(analyses) = ids.collect() else {
@@ -111,6 +115,7 @@ pub fn keep(
         told,
         followups: view.counts.followups,
         analyses,
+        more_analyses: numbers.map_or(0, |numbers| numbers.more),
     };
     recall.keep(&Answer::Nothing(Box::new(nothing)), &lines);
 }

@@ -138,6 +138,11 @@ fn select(store: &Store, key: &str, history: bool) -> Result<Vec<Digest>> {
 
 /// Takes a bundle in.
 pub fn import(place: &Place, args: &Import, out: &mut Out) -> Result<()> {
+    if !args.file.is_file() {
+        let text = format!("there is no file `{}`", args.file.display());
+        return Err(Error::new(Kind::Usage, "no-file", text)
+            .hint("`doe cache export LABEL -o FILE` writes one"));
+    }
     let (store, _lock) = place.writing(&args.waiting, out)?;
     let imported = store.import_bundle(&args.file)?;
     let (new, known) = (imported.import.records.len(), imported.known);

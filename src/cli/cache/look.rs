@@ -76,6 +76,9 @@ pub fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
             .collect();
         return out.json(&list);
     }
+    if found.is_empty() {
+        return out.line("nothing is stored that fits");
+    }
     let mut table = out::table([
         "record",
         "label",

@@ -91,6 +91,8 @@ pub struct Nothing {
     pub followups: u64,
     /// Label and record of the analyses whose numbers are shown at the end.
     pub analyses: Vec<(String, String)>,
+    /// How many more analyses have numbers.
+    pub more_analyses: u64,
 }
 
 /// Where answers are kept, for one question.

@@ -259,6 +259,7 @@ fn nothing() -> Nothing {
         }],
         followups: 1,
         analyses: vec![("//a:c".into(), "00".into())],
+        more_analyses: 2,
     }
 }
 

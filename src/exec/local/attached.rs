@@ -4,6 +4,7 @@
 //! nothing of them stays behind.
 
 use std::collections::HashMap;
+use std::io::pipe;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -12,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::process::{Pid, test_kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe::Receiver;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use super::{Inner, locked};
 use crate::error::{Error, Kind, Result};
@@ -22,7 +23,8 @@ use crate::exec::procfs::{Process, ProcessId};
 use crate::exec::tree::{self, TOKEN_VARIABLE, Target};
 use crate::exec::{Exit, Handle, HostSpec, Script, Status, Stream, Token};
 
-/// The longest script that is passed as one argument; Linux takes 128 KiB.
+/// The longest script that is passed as one argument; Linux takes 128 KiB. A longer one runs under
+/// the wrapper, unannounced: what a killed `doe` leaves of it is found and ended by the next one.
 const LONGEST_ARGUMENT_BYTES: usize = 120 << 10;
 /// Room for the note where a log was cut.
 const NOTE_BYTES: usize = 256;
@@ -34,7 +36,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// The attached scripts of one executor.
 #[derive(Debug, Default)]
 pub(super) struct Attached {
-    known: Mutex<HashMap<Token, Entry>>,
+    /// An empty cell: somebody is starting it, or could not.
+    known: Mutex<HashMap<Token, Arc<OnceCell<Entry>>>>,
     /// Whether scripts must be given back the signals that we were started without.
     resets: OnceLock<bool>,
 }
@@ -111,7 +114,7 @@ fn note(cut_bytes: u64) -> String {
 
 impl Attached {
     fn entry(&self, token: &Token) -> Option<Entry> {
-        locked(&self.known).get(token).cloned()
+        locked(&self.known).get(token)?.get().cloned()
     }
 
     /// A shell that hears INT and QUIT. Whoever started us in the background of a shell made us
@@ -165,6 +168,7 @@ impl Attached {
         let mut known = locked(&self.known);
         let ended = known
             .get(token)
+            .and_then(|cell| cell.get())
             .is_some_and(|entry| entry.status.borrow().is_some());
         ended && known.remove(token).is_some()
     }
@@ -176,7 +180,7 @@ pub(super) fn fits(script: &Script) -> bool {
 }
 
 impl Inner {
-    /// Starts an attached script, or finds that it was started.
+    /// Starts an attached script, or finds that it was started; of several at once, one starts it.
     pub(super) async fn start_attached(
         self: &Arc<Self>,
         host: &HostSpec,
@@ -185,9 +189,20 @@ impl Inner {
     ) -> Result<Handle> {
         folder::check_token(token)?;
         folder::check_script(script)?;
-        if let Some(handle) = self.attached.find(token) {
-            return Ok(handle);
-        }
+        let cell = locked(&self.attached.known)
+            .entry(token.clone())
+            .or_default()
+            .clone();
+        let entry = cell.get_or_try_init(|| self.spawn_attached(host, script, token));
+        Ok(entry.await?.handle.clone())
+    }
+
+    async fn spawn_attached(
+        self: &Arc<Self>,
+        host: &HostSpec,
+        script: &Script,
+        token: &Token,
+    ) -> Result<Entry> {
         let target = Target {
             token: token.clone(),
             leader: None,
@@ -197,6 +212,11 @@ impl Inner {
             reaper.watch(target.clone())?;
         }
         folder::make_private(&script.work).map_err(|e| not_started(script, &e))?;
+        let failed = |e: std::io::Error| not_started(script, &e);
+        // Before there is a child: nothing below may fail and leave one that nobody waits for.
+        let [(out, stdout), (err, stderr)] = [pipe().map_err(failed)?, pipe().map_err(failed)?];
+        let out = Receiver::from_owned_fd(out.into()).map_err(failed)?;
+        let err = Receiver::from_owned_fd(err.into()).map_err(failed)?;
         let mut command = self.attached.shell();
         command
             .arg("-euc")
@@ -208,13 +228,14 @@ impl Inner {
             .current_dir(&script.work)
             .process_group(0)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stdout(stdout)
+            .stderr(stderr);
         super::start::inherit(&mut command);
         command.envs(&script.env).env(TOKEN_VARIABLE, &token.0);
         let started_unix_ms = unix_ms();
-        let mut child = command.spawn().map_err(|e| not_started(script, &e))?;
-        let pipes = (child.stdout.take(), child.stderr.take());
+        let child = command.spawn().map_err(failed)?;
+        // It holds the other ends of the pipes, which would never close.
+        drop(command);
         let pid = child.id();
         let leader = Process::read(pid).map_or(
             ProcessId {
@@ -223,21 +244,20 @@ impl Inner {
             },
             |p| p.id,
         );
-        let ended = self.children.adopt(child)?;
-        let (Some(out), Some(err)) = pipes else {
-            return Err(Error::new(Kind::Bug, "no-pipes", "a child has no pipes"));
+        let ended = match self.children.adopt(child) {
+            Ok(ended) => ended,
+            Err(error) => {
+                self.killer.end(target, self.options.grace).await?;
+                return Err(error);
+            }
         };
-        let out = Receiver::from_owned_fd(out.into()).map_err(|e| not_started(script, &e))?;
-        let err = Receiver::from_owned_fd(err.into()).map_err(|e| not_started(script, &e))?;
         let logs = [(); 2].map(|()| Arc::new(Mutex::new(Log::new(script.log_cap_bytes))));
         let (status, receiver) = watch::channel(None);
-        let handle = self.handle(&host.name, token, leader);
         let entry = Entry {
-            handle: handle.clone(),
+            handle: self.handle(&host.name, token, leader),
             status: receiver,
             logs: logs.clone(),
         };
-        locked(&self.attached.known).insert(token.clone(), entry);
         let (inner, limit) = (self.clone(), script.timeout);
         tokio::spawn(async move {
             let [out_log, err_log] = logs;
@@ -259,7 +279,7 @@ impl Inner {
                 }
             }));
         });
-        Ok(handle)
+        Ok(entry)
     }
 
     /// Waits for the end of a script and of what it started. Whether the limit ended it.

@@ -1,6 +1,7 @@
 //! Runs scripts as processes of this machine. Every host of the platform is this machine under
 //! another address. What is started here cannot outlive `doe` unless that was asked for: its
-//! token is with the reaper before the first process can carry it.
+//! token is with the reaper before the first process can carry it. Most scripts run under the
+//! wrapper and can be found again by a later `doe`; attached ones live and die with this one.
 
 mod attached;
 mod outcome;
