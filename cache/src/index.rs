@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::schema;
 use rusqlite::{Connection, OpenFlags};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,8 +66,7 @@ fn open_for_reading(layout: &Layout, path: &Path) -> Result<Connection> {
         // In WAL mode even a reader needs the files beside the index, or the right to make them.
         // Where they cannot be made, nobody else writes either.
         Err(Error::Database { .. }) if !writable(layout.root()) => {
-            let immutable = PathBuf::from(format!("file:{}?immutable=1", uri_path(path)));
-            let connection = connect(&immutable, flags)?;
+            let connection = connect(&immutable(path), flags)?;
             (schema::version(&connection)?, connection)
         }
         Err(error) => return Err(error),
@@ -77,6 +78,32 @@ fn open_for_reading(layout: &Layout, path: &Path) -> Result<Connection> {
     drop(connection);
     drop(open(layout, Access::Write)?);
     connect(path, flags)
+}
+
+/// Opens an index that nobody is writing for one look, without the shared memory and the locks
+/// that cost more than the look; `None` where that is not safe. In WAL mode the file itself changes
+/// only by checkpoints, which take whole transactions out of a log that is then not empty.
+pub(crate) fn open_at_rest(layout: &Layout) -> Option<Connection> {
+    let path = layout.index();
+    let mut header = [0; 20];
+    File::open(&path).ok()?.read_exact(&mut header).ok()?;
+    // SQLite file format, "File format version numbers": 2 stands for WAL.
+    let in_wal_mode = header[18..] == [2, 2];
+    let empty = match fs::metadata(path.with_extension("sqlite-wal")) {
+        Ok(log) => log.len() == 0,
+        Err(e) => e.kind() == io::ErrorKind::NotFound,
+    };
+    if !(in_wal_mode && empty) {
+        return None;
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(immutable(&path), flags).ok()
+}
+
+fn immutable(path: &Path) -> PathBuf {
+    PathBuf::from(format!("file:{}?immutable=1", uri_path(path)))
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {

@@ -8,6 +8,7 @@ use crate::layout::Layout;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The writer's lock; given back when dropped.
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub struct WriterLock {
     file: File,
     predecessor: Option<String>,
+    root: PathBuf,
 }
 
 /// How long to wait between two tries for a lock that another holds.
@@ -27,6 +29,17 @@ impl WriterLock {
     /// # Errors
     /// [`Error::Locked`] with the holder in words; [`Error::Io`].
     pub fn acquire(root: impl AsRef<std::path::Path>, command: &str) -> Result<Self> {
+        let lock = Self::hold(root, command)?;
+        lock.settle()?;
+        Ok(lock)
+    }
+
+    /// Takes the lock for somebody who only keeps others off and writes nothing. [`Self::settle`]
+    /// comes before the first write.
+    ///
+    /// # Errors
+    /// As [`Self::acquire`].
+    pub fn hold(root: impl AsRef<std::path::Path>, command: &str) -> Result<Self> {
         let layout = Layout::new(root.as_ref());
         durable::create_dir(layout.root())?;
         let path = layout.lock();
@@ -66,20 +79,37 @@ impl WriterLock {
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(text.as_bytes()))
-            // On disk before anything else of ours is: who comes after a power cut must see that
-            // somebody was at work.
-            .and_then(|()| file.sync_all())
-            .and_then(|()| File::open(layout.root())?.sync_all())
             .map_err(|e| Error::io("write", &path, &e))?;
-        Ok(Self { file, predecessor })
+        let lock = Self {
+            file,
+            predecessor,
+            root: layout.root().to_owned(),
+        };
+        if lock.predecessor.is_some() {
+            // What is said of the dead must not be lost with what they left.
+            lock.settle()?;
+        }
+        Ok(lock)
     }
 
-    /// Takes the lock, waiting for whoever holds it: at most `limit`, for ever without one.
+    /// Brings to disk that somebody is at work, before anything else of ours is: who comes after a
+    /// power cut must see it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn settle(&self) -> Result<()> {
+        let synced = self.file.sync_all();
+        synced
+            .and_then(|()| File::open(&self.root)?.sync_all())
+            .map_err(|e| Error::io("sync the lock in", &self.root, &e))
+    }
+
+    /// [`Self::hold`], waiting for whoever holds it: at most `limit`, for ever without one.
     /// `waiting` is told who that is, at first and whenever it is somebody else.
     ///
     /// # Errors
-    /// As [`WriterLock::acquire`], once the limit is over.
-    pub fn acquire_within(
+    /// As [`Self::acquire`], once the limit is over.
+    pub fn hold_within(
         root: impl AsRef<std::path::Path>,
         command: &str,
         limit: Option<Duration>,
@@ -88,7 +118,7 @@ impl WriterLock {
         let began = Instant::now();
         let mut told = String::new();
         loop {
-            let holder = match Self::acquire(root.as_ref(), command) {
+            let holder = match Self::hold(root.as_ref(), command) {
                 Err(Error::Locked { holder }) => holder,
                 other => return other,
             };

@@ -145,12 +145,19 @@ pub fn look_into_mirror(
 
 /// Takes the writer's lock; waits for it when asked to, and says for whom.
 pub fn lock(state_dir: &Path, waiting: &Waiting, out: &mut Out) -> Result<WriterLock> {
+    let lock = hold(state_dir, waiting, out)?;
+    lock.settle()?;
+    Ok(lock)
+}
+
+/// The right to write, for somebody who most likely will not: see [`WriterLock::hold`].
+pub fn hold(state_dir: &Path, waiting: &Waiting, out: &mut Out) -> Result<WriterLock> {
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let Some(Wait(limit)) = waiting.wait else {
-        return Ok(WriterLock::acquire(state_dir, &command)?);
+        return Ok(WriterLock::hold(state_dir, &command)?);
     };
     let mut tell = |holder: &str| out.note(format!("waiting for {holder}"));
-    Ok(WriterLock::acquire_within(
+    Ok(WriterLock::hold_within(
         state_dir, &command, limit, &mut tell,
     )?)
 }

@@ -28,7 +28,7 @@ pub fn again(
     let command = command_line();
     let mut lock = None;
     if recall.may_know() {
-        lock = Some(session::lock(recall.state_dir(), waiting, out)?);
+        lock = Some(session::hold(recall.state_dir(), waiting, out)?);
     }
     let Some((Answer::Nothing(nothing), lines)) = recall.answer() else {
         return Ok(None);
