@@ -94,11 +94,20 @@ pub(crate) fn publish(root: &Path, groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<
     sync(root, &files)?;
     at(Point::AfterFsync, "sync", root)?;
     for group in groups {
+        // Folders of which an entry is new.
         let mut parents = BTreeSet::new();
         for (mut temp, path) in group {
             let parent = path.parent().unwrap_or(root).to_owned();
-            if parents.insert(parent.clone()) {
-                create_dir(&parent)?;
+            if parents.insert(parent.clone())
+                && let Some(above) = parent.parent().filter(|_| !parent.is_dir())
+            {
+                create_dir(above)?;
+                match fs::create_dir(&parent) {
+                    Err(e) if !parent.is_dir() => {
+                        return Err(Error::io("create the folder", &parent, &e));
+                    }
+                    _ => drop(parents.insert(above.to_owned())),
+                }
             }
             at(Point::BeforeRename, "rename to", &path)?;
             fs::rename(&temp.path, &path).map_err(|e| Error::io("rename to", &path, &e))?;

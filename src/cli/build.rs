@@ -403,4 +403,8 @@ impl Sink for Console {
             gather.event(event);
         }
     }
+
+    fn flush(&mut self) {
+        self.reader.flush();
+    }
 }

@@ -1,9 +1,12 @@
 //! Makes results durable. Whoever commits waits until it is on disk; those who wait at the same
 //! time share the price, since one thread writes everything that has come in meanwhile in one go.
+//! It waits a moment for those that are about to come: a sync costs the same for one and for many.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use doe_cache::remote::Uploader;
 use doe_cache::{Batch, Digest, NodeUpdate, Record, Store};
@@ -13,6 +16,9 @@ use crate::error::{Error, Kind, Result};
 
 /// Records that are written together at most.
 const MOST: usize = 256;
+/// How long a record waits for company. Nothing beside what a measurement takes, and a hundred
+/// short analyses come in meanwhile.
+const GATHER: Duration = Duration::from_millis(30);
 
 struct Order {
     record: Option<Record>,
@@ -24,6 +30,8 @@ struct Order {
 pub(super) struct Committer {
     orders: Option<mpsc::Sender<Order>>,
     writer: Option<JoinHandle<()>>,
+    /// Pieces of work that may bring a record.
+    under_way: Arc<AtomicUsize>,
     uploads: Option<Arc<Uploader>>,
 }
 
@@ -31,11 +39,21 @@ impl Committer {
     /// Starts the writer. What is durable is offered to the mirror.
     pub(super) fn new(store: Arc<Store>, uploads: Option<Arc<Uploader>>) -> Self {
         let (orders, inbox) = mpsc::channel();
+        let under_way = Arc::new(AtomicUsize::new(0));
+        let expected = under_way.clone();
         Self {
             orders: Some(orders),
-            writer: Some(std::thread::spawn(move || write_all(&store, &inbox))),
+            writer: Some(std::thread::spawn(move || {
+                write_all(&store, &inbox, &expected);
+            })),
+            under_way,
             uploads,
         }
+    }
+
+    /// Says how many pieces of work are under way: more than wait here means that more may come.
+    pub(super) fn expect(&self, under_way: usize) {
+        self.under_way.store(under_way, Ordering::Relaxed);
     }
 
     /// Stores a record and how its node ended. On return both are durable. The record's digest.
@@ -101,10 +119,29 @@ fn gone() -> Error {
     Error::new(Kind::Bug, "committer-gone", "the writer of results is gone")
 }
 
-fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>) {
+/// What is written together with the first.
+fn gather(first: Order, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsize) -> Vec<Order> {
+    let until = Instant::now() + GATHER;
+    let mut orders = vec![first];
+    loop {
+        orders.extend(inbox.try_iter().take(MOST - orders.len()));
+        let waiting = orders.iter().filter(|order| order.done.is_some()).count();
+        let flush = |order: &Order| order.done.is_some() && order.record.is_none();
+        let left = until.saturating_duration_since(Instant::now());
+        let all_here = waiting >= under_way.load(Ordering::Relaxed);
+        if orders.len() >= MOST || all_here || left.is_zero() || orders.iter().any(flush) {
+            return orders;
+        }
+        match inbox.recv_timeout(left) {
+            Ok(order) => orders.push(order),
+            Err(_) => return orders,
+        }
+    }
+}
+
+fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsize) {
     while let Ok(first) = inbox.recv() {
-        let mut orders = vec![first];
-        orders.extend(inbox.try_iter().take(MOST - 1));
+        let orders = gather(first, inbox, under_way);
         let mut records = Vec::new();
         let mut nodes = Vec::new();
         let mut waiting = Vec::new();

@@ -89,6 +89,7 @@ impl<'w> Drive<'_, '_, 'w> {
         if driven.is_err() {
             self.clear_up(&mut inbox).await;
         }
+        self.journal.flush();
         driven.and(self.context.committer.flush().await)
     }
 
@@ -116,6 +117,8 @@ impl<'w> Drive<'_, '_, 'w> {
                     "nothing is under way and yet the run is not over",
                 ));
             }
+            self.journal.flush();
+            self.context.committer.expect(self.outstanding);
             tokio::select! {
                 report = inbox.recv() => {
                     if let Some(report) = report {
@@ -283,7 +286,6 @@ impl<'w> Drive<'_, '_, 'w> {
             })?;
         }
         self.journal.finished(label, &ended);
-        self.journal.flush();
         let bad = !ended.outcome.is_good();
         self.finals[node.index()] = Some(ended);
         if let Some(job) = self.jobs.remove(&task) {
@@ -466,7 +468,7 @@ impl<'w> Drive<'_, '_, 'w> {
             }
         }
         let held = state >= NodeState::Acquiring;
-        self.journal.tell(Body::NodeState {
+        self.journal.tell_later(Body::NodeState {
             label: label.to_string(),
             state,
             hosts: if held {

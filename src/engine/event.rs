@@ -389,6 +389,9 @@ impl Summary {
 pub trait Sink: Send {
     /// One event. Must not block for long: the run waits.
     fn event(&mut self, event: &Event);
+
+    /// What was told so far is to be seen now: comes before the run waits for anything.
+    fn flush(&mut self) {}
 }
 
 /// Keeps events, for tests and for readers of whole runs.

@@ -63,8 +63,9 @@ impl<'s> Journal<'s> {
         self.keep_or_give_up(written);
     }
 
-    /// Brings what was told to the file.
+    /// Brings what was told to the reader and to the file.
     pub(super) fn flush(&mut self) {
+        self.sink.flush();
         if let Some(file) = &mut self.file {
             let flushed = file.flush();
             self.keep_or_give_up(flushed);

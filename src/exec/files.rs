@@ -171,18 +171,23 @@ fn bad_output(name: &Path, why: &str) -> Error {
 struct Temporary {
     path: PathBuf,
     target: PathBuf,
+    published: bool,
 }
 
 impl Temporary {
-    fn publish(self) -> Result<()> {
-        fs::rename(&self.path, &self.target).map_err(|e| Error::io("write", &self.target, &e))
+    fn publish(mut self) -> Result<()> {
+        fs::rename(&self.path, &self.target).map_err(|e| Error::io("write", &self.target, &e))?;
+        self.published = true;
+        Ok(())
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Gone already when it was published.
-        let _ = fs::remove_file(&self.path);
+        if !self.published {
+            // Nobody knows of it: to leave it costs disk space only.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -205,12 +210,14 @@ fn copy(source: &Path, target: &Path, mode: u32, mut seen: impl FnMut(&[u8])) ->
     let temporary = Temporary {
         path,
         target: target.to_path_buf(),
+        published: false,
     };
+    // Not synced: blobs are held against their digests before each use, and what is collected
+    // becomes durable in the store.
     each_block(&mut input, |bytes| {
         seen(bytes);
         output.write_all(bytes)
     })
-    .and_then(|()| output.sync_all())
     .map_err(|e| Error::io(&format!("copy `{}` to", source.display()), target, &e))?;
     Ok(temporary)
 }

@@ -1,4 +1,4 @@
-//! One event a line, as JSON, passed on at once.
+//! One event a line, as JSON.
 
 use std::io::Write;
 
@@ -6,7 +6,7 @@ use super::Quiet;
 use crate::engine::event::{Event, Sink};
 
 /// See the module.
-pub struct JsonLines<W> {
+pub struct JsonLines<W: Write> {
     out: Quiet<W>,
 }
 
@@ -27,6 +27,10 @@ impl<W: Write + Send> Sink for JsonLines<W> {
             self.out.text(&line);
         }
     }
+
+    fn flush(&mut self) {
+        self.out.flush();
+    }
 }
 
 #[cfg(test)]
@@ -45,6 +49,7 @@ mod tests {
         };
         lines.event(&Event::new(7, warning));
         lines.event(&Event::new(8, Body::Summary(Summary::default())));
+        drop(lines);
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<serde_json::Value> = text
             .lines()

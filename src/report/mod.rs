@@ -14,7 +14,7 @@ pub mod text;
 pub mod trace;
 pub mod view;
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use crate::engine::event::{Event, KNOWN, Sink, VERSION};
@@ -61,25 +61,38 @@ impl Sink for All<'_> {
             sink.event(event);
         }
     }
+
+    fn flush(&mut self) {
+        for sink in &mut self.0 {
+            sink.flush();
+        }
+    }
 }
 
 /// A writer whose first error is kept and silences it: a closed pipe stops no run.
-pub struct Quiet<W> {
-    out: W,
+pub struct Quiet<W: Write> {
+    out: BufWriter<W>,
     error: Option<std::io::Error>,
 }
 
 impl<W: Write> Quiet<W> {
     /// Writes to `out`.
     pub fn new(out: W) -> Self {
+        let out = BufWriter::new(out);
         Self { out, error: None }
     }
 
-    /// Writes a text and passes it on at once.
+    /// Writes a text; [`Self::flush`] passes it on.
     pub fn text(&mut self, text: &str) {
         if self.error.is_none() {
-            let written = self.out.write_all(text.as_bytes());
-            self.error = written.and_then(|()| self.out.flush()).err();
+            self.error = self.out.write_all(text.as_bytes()).err();
+        }
+    }
+
+    /// Passes on what was written.
+    pub fn flush(&mut self) {
+        if self.error.is_none() {
+            self.error = self.out.flush().err();
         }
     }
 

@@ -10,7 +10,7 @@ use super::view::View;
 use crate::engine::event::{Body, Event, NodeFinished, Outcome, ServiceState, Sink};
 
 /// See the module.
-pub struct Plain<W> {
+pub struct Plain<W: Write> {
     out: Quiet<W>,
     style: Style,
     view: View,
@@ -34,6 +34,10 @@ impl<W: Write + Send> Sink for Plain<W> {
             self.out.text(&line);
             self.out.text("\n");
         }
+    }
+
+    fn flush(&mut self) {
+        self.out.flush();
     }
 }
 

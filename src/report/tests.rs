@@ -157,6 +157,7 @@ fn plain_lines() {
     let mut out = Vec::new();
     let mut plain = Plain::new(&mut out, Style::PLAIN);
     events().iter().for_each(|event| plain.event(event));
+    drop(plain);
     let text = String::from_utf8(out).unwrap();
     insta::assert_snapshot!(text, @r"
     7 nodes on sim (simulated): 4 to run, 2 that may run, 1 at hand, about 6m 00s of work

@@ -81,6 +81,8 @@ pub struct Expected {
     pub line: Option<String>,
     /// Its number, when it is good.
     pub value: Option<i64>,
+    /// The nodes that it needs, by name.
+    pub needs: Vec<String>,
 }
 
 impl State {
@@ -102,11 +104,16 @@ impl State {
                 Expected {
                     line: Some(format!("c{at} {value} {word}")),
                     value: (*mode == Mode::Ok).then_some(*value),
+                    needs: Vec::new(),
                 },
             );
         }
         // What it sees of its inputs: their numbers and their settings.
-        let sum = |name: String, own: i64, of: Vec<Option<i64>>, settings: Vec<i64>| {
+        let sum = |name: String,
+                   own: i64,
+                   needs: Vec<String>,
+                   of: Vec<Option<i64>>,
+                   settings: Vec<i64>| {
             let settings: String = settings.iter().map(|s| format!("{s},")).collect();
             let of: Option<Vec<i64>> = of.into_iter().collect();
             let line = of.as_ref().map(|of| {
@@ -114,16 +121,19 @@ impl State {
                 format!("{name} {own} {seen} {settings}")
             });
             let value = of.map(|of| own + of.iter().sum::<i64>());
-            (name, Expected { line, value })
+            (name, Expected { line, value, needs })
         };
         for (at, of) in SUMS.iter().enumerate() {
             let values = of.iter().map(|c| all[&format!("c{c}")].value).collect();
             let settings = of.iter().map(|c| self.cells[*c].0).collect();
-            let (name, made) = sum(format!("s{at}"), self.sums[at], values, settings);
+            let needs = of.iter().map(|c| format!("c{c}")).collect();
+            let (name, made) = sum(format!("s{at}"), self.sums[at], needs, values, settings);
             all.insert(name, made);
         }
         let values = (0..SUMS.len()).map(|s| all[&format!("s{s}")].value);
-        let (name, made) = sum("total".into(), 0, values.collect(), self.sums.to_vec());
+        let needs = (0..SUMS.len()).map(|s| format!("s{s}")).collect();
+        let settings = self.sums.to_vec();
+        let (name, made) = sum("total".into(), 0, needs, values.collect(), settings);
         all.insert(name, made);
         all
     }
