@@ -22,5 +22,7 @@ export INSTA_UPDATE=no RUST_TEST_THREADS="${RUST_TEST_THREADS:-2}"
 if [ $# -gt 0 ]; then
   cargo test --workspace --locked "$@"
 else
-  cargo test --workspace --locked -- "${skip[@]}"
+  cargo test --workspace --locked --no-run --message-format json-render-diagnostics |
+    python3 tests/lanes.py "${skip[@]}"
+  cargo test --workspace --locked --doc
 fi

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::OnceLock;
 
 use doe_cache::{Change, Class, Digest, ExecutionStatus, Manifest, Record, Snapshot, Summary};
 use serde::Serialize;
@@ -140,6 +141,8 @@ pub struct Decider<'w> {
     rerun: BTreeSet<NodeId>,
     /// Records whose outputs cannot be had: they stand for nothing.
     lost: BTreeSet<Digest>,
+    /// By node, once asked for: the digest of the settings that dependents see.
+    shown: Vec<OnceLock<Digest>>,
 }
 
 impl<'w> Decider<'w> {
@@ -157,6 +160,16 @@ impl<'w> Decider<'w> {
             history,
             rerun: BTreeSet::new(),
             lost: BTreeSet::new(),
+            shown: vec![OnceLock::new(); graph.len()],
+        }
+    }
+
+    /// What dependents see of a node once it has these outputs.
+    pub fn need(&self, node: NodeId, output: Digest) -> Need {
+        let shown = || key::shown_digest(self.graph.pattern(node));
+        Need {
+            output,
+            settings: *self.shown[node.index()].get_or_init(shown),
         }
     }
 
@@ -283,7 +296,7 @@ impl<'w> Decider<'w> {
                 Decision::MayRun { because }
             };
             if let Decision::Reuse { output, keyed, .. } = &mut decision {
-                seen.insert(node, Need::of(self.graph.pattern(node), *output));
+                seen.insert(node, self.need(node, *output));
                 *keyed = None;
             }
             plan.push((node, decision));

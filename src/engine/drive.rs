@@ -15,6 +15,7 @@ use super::event::{Body, NodeState, Outcome};
 use super::followup::Watch;
 use super::journal::Journal;
 use super::live::{Live, Report};
+use super::made::Known;
 use super::node_run::Job;
 use super::prepare::Task;
 use super::record::{NodeEnd, stored_state};
@@ -71,6 +72,8 @@ pub(super) struct Drive<'d, 's, 'w> {
     pub(super) remains: Remains,
     /// Tasks that are to run, held back until what a killed run left has found its place.
     pub(super) held_back: Option<Vec<TaskId>>,
+    /// What those made that others need.
+    pub(super) made: Known,
 }
 
 impl<'w> Drive<'_, '_, 'w> {

@@ -29,15 +29,20 @@ pub struct Need {
 impl Need {
     /// What dependents see of `pattern` once it has these outputs.
     pub fn of(pattern: &Pattern, output: Digest) -> Self {
-        let mut encoder = KeyEncoder::new("doe.need.settings", KEY_SCHEMA);
-        for (name, setting) in shown(pattern) {
-            encoder.entry(name, &setting.value);
-        }
         Self {
             output,
-            settings: encoder.finish(),
+            settings: shown_digest(pattern),
         }
     }
+}
+
+/// The digest of [`shown_settings`].
+pub(super) fn shown_digest(pattern: &Pattern) -> Digest {
+    let mut encoder = KeyEncoder::new("doe.need.settings", KEY_SCHEMA);
+    for (name, setting) in shown(pattern) {
+        encoder.entry(name, &setting.value);
+    }
+    encoder.finish()
 }
 
 /// What a node needs, by label.

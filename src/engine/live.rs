@@ -431,21 +431,14 @@ impl<'w> Drive<'_, '_, 'w> {
             let (EdgeKind::Data, Some(record)) = (kind, record) else {
                 continue;
             };
-            let stored = self.context.store.record(&record)?;
-            let mut outputs = std::collections::BTreeMap::new();
-            for (name, output) in &stored.outputs {
-                outputs.insert(name.clone(), self.context.store.blob_path(&output.digest)?);
-            }
-            let digests = stored
-                .outputs
-                .iter()
-                .map(|(name, o)| (name.clone(), o.digest));
+            let made = self.made.of(&self.context.store, record)?;
+            let outputs = made.outputs.iter();
             inputs.push(InputRef {
                 label: graph.label(dep).to_string(),
-                digests: digests.collect(),
+                digests: outputs.clone().map(|o| (o.0.clone(), o.1)).collect(),
                 settings: key::shown_settings(graph.pattern(dep)),
-                outputs,
-                simulated: stored.provenance.simulated,
+                outputs: outputs.map(|o| (o.0.clone(), o.2.clone())).collect(),
+                simulated: made.simulated,
             });
         }
         let cause = self.watch.brought_by(planned.node);

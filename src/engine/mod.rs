@@ -15,6 +15,7 @@ mod journal;
 pub mod judge;
 pub mod key;
 mod live;
+mod made;
 mod moved;
 mod node_run;
 pub mod preflight;

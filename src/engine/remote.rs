@@ -112,7 +112,7 @@ impl Warm<'_> {
                         ..
                     } => {
                         standing.insert(node, (record, hit));
-                        seen.insert(node, Need::of(graph.pattern(node), output));
+                        seen.insert(node, decider.need(node, output));
                     }
                     Decision::Run { keyed, why } if why != Why::Asked => {
                         if self.mirror.is_some() && self.asked.insert(node) {

@@ -8,7 +8,7 @@ use doe_cache::{Digest, Record, Store, Summary};
 use super::decide::{Decider, Decision, Hit, Keyed, Why};
 use super::event::{CriterionWord, Outcome};
 use super::judge::{self, Document};
-use super::key::{Need, Needs};
+use super::key::Needs;
 
 use super::prepare::values;
 use super::record::{NodeEnd, end_of};
@@ -106,7 +106,7 @@ pub(super) fn resolve(
                     ..
                 }),
             ) if outcome.is_good() => {
-                let need = Need::of(graph.pattern(dep), *output);
+                let need = decider.need(dep, *output);
                 needs.insert(graph.label(dep).clone(), need);
             }
             (EdgeKind::Data, Some(ended)) => {

@@ -280,6 +280,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             unfit,
             brought_starts: 0,
             held_back: None,
+            made: Default::default(),
         };
         let driven = drive.run(inbox, interrupt).await;
         level = drive.level;

@@ -1,0 +1,49 @@
+//! What finished nodes made, for those that need it: read from the store once, however many need
+//! it. Nothing here is trusted: what a node has read is held against its digest when it has run.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use doe_cache::{Digest, Store};
+
+use crate::error::Result;
+
+/// Records that are remembered; those of a wide layer and of the one before it.
+const MOST: usize = 4096;
+
+/// What one record says to those that need it.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// Name, digest and file of every output, by name.
+    pub outputs: Vec<(String, Digest, PathBuf)>,
+    /// Whether any tool was simulated.
+    pub simulated: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Known(HashMap<Digest, Arc<Made>>);
+
+impl Known {
+    /// What a stored record made.
+    pub(super) fn of(&mut self, store: &Store, record: Digest) -> Result<Arc<Made>> {
+        if let Some(made) = self.0.get(&record) {
+            return Ok(made.clone());
+        }
+        let stored = store.record(&record)?;
+        let outputs = stored.outputs.into_iter().map(|(name, output)| {
+            let path = store.blob_path(&output.digest)?;
+            Ok((name, output.digest, path))
+        });
+        let made = Arc::new(Made {
+            outputs: outputs.collect::<Result<_>>()?,
+            simulated: stored.provenance.simulated,
+        });
+        if self.0.len() >= MOST {
+            self.0.clear();
+        }
+        self.0.insert(record, made.clone());
+        Ok(made)
+    }
+}
