@@ -343,6 +343,42 @@ impl Random {
     }
 }
 
+/// Nobody goes on with an analysis: it ends with the `doe` that began it, however long others may
+/// live, and the next build does it again.
+#[test]
+fn an_analysis_ends_with_doe_and_is_done_again() {
+    let workspace = served("10m", &[]);
+    let scratch = workspace.path().join("scratch");
+    let rule = r#"
+[slow]
+kind = "analysis"
+doc = "Waits for a file, in a child of its own."
+[[slow.step]]
+name = "wait"
+timeout = "10m"
+run = """
+echo up >> SCRATCH/up
+sh -c 'trap "" TERM; while ! test -e SCRATCH/go; do sleep 0.02; done' &
+wait
+echo done > {{ out.text }}
+"""
+[slow.output]
+text = { path = "text" }
+"#;
+    workspace.write(
+        "rules/t.toml",
+        &rule.replace("SCRATCH", scratch.to_str().unwrap()),
+    );
+    let layer = "[[layer]]\nid = \"l\"\nrule = \"t.slow\"\n[[layer.pattern]]\nid = \"a\"\n";
+    let plan = format!("[plan]\ntitle = \"t\"\nrules = [\"t\"]\n{layer}");
+    workspace.write("plans/t.toml", &plan);
+    kill(build_until(&workspace, "up"));
+    workspace.assert_nothing_runs();
+    go(&workspace);
+    assert_eq!(build(&workspace).ok().summary()["ok"], 1);
+    assert_eq!(lines(&workspace, "up").len(), 2);
+}
+
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().expect(name))
 }

@@ -125,26 +125,11 @@ pub fn collect(from: &Path, names: &[String], into: &Path) -> Result<Vec<PathBuf
         .iter()
         .map(|n| check_inside(n))
         .collect::<Result<Vec<_>>>()?;
-    let real_from = match from.canonicalize() {
-        Ok(path) => path,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io("read", from, &e)),
-    };
     let mut collected = Vec::new();
     for name in names {
-        let source = match real_from.join(name).canonicalize() {
-            Ok(path) => path,
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                continue;
-            }
-            Err(e) => return Err(Error::io("read", &from.join(name), &e)),
+        let Some(source) = inside(from, name)? else {
+            continue;
         };
-        if !source.starts_with(&real_from) {
-            return Err(bad_output(
-                name,
-                "it links to something outside the working folder",
-            ));
-        }
         // Opening a pipe would wait for ever.
         if !fs::metadata(&source).is_ok_and(|m| m.is_file()) {
             return Err(bad_output(name, "it is no regular file"));
@@ -157,6 +142,32 @@ pub fn collect(from: &Path, names: &[String], into: &Path) -> Result<Vec<PathBuf
         collected.push(target);
     }
     Ok(collected)
+}
+
+/// Where a name in a folder leads; `None` when to nothing.
+fn inside(folder: &Path, name: &Path) -> Result<Option<PathBuf>> {
+    let path = folder.join(name);
+    // The usual case needs no look at every folder above.
+    if name.components().count() == 1 && fs::symlink_metadata(&path).is_ok_and(|m| m.is_file()) {
+        return Ok(Some(path));
+    }
+    let source = match path.canonicalize() {
+        Ok(path) => path,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(Error::io("read", &path, &e)),
+    };
+    let real_folder = folder
+        .canonicalize()
+        .map_err(|e| Error::io("read", folder, &e))?;
+    if !source.starts_with(real_folder) {
+        return Err(bad_output(
+            name,
+            "it links to something outside the working folder",
+        ));
+    }
+    Ok(Some(source))
 }
 
 fn bad_output(name: &Path, why: &str) -> Error {
