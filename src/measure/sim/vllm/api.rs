@@ -24,6 +24,7 @@ use super::log::Log;
 use super::metrics;
 use super::request::{ApiError, Ask, Form, Terms, json_answer, read_tokenize};
 use super::side::{self, Held, Identity, SideChannel, TransferParams};
+use super::storage::Storage;
 use super::text::Speech;
 
 /// What vLLM says when its engine process is gone.
@@ -67,6 +68,7 @@ pub(super) struct Faults {
 pub(super) struct Api {
     pub(super) driver: Arc<Driver>,
     pub(super) transfers: Option<Transfers>,
+    pub(super) storage: Option<Storage>,
     pub(super) model: String,
     pub(super) served: Vec<String>,
     pub(super) api_keys: Vec<String>,
@@ -188,6 +190,14 @@ async fn answer(api: Arc<Api>, voice: Voice, job: u64, outputs: u64, id: &str) -
     let consumes =
         role.is_some_and(|role| role != Role::Producer) && wants(|p| p.do_remote_prefill);
     let prompt_tokens = ask.prompt_tokens;
+    let stored = match api.storage.as_ref().map(|s| s.take(&ask.prompt.ids())) {
+        None => None,
+        Some(Ok(stored)) => Some(stored),
+        Some(Err(cause)) => {
+            api.log.error("core.py:868", &format!("OSError: {cause}"));
+            return ApiError::internal(ENGINE_DEAD).answer();
+        }
+    };
     let plain = Job {
         id: job,
         prompt: prompt_tokens,
@@ -198,6 +208,7 @@ async fn answer(api: Arc<Api>, voice: Voice, job: u64, outputs: u64, id: &str) -
             false => Vec::new(),
         },
         fetch: None,
+        stored,
         // Only an answer that is not streamed can say where the blocks are.
         hold: produces && !ask.stream,
     };
