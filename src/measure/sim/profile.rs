@@ -41,6 +41,9 @@ pub struct SimProfile {
     /// What a server does beside computing in every step (scheduling, messages between its
     /// processes), in unscaled milliseconds. Accelerators hide it; a CPU does not.
     pub step_overhead_ms: f64,
+    /// What a server does for a request before its engine sees it (HTTP, tokens, messages between
+    /// its processes), in unscaled milliseconds.
+    pub request_overhead_ms: f64,
     /// Models beyond those that are known by name.
     pub models: BTreeMap<String, Shape>,
     /// Faults to inject, each named by the tool that obeys it (`vllm:oom`).
@@ -142,6 +145,7 @@ impl Default for SimProfile {
             },
             startup_s: 60.0,
             step_overhead_ms: 0.0,
+            request_overhead_ms: 0.0,
             models: BTreeMap::new(),
             fail: Vec::new(),
         }
@@ -214,6 +218,7 @@ impl SimProfile {
             ("storage.latency_us", self.storage.latency_us),
             ("startup_s", self.startup_s),
             ("step_overhead_ms", self.step_overhead_ms),
+            ("request_overhead_ms", self.request_overhead_ms),
             ("gpu.tflops", self.gpu.tflops),
             ("gpu.memory_gbytes_per_s", self.gpu.memory_gbytes_per_s),
         ];

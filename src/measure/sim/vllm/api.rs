@@ -77,6 +77,7 @@ pub(super) struct Api {
     pub(super) block: u64,
     pub(super) prefix_caching: bool,
     pub(super) time_scale: f64,
+    pub(super) request_overhead_s: f64,
     pub(super) faults: Faults,
     pub(super) log: Log,
     pub(super) dead: AtomicBool,
@@ -146,6 +147,9 @@ async fn complete(api: Arc<Api>, form: Form, headers: &HeaderMap, body: &Bytes) 
     };
     if api.is_dead() {
         return ApiError::internal(ENGINE_DEAD).answer();
+    }
+    if api.request_overhead_s > 0.0 {
+        api.virtual_sleep(api.request_overhead_s).await;
     }
     let job = api.jobs.fetch_add(1, Ordering::Relaxed);
     let given = headers.get("x-request-id").and_then(|h| h.to_str().ok());

@@ -198,6 +198,7 @@ fn assemble(
         block: options.block_size,
         prefix_caching: options.prefix_caching,
         time_scale: profile.time_scale,
+        request_overhead_s: profile.request_overhead_ms * 1e-3,
         faults,
         log: log.clone(),
         dead: AtomicBool::new(false),
