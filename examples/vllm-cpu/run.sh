@@ -8,7 +8,7 @@ dir=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/doe-vllm-cpu}
 [ -x "$dir/bin/vllm" ] || { echo "run.sh: no vLLM in $dir; ./install.sh $dir installs it" >&2; exit 1; }
 doe() {
   if [ -n "${DOE:-}" ]; then "$DOE" "$@"
-  elif command -v doe >/dev/null; then command doe "$@"
+  elif [ -n "$(type -P doe)" ]; then command doe "$@"
   else cargo run --quiet --locked --manifest-path ../../Cargo.toml -- "$@"; fi
 }
 export PATH="$dir/bin:$PATH"
