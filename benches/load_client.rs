@@ -143,6 +143,7 @@ fn main() {
         request_timeout: Duration::from_secs(60),
         tokenize: Tokenize::Words,
         session: Some("bench".into()),
+        watched: Vec::new(),
     };
     let (wall, cpu) = (Instant::now(), thread_cpu_s());
     let report = load::run(&settings, &mut |_| {}).expect("the client works");

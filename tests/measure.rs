@@ -58,6 +58,7 @@ fn settings(address: SocketAddr) -> Settings {
         request_timeout: Duration::from_secs(20),
         tokenize: Tokenize::Auto,
         session: None,
+        watched: Vec::new(),
     }
 }
 
@@ -92,6 +93,7 @@ fn pair_of(prefill: Server, decode: Server, allow_recompute: bool, keep_alive: b
         prefill: url(prefill.address()),
         decode: url(decode.address()),
         log: None,
+        handover: proxy::Handover::Params,
         allow_recompute,
         keep_alive,
         prefill_timeout: Duration::from_secs(20),
@@ -821,6 +823,7 @@ fn a_proxy_does_not_take_a_broken_stream_without_length_for_a_whole_one() {
         prefill: url(prefill),
         decode: url(decode),
         log: None,
+        handover: proxy::Handover::Params,
         allow_recompute: false,
         keep_alive: false,
         prefill_timeout: Duration::from_secs(5),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::error::{Error, Kind, Result};
-use crate::measure::load::{self, Api, Loop, Settings, Tokenize};
+use crate::measure::load::{self, Api, Loop, Settings, Tokenize, Watched};
 
 /// Run an instrument by hand or from a step.
 #[derive(Debug, Args)]
@@ -83,6 +83,9 @@ pub struct OpenaiArgs {
     /// Where the proxy's records go (JSON, schema proxy-v1)
     #[arg(long, value_name = "FILE", requires = "proxy_stats")]
     proxy_out: Option<PathBuf>,
+    /// A vLLM server that is asked where it had the measured prompts' KV cache from; may be repeated
+    #[arg(long, value_name = "NAME=URL", value_parser = watched)]
+    prompt_sources: Vec<Watched>,
     /// Say nothing but errors
     #[arg(long, short)]
     quiet: bool,
@@ -151,6 +154,7 @@ fn openai(args: OpenaiArgs) -> Result<()> {
             TokenizeArg::Server => Tokenize::Server,
         },
         session: session.clone(),
+        watched: args.prompt_sources,
     };
     let terminal = std::io::stderr().is_terminal() && !args.quiet;
     let mut shown = |p: load::Progress| {
@@ -182,6 +186,20 @@ fn openai(args: OpenaiArgs) -> Result<()> {
     };
     report.verdict()?;
     fetched
+}
+
+/// `decode=http://10.0.0.2:8200`.
+fn watched(text: &str) -> std::result::Result<Watched, String> {
+    let (name, url) = text.split_once('=').unwrap_or_default();
+    if !crate::label::is_valid_name(name) || url.is_empty() {
+        return Err(format!(
+            "`{text}` names no server, expected one like decode=http://10.0.0.2:8200"
+        ));
+    }
+    Ok(Watched {
+        name: name.to_owned(),
+        url: url.to_owned(),
+    })
 }
 
 /// A session travels in headers and in a URL.

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::error::Result;
-use crate::measure::proxy::{self, Config};
+use crate::measure::proxy::{self, Config, Handover};
 
 /// Route requests through a prefill server to a decode server.
 #[derive(Debug, Args)]
@@ -26,6 +26,10 @@ pub struct ProxyArgs {
     /// Append each completed request's record to this file (JSON lines)
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// How decode comes to the KV cache: params: the prefill server's answer says where it is;
+    /// storage: both servers look into the same folder
+    #[arg(long, value_enum, default_value_t = HandoverArg::Params)]
+    handover: HandoverArg,
     /// Let decode do the prefill again when the prefill server sends no transfer parameters
     #[arg(long)]
     allow_recompute: bool,
@@ -43,6 +47,12 @@ pub struct ProxyArgs {
     idle_timeout: Duration,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum HandoverArg {
+    Params,
+    Storage,
+}
+
 /// Runs `doe proxy` until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -54,6 +64,10 @@ pub fn run(args: ProxyArgs) -> Result<()> {
         prefill: args.prefill,
         decode: args.decode,
         log: args.log,
+        handover: match args.handover {
+            HandoverArg::Params => Handover::Params,
+            HandoverArg::Storage => Handover::Storage,
+        },
         allow_recompute: args.allow_recompute,
         keep_alive: args.keep_alive,
         prefill_timeout: args.prefill_timeout,

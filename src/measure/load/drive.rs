@@ -3,6 +3,7 @@
 //! connections, understanding answers) happens outside of the timed part: before the send, or
 //! after the last answer of the round, or on another thread.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,6 +14,7 @@ use hyper::{Method, Request};
 use super::client::{Capture, Clock, Nanos, Ready};
 use super::decode::{Place, Sample, decode};
 use super::prompt::{self, Lengths, Purpose};
+use super::sources::{self, Sources, Watch};
 use super::{Loop, Progress, Settings};
 use crate::measure::http::{Endpoint, Failure};
 
@@ -35,13 +37,22 @@ pub(super) struct Driver {
     pub(super) words: Arc<Vec<u32>>,
 }
 
+/// What a run gave.
+pub(super) struct Run {
+    pub(super) warmup: Phase,
+    pub(super) measured: Phase,
+    /// What the watched servers counted for the measured requests.
+    pub(super) sources: Result<BTreeMap<String, Sources>, Failure>,
+}
+
 /// Runs warm-up and measurement.
 pub(super) async fn run(
     settings: &Arc<Settings>,
     endpoint: &Arc<Endpoint>,
+    watch: &Watch,
     lengths: Lengths,
     progress: &mut dyn FnMut(Progress),
-) -> (Phase, Phase) {
+) -> Run {
     let clock = Clock::start();
     let driver = |purpose, words| Driver {
         settings: Arc::clone(settings),
@@ -56,8 +67,18 @@ pub(super) async fn run(
     if !warmup.samples.is_empty() {
         tokio::time::sleep(settings.pause).await;
     }
+    let before = watch.read().await;
     let measured = driver(Purpose::Measured, lengths.measured);
-    (warmup, measured.phase(progress).await)
+    let measured = measured.phase(progress).await;
+    let sources = match (before, watch.read().await) {
+        (Ok(before), Ok(after)) => sources::between(&before, &after),
+        (Err(failure), _) | (_, Err(failure)) => Err(failure),
+    };
+    Run {
+        warmup,
+        measured,
+        sources,
+    }
 }
 
 impl Driver {

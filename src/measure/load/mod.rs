@@ -7,6 +7,7 @@ mod decode;
 mod drive;
 mod output;
 mod prompt;
+mod sources;
 mod sse;
 mod stats;
 
@@ -66,6 +67,15 @@ pub enum Tokenize {
     Server,
 }
 
+/// A server whose counters are read around the measured requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// How the result calls it.
+    pub name: String,
+    /// Base URL.
+    pub url: String,
+}
+
 /// What to measure.
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
@@ -108,6 +118,10 @@ pub struct Settings {
     /// it is no part of the result.
     #[serde(skip)]
     pub session: Option<String>,
+    /// Servers that are asked where they had their prompts' KV cache from. Addresses, so they
+    /// are no part of the result.
+    #[serde(skip)]
+    pub watched: Vec<Watched>,
 }
 
 fn as_ms<S: Serializer>(d: &Duration, s: S) -> std::result::Result<S::Ok, S::Error> {
@@ -180,13 +194,14 @@ pub struct Progress {
 pub fn run(settings: &Settings, progress: &mut dyn FnMut(Progress)) -> Result<Report> {
     settings.check()?;
     let endpoint = Arc::new(Endpoint::parse(&settings.url)?);
+    let watch = sources::Watch::new(&settings.watched)?;
     allow_sockets(settings.concurrency);
     let settings = Arc::new(settings.clone());
     runtime()?.block_on(async {
         let lengths = prompt::lengths(&settings, &endpoint).await?;
         let counting = lengths.counting;
-        let (warmup, measured) = drive::run(&settings, &endpoint, lengths, progress).await;
-        Ok(Report::new(&settings, counting, warmup, measured))
+        let run = drive::run(&settings, &endpoint, &watch, lengths, progress).await;
+        Ok(Report::new(&settings, counting, run))
     })
 }
 

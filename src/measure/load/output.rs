@@ -9,11 +9,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::decode::Sample;
-use super::drive::Phase;
+use super::drive::Run;
 use super::prompt::Counting;
+use super::sources::Sources;
 use super::stats::Summary;
 use super::{Settings, VERSION};
 use crate::error::{Error, Kind, Result};
+use crate::measure::http::Failure;
 
 /// How far from the wanted prompt length a request may be before it is counted as off.
 pub const PROMPT_TOLERANCE: f64 = 0.02;
@@ -35,6 +37,10 @@ pub struct Report {
     connect_ms: Summary,
     throughput: Throughput,
     tokens: Tokens,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_sources: Option<BTreeMap<String, Sources>>,
+    #[serde(skip)]
+    sources_failure: Option<Failure>,
     errors: BTreeMap<String, usize>,
     warmup_errors: BTreeMap<String, usize>,
     requests: Vec<Sample>,
@@ -73,12 +79,16 @@ struct Tokens {
 }
 
 impl Report {
-    pub(super) fn new(
-        settings: &Settings,
-        method: Counting,
-        warmup: Phase,
-        measured: Phase,
-    ) -> Self {
+    pub(super) fn new(settings: &Settings, method: Counting, run: Run) -> Self {
+        let Run {
+            warmup,
+            measured,
+            sources,
+        } = run;
+        let (prompt_sources, sources_failure) = match sources {
+            Ok(sources) => ((!sources.is_empty()).then_some(sources), None),
+            Err(failure) => (None, Some(failure)),
+        };
         let requests = measured.samples;
         let good: Vec<&Sample> = requests.iter().filter(|s| s.ok()).collect();
         let times = |of: fn(&Sample) -> Option<f64>| {
@@ -120,6 +130,8 @@ impl Report {
                 prompt_total: good.iter().filter_map(|s| s.prompt_tokens).sum(),
                 output_total,
             },
+            prompt_sources,
+            sources_failure,
             errors: errors(&requests),
             warmup_errors: errors(&warmup.samples),
             requests,
@@ -147,13 +159,23 @@ impl Report {
         )
     }
 
-    /// Whether there is anything to report: one success is enough, none is a failed measurement.
+    /// Whether there is anything to report: one success is enough, none is a failed measurement,
+    /// and so are counters that were asked for and could not be read.
     ///
     /// # Errors
-    /// Node failed, with the errors counted and the first one told.
+    /// Node failed, with the errors counted and the first one told; infra without the counters.
     pub fn verdict(&self) -> Result<()> {
         if self.counts.ok > 0 {
-            return Ok(());
+            return match &self.sources_failure {
+                None => Ok(()),
+                Some(failure) => Err(Error::new(
+                    Kind::Infra,
+                    "no-prompt-sources",
+                    "could not read where the prompts' KV cache came from",
+                )
+                .cause(format!("{}: {}", failure.kind, failure.message))
+                .hint("`--prompt-sources` takes NAME=URL of a vLLM server with /metrics")),
+            };
         }
         let kinds = self.errors.iter().map(|(kind, n)| format!("{kind} x {n}"));
         let first = self.requests.iter().find_map(|s| s.error.as_ref());

@@ -15,10 +15,10 @@ use bytes::Bytes;
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use super::App;
 use super::backend::{content_type, is_delimited};
 use super::record::{Filter, Record, Trace};
 use super::relay::Relay;
+use super::{App, Handover};
 use crate::measure::http::{Failure, excerpt};
 
 /// Prompts of 128K tokens are under a megabyte; this leaves room for chats.
@@ -159,7 +159,7 @@ async fn through(
         .map_err(|e| bad(format!("the body is not a JSON object: {e}")))?;
 
     trace.stamp(|r| &mut r.prefill_sent_ms);
-    let ask = Bytes::from(Value::Object(for_prefill(&request)).to_string());
+    let ask = Bytes::from(Value::Object(for_prefill(&request, app.handover)).to_string());
     let answer = app
         .prefill
         .whole(path, headers, ask, app.prefill_timeout)
@@ -179,6 +179,7 @@ async fn through(
         return Err(Refusal::upstream(&failure, PREFILL_FAILURES, &who));
     }
     let params = match transfer_params(&answer) {
+        _ if app.handover == Handover::Storage => None,
         Some(params) => Some(params),
         None if app.allow_recompute => {
             trace.note(|r| r.recomputed = true);
@@ -213,7 +214,7 @@ async fn through(
 
 /// The request for the prefill server: one token, not streamed, and the KV cache kept for a
 /// remote decode. The six keys are what vLLM's NIXL connector expects.
-fn for_prefill(request: &Map<String, Value>) -> Map<String, Value> {
+fn for_prefill(request: &Map<String, Value>, handover: Handover) -> Map<String, Value> {
     let mut ask = request.clone();
     ask.shift_remove("stream_options");
     ask.shift_remove("min_tokens"); // may not exceed max_tokens
@@ -221,6 +222,9 @@ fn for_prefill(request: &Map<String, Value>) -> Map<String, Value> {
     ask.insert("max_tokens".into(), 1.into());
     if ask.contains_key("max_completion_tokens") {
         ask.insert("max_completion_tokens".into(), 1.into());
+    }
+    if handover == Handover::Storage {
+        return ask;
     }
     ask.insert(
         "kv_transfer_params".into(),
@@ -312,7 +316,7 @@ mod tests {
             "min_tokens": 5, "stream": true, "stream_options": {"include_usage": true},
             "temperature": 0.0,
         });
-        let ask = Value::Object(for_prefill(request.as_object().unwrap()));
+        let ask = Value::Object(for_prefill(request.as_object().unwrap(), Handover::Params));
         assert_eq!(
             ask,
             json!({

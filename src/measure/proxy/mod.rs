@@ -1,6 +1,7 @@
 //! The proxy between clients and a pair of servers of which one prefills and the other decodes.
 //! A request is answered by a decode that got its KV cache from the prefill, or it fails by name:
-//! decode never silently does the prefill again. Every request leaves a record of its stamps.
+//! decode never silently does the prefill again, unless the cache goes through storage, where a
+//! proxy cannot see it. Every request leaves a record of its stamps.
 
 mod backend;
 mod handle;
@@ -24,6 +25,16 @@ pub const VERSION: u32 = 1;
 /// How many records are kept.
 pub const CAPACITY: usize = 100_000;
 
+/// How decode comes to the KV cache of a prefill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// The prefill server's answer says where it is, and decode is told.
+    Params,
+    /// Both servers look into the same storage: nobody has to be told, and nothing in an answer
+    /// says whether it was found. Only the decode server's counters do.
+    Storage,
+}
+
 /// What to stand between.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -35,6 +46,8 @@ pub struct Config {
     pub decode: String,
     /// A file to which each completed record is appended as one line of JSON.
     pub log: Option<PathBuf>,
+    /// How decode comes to the KV cache.
+    pub handover: Handover,
     /// Let decode do the prefill again when the prefill server sends no transfer parameters.
     pub allow_recompute: bool,
     /// Keep connections to the servers open between requests.
@@ -52,6 +65,7 @@ struct App {
     prefill: Backend,
     decode: Backend,
     records: Arc<Records>,
+    handover: Handover,
     allow_recompute: bool,
     prefill_timeout: Duration,
     decode_timeout: Duration,
@@ -69,6 +83,7 @@ pub fn start(config: Config) -> Result<Running> {
         prefill: Backend::new(Endpoint::parse(&config.prefill)?, config.keep_alive),
         decode: Backend::new(Endpoint::parse(&config.decode)?, config.keep_alive),
         records: Arc::new(Records::new(CAPACITY, config.log.as_deref())?),
+        handover: config.handover,
         allow_recompute: config.allow_recompute,
         prefill_timeout: config.prefill_timeout,
         decode_timeout: config.decode_timeout,

@@ -2,6 +2,8 @@
 //! loads is complete and sane: every number is finite and in range, every missing field has the
 //! documented default (one g6e.12xlarge: four L40S, EFA), and an unknown field is an error.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
@@ -32,10 +34,40 @@ pub struct SimProfile {
     pub efa: Link,
     /// What TCP delivers, as an application sees it.
     pub tcp: Link,
+    /// What a folder that all hosts see delivers.
+    pub storage: Link,
     /// How long a model server takes to load its weights, in unscaled seconds.
     pub startup_s: f64,
+    /// What a server does beside computing in every step (scheduling, messages between its
+    /// processes), in unscaled milliseconds. Accelerators hide it; a CPU does not.
+    pub step_overhead_ms: f64,
+    /// What a server does for a request before its engine sees it (HTTP, tokens, messages between
+    /// its processes), in unscaled milliseconds.
+    pub request_overhead_ms: f64,
+    /// Models beyond those that are known by name.
+    pub models: BTreeMap<String, Shape>,
     /// Faults to inject, each named by the tool that obeys it (`vllm:oom`).
     pub fail: Vec<String>,
+}
+
+/// Shape of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Number of parameters.
+    pub params: f64,
+    /// Layers.
+    pub layers: u64,
+    /// Width.
+    pub hidden: u64,
+    /// Attention heads.
+    pub heads: u64,
+    /// Heads of keys and values.
+    pub kv_heads: u64,
+    /// Width of one head.
+    pub head_dim: u64,
+    /// `max_position_embeddings`.
+    pub max_len: u64,
 }
 
 /// The GPUs of a host; all are alike.
@@ -54,6 +86,16 @@ pub struct Gpu {
     pub cuda: String,
     /// Temperature in degrees Celsius.
     pub temperature_c: f64,
+    /// Dense rate in Tflop/s, for what is in no data sheet; 0 takes the sheet's.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tflops: f64,
+    /// Memory bandwidth in 10^9 bytes/s, for what is in no data sheet; 0 takes the sheet's.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub memory_gbytes_per_s: f64,
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 /// One way over the network.
@@ -75,6 +117,8 @@ impl Default for Gpu {
             driver: "570.133.20".into(),
             cuda: "12.8".into(),
             temperature_c: 38.0,
+            tflops: 0.0,
+            memory_gbytes_per_s: 0.0,
         }
     }
 }
@@ -95,7 +139,14 @@ impl Default for SimProfile {
                 bandwidth_gbps: 10.0,
                 latency_us: 45.0,
             },
+            storage: Link {
+                bandwidth_gbps: 16.0,
+                latency_us: 200.0,
+            },
             startup_s: 60.0,
+            step_overhead_ms: 0.0,
+            request_overhead_ms: 0.0,
+            models: BTreeMap::new(),
             fail: Vec::new(),
         }
     }
@@ -152,6 +203,7 @@ impl SimProfile {
             ("time_scale", self.time_scale, 100.0),
             ("efa.bandwidth_gbps", self.efa.bandwidth_gbps, 1e5),
             ("tcp.bandwidth_gbps", self.tcp.bandwidth_gbps, 1e5),
+            ("storage.bandwidth_gbps", self.storage.bandwidth_gbps, 1e5),
         ];
         for (name, value, most) in positive {
             if !(value.is_finite() && value > 0.0 && value <= most) {
@@ -163,7 +215,12 @@ impl SimProfile {
         let not_negative = [
             ("efa.latency_us", self.efa.latency_us),
             ("tcp.latency_us", self.tcp.latency_us),
+            ("storage.latency_us", self.storage.latency_us),
             ("startup_s", self.startup_s),
+            ("step_overhead_ms", self.step_overhead_ms),
+            ("request_overhead_ms", self.request_overhead_ms),
+            ("gpu.tflops", self.gpu.tflops),
+            ("gpu.memory_gbytes_per_s", self.gpu.memory_gbytes_per_s),
         ];
         for (name, value) in not_negative {
             if !(value.is_finite() && (0.0..=1e7).contains(&value)) {
@@ -172,8 +229,38 @@ impl SimProfile {
                 )));
             }
         }
+        for (name, shape) in &self.models {
+            shape.check(name)?;
+        }
         if !self.gpu.temperature_c.is_finite() {
             return Err(bad("has a gpu.temperature_c that is not a number"));
+        }
+        Ok(())
+    }
+}
+
+impl Shape {
+    fn check(&self, name: &str) -> Result<()> {
+        let counts = [
+            ("layers", self.layers),
+            ("hidden", self.hidden),
+            ("heads", self.heads),
+            ("kv_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+            ("max_len", self.max_len),
+        ];
+        for (field, value) in counts {
+            if !(1..=1 << 30).contains(&value) {
+                return Err(bad(format!(
+                    "has models.{name}.{field} = {value}, expected a number from 1 to 2^30"
+                )));
+            }
+        }
+        if !(self.params.is_finite() && self.params >= 1.0) {
+            return Err(bad(format!(
+                "has models.{name}.params = {}, expected a number of at least 1",
+                self.params
+            )));
         }
         Ok(())
     }
@@ -211,6 +298,10 @@ mod tests {
             (
                 r#"{"tcp":{"bandwidth_gbps":-1,"latency_us":1}}"#,
                 "tcp.bandwidth_gbps",
+            ),
+            (
+                r#"{"models":{"m":{"params":1,"layers":0,"hidden":1,"heads":1,"kv_heads":1,"head_dim":1,"max_len":1}}}"#,
+                "models.m.layers = 0",
             ),
             ("{", "not a simulation profile"),
         ] {

@@ -24,6 +24,7 @@ use super::log::Log;
 use super::metrics;
 use super::request::{ApiError, Ask, Form, Terms, json_answer, read_tokenize};
 use super::side::{self, Held, Identity, SideChannel, TransferParams};
+use super::storage::Storage;
 use super::text::Speech;
 
 /// What vLLM says when its engine process is gone.
@@ -67,6 +68,7 @@ pub(super) struct Faults {
 pub(super) struct Api {
     pub(super) driver: Arc<Driver>,
     pub(super) transfers: Option<Transfers>,
+    pub(super) storage: Option<Storage>,
     pub(super) model: String,
     pub(super) served: Vec<String>,
     pub(super) api_keys: Vec<String>,
@@ -75,6 +77,7 @@ pub(super) struct Api {
     pub(super) block: u64,
     pub(super) prefix_caching: bool,
     pub(super) time_scale: f64,
+    pub(super) request_overhead_s: f64,
     pub(super) faults: Faults,
     pub(super) log: Log,
     pub(super) dead: AtomicBool,
@@ -145,6 +148,9 @@ async fn complete(api: Arc<Api>, form: Form, headers: &HeaderMap, body: &Bytes) 
     if api.is_dead() {
         return ApiError::internal(ENGINE_DEAD).answer();
     }
+    if api.request_overhead_s > 0.0 {
+        api.virtual_sleep(api.request_overhead_s).await;
+    }
     let job = api.jobs.fetch_add(1, Ordering::Relaxed);
     let given = headers.get("x-request-id").and_then(|h| h.to_str().ok());
     let prefix = match form {
@@ -188,6 +194,14 @@ async fn answer(api: Arc<Api>, voice: Voice, job: u64, outputs: u64, id: &str) -
     let consumes =
         role.is_some_and(|role| role != Role::Producer) && wants(|p| p.do_remote_prefill);
     let prompt_tokens = ask.prompt_tokens;
+    let stored = match api.storage.as_ref().map(|s| s.take(&ask.prompt.ids())) {
+        None => None,
+        Some(Ok(stored)) => Some(stored),
+        Some(Err(cause)) => {
+            api.log.error("core.py:868", &format!("OSError: {cause}"));
+            return ApiError::internal(ENGINE_DEAD).answer();
+        }
+    };
     let plain = Job {
         id: job,
         prompt: prompt_tokens,
@@ -198,6 +212,7 @@ async fn answer(api: Arc<Api>, voice: Voice, job: u64, outputs: u64, id: &str) -
             false => Vec::new(),
         },
         fetch: None,
+        stored,
         // Only an answer that is not streamed can say where the blocks are.
         hold: produces && !ask.stream,
     };

@@ -34,6 +34,16 @@ pub(super) struct Fetch {
     pub(super) setup: f64,
 }
 
+/// KV cache that is read from a folder, or written to it, in the step that takes the job in:
+/// nothing else is computed meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Stored {
+    /// Tokens that are read; none when the cache is written.
+    pub(super) tokens: u64,
+    /// How long it takes.
+    pub(super) seconds: f64,
+}
+
 /// One request.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
@@ -47,6 +57,7 @@ pub(super) struct Job {
     /// Chained hashes of the prompt's full blocks; empty without prefix caching.
     pub(super) blocks: Vec<u64>,
     pub(super) fetch: Option<Fetch>,
+    pub(super) stored: Option<Stored>,
     /// Keep the KV cache when done, until it is released.
     pub(super) hold: bool,
 }
@@ -277,7 +288,7 @@ impl Engine {
             budget -= tokens;
             work.push(tokens);
         }
-        self.admit(at, &mut budget, &mut work);
+        let storing = self.admit(at, &mut budget, &mut work);
         if work.iter().all(|tokens| *tokens == 0) {
             return;
         }
@@ -291,32 +302,34 @@ impl Engine {
         let prefill = prefill.map(|(s, tokens)| (*tokens, s.computed));
         let decode = share().filter(|(s, _)| s.computed == s.job.prompt);
         let decode = decode.map(|(s, _)| s.job.prompt + s.emitted);
-        let time = self.cost.step(prefill, decode);
+        let time = self.cost.step(prefill, decode) + storing;
         let ends = at + time * step_noise(&mut self.noise);
         self.counters.steps += 1;
         self.step = Some(Step { ends, work });
     }
 
-    /// Lets waiting jobs in, in order, as long as they fit.
-    fn admit(&mut self, at: f64, budget: &mut u64, work: &mut Vec<u64>) {
+    /// Lets waiting jobs in, in order, as long as they fit. Gives the time that a folder takes.
+    fn admit(&mut self, at: f64, budget: &mut u64, work: &mut Vec<u64>) -> f64 {
+        let mut storing = 0.0;
         while let Some(job) = self.waiting.front() {
             let reserved = self.reserved(job);
             let fits = self.counters.used_tokens + reserved <= self.limits.capacity;
             let seats = self.running.len() + self.fetching.len() < self.limits.seqs;
             if !fits || !seats {
-                return;
+                break;
             }
             let cached = match job.fetch {
                 Some(_) => 0,
                 // A whole hit still computes its last token.
                 None => (self.prefixes.hits(&job.blocks) * self.limits.block).min(job.prompt - 1),
             };
-            let left = job.prompt - cached;
+            let read = job.stored.map_or(0, |s| s.tokens.saturating_sub(cached));
+            let left = job.prompt - cached - read;
             if job.fetch.is_none() && (*budget == 0 || (!self.limits.chunked && left > *budget)) {
-                return;
+                break;
             }
             let Some(job) = self.waiting.pop_front() else {
-                return;
+                break;
             };
             self.counters.used_tokens += reserved;
             if let Some(fetch) = job.fetch {
@@ -330,16 +343,19 @@ impl Engine {
                 self.counters.queried_tokens += job.prompt;
             }
             self.counters.cached_tokens += cached;
+            self.counters.fetched_tokens += read;
+            storing += job.stored.map_or(0.0, |s| s.seconds);
             let tokens = left.min(*budget);
             *budget -= tokens;
             work.push(tokens);
             self.running.push(Seq {
                 job,
-                computed: cached,
+                computed: cached + read,
                 emitted: 0,
                 aborted: false,
             });
         }
+        storing
     }
 
     /// Tokens that a job takes from the cache, in whole blocks. All are taken at once, so that a

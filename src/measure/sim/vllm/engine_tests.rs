@@ -10,10 +10,11 @@ fn engine(capacity: u64, chunked: bool) -> Engine {
         weight_bytes: 2.0,
         kv_bytes: 2.0,
         eager: true,
+        overhead_s: 0.0,
     };
     let cost = Cost::of(
         &model("qwen2.5-32b").unwrap(),
-        &gpu("L40S").unwrap(),
+        &gpu(&crate::measure::sim::profile::Gpu::default()).unwrap(),
         &layout,
     );
     let limits = Limits {
@@ -34,6 +35,7 @@ fn job(id: u64, prompt: u64, outputs: u64) -> Job {
         most_outputs: outputs,
         blocks: vec![],
         fetch: None,
+        stored: None,
         hold: false,
     }
 }
@@ -207,4 +209,30 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_is_read_from_a_folder_is_not_computed_and_takes_its_time_in_the_step() {
+    let first_token = |stored| {
+        let mut engine = engine(400_000, true);
+        engine.submit(Job {
+            stored,
+            ..job(1, 400, 2)
+        });
+        (tokens(&drain(&mut engine), 1)[0], engine.counters())
+    };
+    let stored = |tokens, seconds| Some(Stored { tokens, seconds });
+    let (plain, _) = first_token(None);
+    let (written, counters) = first_token(stored(0, 5.0));
+    assert_eq!(
+        (counters.computed_tokens, counters.fetched_tokens),
+        (400, 0)
+    );
+    assert!(written > plain + 4.0, "{written} after {plain}");
+    let (read, counters) = first_token(stored(384, 0.0));
+    assert_eq!(
+        (counters.computed_tokens, counters.fetched_tokens),
+        (16, 384)
+    );
+    assert!(read < plain, "{read} before {plain}");
 }

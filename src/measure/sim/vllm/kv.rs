@@ -1,5 +1,6 @@
 //! The KV transfer configuration and the path it takes. A configuration that reads is one that
-//! vLLM with NIXL would start with: known connector, role, backends and keys.
+//! vLLM would start with, with NIXL or its ExampleConnector: known connector, role, backends and
+//! keys.
 
 use std::collections::BTreeMap;
 
@@ -35,6 +36,8 @@ pub(super) struct KvConfig {
     /// NIXL's backends; empty is NIXL's default, UCX.
     pub(super) backends: Vec<String>,
     pub(super) cross_layers_blocks: bool,
+    /// The folder of the ExampleConnector; none is NIXL.
+    pub(super) storage: Option<String>,
 }
 
 const KEYS: [&str; 13] = [
@@ -77,11 +80,16 @@ impl KvConfig {
             ));
         }
         let text = |key: &str| config.get(key).and_then(Value::as_str);
-        match text("kv_connector") {
-            Some("NixlConnector") => {}
+        let extra = config.get("kv_connector_extra_config");
+        let storage = match text("kv_connector") {
+            Some("NixlConnector") => None,
+            Some("ExampleConnector") => {
+                let path = extra.and_then(|e| e.get("shared_storage_path"));
+                Some(path.and_then(Value::as_str).unwrap_or("/tmp").to_owned())
+            }
             Some(other) => return Err(format!("Unsupported connector type: {other}")),
             None => return Err("kv_connector is not set".into()),
-        }
+        };
         let role = match text("kv_role") {
             Some("kv_producer") => Role::Producer,
             Some("kv_consumer") => Role::Consumer,
@@ -107,7 +115,6 @@ impl KvConfig {
                 ));
             }
         };
-        let extra = config.get("kv_connector_extra_config");
         let backends = match extra.and_then(|e| e.get("backends")) {
             None | Some(Value::Null) => Vec::new(),
             Some(list) => serde_json::from_value::<Vec<String>>(list.clone())
@@ -128,6 +135,7 @@ impl KvConfig {
             on_failure,
             backends,
             cross_layers_blocks,
+            storage,
         })
     }
 }
@@ -214,6 +222,25 @@ mod tests {
         assert_eq!(
             (read.role, read.cross_layers_blocks),
             (Role::Producer, true)
+        );
+    }
+
+    #[test]
+    fn a_shared_folder_is_told_from_nixl() {
+        let storage = |extra: Value| {
+            KvConfig::read(&json!({
+                "kv_connector": "ExampleConnector", "kv_role": "kv_consumer",
+                "kv_connector_extra_config": extra,
+            }))
+            .unwrap()
+            .storage
+        };
+        let given = storage(json!({"shared_storage_path": "/kv"}));
+        assert_eq!(given.as_deref(), Some("/kv"));
+        assert_eq!(
+            storage(json!({})).as_deref(),
+            Some("/tmp"),
+            "vLLM's default"
         );
     }
 

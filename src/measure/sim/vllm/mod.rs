@@ -16,6 +16,7 @@ mod request;
 mod side;
 mod sizing;
 mod startup;
+mod storage;
 mod text;
 
 use std::net::SocketAddr;
@@ -35,6 +36,9 @@ use api::Api;
 /// The version that is simulated.
 pub(super) const VERSION: &str = "0.16.0";
 
+/// How long a server answers after the death of its engine.
+const DEAD_FOR: Duration = Duration::from_secs(1);
+
 /// A running simulated server; it stops when dropped.
 pub struct Server {
     running: Running,
@@ -47,8 +51,9 @@ impl Server {
         self.running.address()
     }
 
-    /// Blocks until SIGTERM or SIGINT (status 0), or until an injected fault ends the engine
-    /// (status 1).
+    /// Blocks until SIGTERM or SIGINT (status 0), or until an injected fault ends the process
+    /// (status 1) or the engine. A server whose engine is dead answers 500 a moment longer, then
+    /// shuts down by itself and leaves with status 0, as vLLM 0.32 was seen to do.
     fn serve(self) -> Result<u8> {
         let api = Arc::clone(&self.api);
         let (tell, crash) = std::sync::mpsc::channel();
@@ -59,6 +64,11 @@ impl Server {
         });
         std::thread::spawn(move || {
             while !api.driver.crashed() {
+                if api.is_dead() {
+                    std::thread::sleep(DEAD_FOR);
+                    let _ = tell.send(Ok(0));
+                    return;
+                }
                 std::thread::sleep(Duration::from_millis(20));
             }
             let _ = tell.send(Ok(1));

@@ -2,6 +2,8 @@
 //! few fitted constants. Pure: the same model, GPUs and options give the same numbers, and only
 //! models and GPUs whose figures are known get any.
 
+use crate::measure::sim::profile::{Gpu, Shape};
+
 /// Shape of one model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Model {
@@ -98,16 +100,38 @@ pub(super) fn model(repository: &str) -> Option<Model> {
     MODELS.iter().find(fits).copied()
 }
 
+/// A model that the profile describes, by the repository's whole name.
+pub(super) fn described(shape: &Shape) -> Model {
+    Model {
+        name: "",
+        params: shape.params,
+        layers: shape.layers,
+        hidden: shape.hidden,
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        head_dim: shape.head_dim,
+        max_len: shape.max_len,
+    }
+}
+
 /// The names that `model` knows.
 pub(super) fn known_models() -> impl Iterator<Item = &'static str> {
     MODELS.iter().map(|m| m.name)
 }
 
-/// The data sheet of a GPU by its product name.
-pub(super) fn gpu(product: &str) -> Option<GpuSheet> {
-    let product = product.to_ascii_lowercase();
+/// The data sheet of a GPU by its product name, where the profile does not give its rates.
+pub(super) fn gpu(gpu: &Gpu) -> Option<GpuSheet> {
+    let product = gpu.name.to_ascii_lowercase();
     let mut words = product.split(|c: char| !c.is_ascii_alphanumeric());
-    words.find_map(|word| GPUS.iter().find(|g| g.name == word).copied())
+    let sheet = words.find_map(|word| GPUS.iter().find(|g| g.name == word).copied());
+    let given = |given: f64, sheet: Option<f64>| (given > 0.0).then_some(given).or(sheet);
+    Some(GpuSheet {
+        name: sheet.map_or("", |s| s.name),
+        memory_rate: given(gpu.memory_gbytes_per_s * 1e9, sheet.map(|s| s.memory_rate))?,
+        flops: given(gpu.tflops * 1e12, sheet.map(|s| s.flops))?,
+        // Only matters between several.
+        reduce_rate: sheet.map_or(10e9, |s| s.reduce_rate),
+    })
 }
 
 /// How a model is laid out.
@@ -117,6 +141,8 @@ pub(super) struct Layout {
     pub(super) weight_bytes: f64,
     pub(super) kv_bytes: f64,
     pub(super) eager: bool,
+    /// What the server does beside computing in every step, in seconds.
+    pub(super) overhead_s: f64,
 }
 
 impl Model {
@@ -196,7 +222,7 @@ impl Cost {
         };
         let attention = 4.0 * layers * (model.heads * model.head_dim) as f64;
         Self {
-            floor: model.weights(layout) / (memory * 0.85) + layers * launch,
+            floor: model.weights(layout) / (memory * 0.85) + layers * launch + layout.overhead_s,
             prefill_step: layers * collective,
             prefill_token: 2.0 * model.params / (flops * 0.55) + reduced / sheet.reduce_rate,
             prefill_pair: attention / (flops * 0.30),
@@ -243,7 +269,15 @@ mod tests {
             weight_bytes: 2.0,
             kv_bytes: 2.0,
             eager: true,
+            overhead_s: 0.0,
         }
+    }
+
+    fn sheet(name: &str) -> Option<GpuSheet> {
+        gpu(&Gpu {
+            name: name.into(),
+            ..Gpu::default()
+        })
     }
 
     fn ttft(cost: &Cost, prompt: u64, batch: u64) -> f64 {
@@ -266,7 +300,7 @@ mod tests {
         // Four L40S, Qwen2.5-32B, chunks of 4096: what such a machine is reported to do.
         let cost = Cost::of(
             &model("qwen2.5-32b").unwrap(),
-            &gpu("NVIDIA L40S").unwrap(),
+            &sheet("NVIDIA L40S").unwrap(),
             &layout(4),
         );
         for (tokens, want) in [(1024, 0.4), (12_288, 3.3), (131_072, 60.0)] {
@@ -298,17 +332,46 @@ mod tests {
         assert_eq!(model("/models/Qwen2.5-72B").unwrap().name, "qwen2.5-72b");
         assert!(model("Qwen/Qwen2.5-7B5").is_none());
         assert!(model("gpt-5").is_none());
-        assert_eq!(gpu("NVIDIA L4").unwrap().name, "l4");
-        assert_eq!(gpu("NVIDIA L40S").unwrap().name, "l40s");
-        assert_eq!(gpu("NVIDIA H100 80GB HBM3").unwrap().name, "h100");
-        assert!(gpu("Voodoo2").is_none());
+        assert_eq!(sheet("NVIDIA L4").unwrap().name, "l4");
+        assert_eq!(sheet("NVIDIA L40S").unwrap().name, "l40s");
+        assert_eq!(sheet("NVIDIA H100 80GB HBM3").unwrap().name, "h100");
+        assert!(sheet("Voodoo2").is_none());
+    }
+
+    #[test]
+    fn what_is_in_no_data_sheet_is_what_the_profile_says() {
+        let given = Gpu {
+            name: "two cores".into(),
+            tflops: 0.05,
+            memory_gbytes_per_s: 20.0,
+            ..Gpu::default()
+        };
+        let sheet = gpu(&given).unwrap();
+        assert_eq!((sheet.flops, sheet.memory_rate), (0.05e12, 20e9));
+        let half = Gpu {
+            tflops: 0.0,
+            ..given
+        };
+        assert!(gpu(&half).is_none(), "one rate of two is not enough");
+
+        let tiny = model("qwen2.5-0.5b").unwrap();
+        let slow = Layout {
+            overhead_s: 2e-3,
+            ..layout(1)
+        };
+        let (plain, slow) = (
+            Cost::of(&tiny, &sheet, &layout(1)),
+            Cost::of(&tiny, &sheet, &slow),
+        );
+        let more = slow.step([], [10]) - plain.step([], [10]);
+        assert!((more - 2e-3).abs() < 1e-9, "{more}");
     }
 
     #[test]
     fn more_work_never_takes_less_time() {
         let cost = Cost::of(
             &model("qwen2.5-7b").unwrap(),
-            &gpu("A10G").unwrap(),
+            &sheet("A10G").unwrap(),
             &layout(1),
         );
         assert!(cost.step([(2, 0)], []) > cost.step([(1, 0)], []));

@@ -30,11 +30,17 @@ impl Plan {
         profile: &SimProfile,
         faults: Faults,
     ) -> Result<Self, Refused> {
-        let model = model::model(&options.model).ok_or_else(|| no_model(&options.model))?;
-        let sheet = model::gpu(&profile.gpu.name).ok_or_else(|| {
+        let described = profile.models.get(&options.model).map(model::described);
+        let model = described.or_else(|| model::model(&options.model));
+        let model = model.ok_or_else(|| no_model(&options.model, profile))?;
+        let sheet = model::gpu(&profile.gpu).ok_or_else(|| {
             fatal(
                 "RuntimeError",
-                &format!("no figures are known for GPU {}", profile.gpu.name),
+                &format!(
+                    "no figures are known for GPU {} (the profile can give `gpu.tflops` and \
+                     `gpu.memory_gbytes_per_s`)",
+                    profile.gpu.name
+                ),
             )
         })?;
         let gpus = options.tensor_parallel * options.pipeline_parallel;
@@ -63,7 +69,7 @@ impl Plan {
                 ),
             ));
         }
-        let layout = layout(options, gpus);
+        let layout = layout(options, gpus, profile);
         let derived = derived_len(&model, options);
         let asked = match options.max_len {
             MaxLen::Tokens(n) => Some(n),
@@ -131,7 +137,7 @@ impl Plan {
     }
 }
 
-fn layout(options: &Options, gpus: u32) -> Layout {
+fn layout(options: &Options, gpus: u32, profile: &SimProfile) -> Layout {
     let full = match options.dtype.as_str() {
         "float" | "float32" => 4.0,
         _ => 2.0,
@@ -149,6 +155,7 @@ fn layout(options: &Options, gpus: u32) -> Layout {
             _ => 1.0,
         },
         eager: options.enforce_eager,
+        overhead_s: profile.step_overhead_ms * 1e-3,
     }
 }
 
@@ -221,8 +228,9 @@ pub(super) fn fatal(kind: &str, message: &str) -> Refused {
     }
 }
 
-fn no_model(name: &str) -> Refused {
-    let known: Vec<_> = model::known_models().collect();
+fn no_model(name: &str, profile: &SimProfile) -> Refused {
+    let mut known: Vec<&str> = model::known_models().collect();
+    known.extend(profile.models.keys().map(String::as_str));
     fatal(
         "OSError",
         &format!(

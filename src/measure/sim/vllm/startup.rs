@@ -18,6 +18,7 @@ use super::log::Log;
 use super::model::Cost;
 use super::side::{self, Identity, SideChannel};
 use super::sizing::{Plan, fatal};
+use super::storage::Storage;
 use super::{Server, VERSION};
 use crate::measure::server;
 use crate::measure::sim::profile::{MODEL_VERSION, SimProfile};
@@ -126,7 +127,22 @@ fn assemble(
     let driver = Driver::start(engine, profile.time_scale, faults.dies_after_tokens)
         .map_err(|e| fatal("RuntimeError", &e.to_string()))?;
     let driver = Arc::new(driver);
-    let transfers = match config {
+    let storage = config.and_then(|c| c.storage.as_deref()).map(|path| {
+        let per_token = plan.model.kv_bytes_per_token(&plan.layout);
+        log.info(
+            "example_connector.py:103",
+            &format!("Shared storage path is {path}"),
+        );
+        let layers = plan.model.layers();
+        Storage::new(
+            path,
+            options.block_size,
+            per_token,
+            layers,
+            &profile.storage,
+        )
+    });
+    let transfers = match config.filter(|_| storage.is_none()) {
         None => None,
         Some(config) => {
             let transport = transport.ok_or_else(|| {
@@ -173,6 +189,7 @@ fn assemble(
     Ok(Api {
         driver,
         transfers,
+        storage,
         model: options.model.clone(),
         served: options.served.clone(),
         api_keys: options.api_keys.clone(),
@@ -181,6 +198,7 @@ fn assemble(
         block: options.block_size,
         prefix_caching: options.prefix_caching,
         time_scale: profile.time_scale,
+        request_overhead_s: profile.request_overhead_ms * 1e-3,
         faults,
         log: log.clone(),
         dead: AtomicBool::new(false),
