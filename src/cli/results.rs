@@ -104,6 +104,9 @@ fn as_json(out: &mut Out, rows: &[Row], metrics: &[String]) -> Result<()> {
                 "texts": record.texts,
                 "settings": record.settings,
                 "run_id": record.run_id,
+                "class": record.verdicts.execution.class,
+                "attempt": record.attempt,
+                "attempts": record.attempts,
                 "ended_unix_ms": record.timings.ended_unix_ms,
             }),
         })
@@ -204,6 +207,15 @@ fn as_table(out: &mut Out, rows: &[Row], metrics: &[String]) -> Result<()> {
             }
             if row.record.as_ref().is_some_and(|r| r.exploratory) {
                 state.push_str(", exploratory");
+            }
+            if let Some(record) = &row.record {
+                if let Some(of) = record.attempts {
+                    state.push_str(&format!(", attempt {} of {of}", record.attempt));
+                }
+                // A failure that is the result.
+                if let Some(class) = &record.verdicts.execution.class {
+                    state.push_str(&format!(", {class}"));
+                }
             }
             let mut cells = vec![row.label.clone(), state];
             for (name, _) in &names {

@@ -233,7 +233,7 @@ impl<'w> Decider<'w> {
         }
         let settings = pattern.settings.plain();
         let action = render(&pattern.rule, &settings, &Binding::Symbolic)?;
-        let manifest = key::action_manifest(&pattern.rule, &action, self.platform, needs)?;
+        let manifest = key::action_manifest(pattern, &action, self.platform, needs)?;
         let action_key = manifest.key();
         let keyed = Box::new(Keyed {
             spec,

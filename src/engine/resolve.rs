@@ -7,6 +7,7 @@ use doe_cache::{Digest, Record, Store, Summary};
 
 use super::decide::{Decider, Decision, Hit, Keyed, Why};
 use super::event::{CriterionWord, Outcome};
+use super::expected;
 use super::judge::{self, Document};
 use super::key::{Need, Needs};
 
@@ -36,6 +37,8 @@ pub(super) struct Final {
     pub simulated: bool,
     /// Milliseconds that it took, now or when its result was made.
     pub duration_ms: Option<u64>,
+    /// Which attempt it was and how many there may be, when that was a question.
+    pub attempt: Option<(u32, u32)>,
 }
 
 impl Final {
@@ -51,6 +54,7 @@ impl Final {
             missed: Vec::new(),
             simulated: false,
             duration_ms: None,
+            attempt: None,
         }
     }
 }
@@ -216,17 +220,23 @@ pub(super) fn reuse(
         criterion = judge::criterion_word(judged.status);
         missed = judge::missed(&judged);
     }
+    // The class is in the key: what stands for it ended so.
+    let class = graph.pattern(node).expect_class.as_deref();
+    if let Some(class) = class {
+        criterion = judge::criterion_word(expected::criterion(class).status);
+    }
     let summary = decider.snapshot().record(&record);
     Ok(Final {
         outcome: Outcome::Reused,
         reason: None,
-        class: None,
+        class: class.map(str::to_owned),
         record: Some(record),
         output: summary.map(|summary| summary.output_digest),
         criterion,
         missed,
         simulated: summary.is_some_and(|summary| summary.simulated),
         duration_ms: summary.map(|summary| summary.duration_ms),
+        attempt: None,
     })
 }
 
@@ -289,9 +299,13 @@ fn rejudge(
         recorded_unix_ms: store.stamp_unix_ms(),
         ..old
     };
-    record.verdicts.criterion = judge::criterion_of(&pattern.expect, &judged);
-    record.verdicts.validity = judged.validity;
-    (record.metrics, record.texts, record.samples) = (judged.metrics, judged.texts, judged.samples);
+    // A failure that is the result has no numbers to be read anew.
+    if pattern.expect_class.is_none() {
+        record.verdicts.criterion = judge::criterion_of(&pattern.expect, &judged);
+        record.verdicts.validity = judged.validity;
+        (record.metrics, record.texts, record.samples) =
+            (judged.metrics, judged.texts, judged.samples);
+    }
     record.seal();
     let digest = store.commit(&record)?;
     let summary = record.summary(digest);
@@ -324,6 +338,7 @@ fn refused(record: &Record) -> Final {
         missed: ended.missed,
         simulated: record.provenance.simulated,
         duration_ms: Some(ended.duration_ms),
+        attempt: None,
     }
 }
 
@@ -343,5 +358,6 @@ pub(super) fn final_of(end: &NodeEnd) -> Final {
         missed: end.missed.clone(),
         simulated: summary.is_some_and(|summary| summary.simulated),
         duration_ms: Some(end.duration_ms),
+        attempt: end.attempt,
     }
 }

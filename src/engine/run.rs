@@ -27,6 +27,7 @@ use super::record::stored_state;
 use super::remains::Remains;
 use super::remote::{self, Warmed};
 use super::resolve::{Final, Resolution, resolve, reuse};
+use super::retry::Retries;
 use super::schedule::{Limits, Scheduler, TaskId};
 use super::scratch::Scratch;
 use crate::error::{Error, Result};
@@ -169,6 +170,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     let run_dir = store.layout().runs().join(&run_id);
     let homes = remains.homes();
     let mut intents = None;
+    let mut retries = Retries::default();
     if begun {
         begin(&store, &run_id, &options, platform)?;
         std::fs::create_dir_all(&run_dir).map_err(|e| Error::io("make", &run_dir, &e))?;
@@ -182,6 +184,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         let announced = Intents::new(&run_dir)?;
         announced.announce(remains.intents()).await?;
         intents = Some(announced);
+        retries = Retries::take_over(&store, &remains.runs, &run_id, graph, &tasks)?;
     }
     for dead in &remains.runs {
         store.end_run(dead, RunStatus::Abandoned)?;
@@ -280,6 +283,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             unfit,
             brought_starts: 0,
             held_back: None,
+            retries,
         };
         let driven = drive.run(inbox, interrupt).await;
         level = drive.level;

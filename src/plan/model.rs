@@ -14,6 +14,7 @@ use crate::error::{Diagnostic, Site};
 use crate::label::Label;
 use crate::rule::Expr;
 use crate::rule::model::{Rule, RuleId};
+use crate::rule::retry::RetryPolicy;
 
 pub use super::values::Settings;
 
@@ -141,6 +142,10 @@ pub struct Pattern {
     pub gate: Arc<[Label]>,
     /// What the numbers should be.
     pub expect: Arc<[Expectation]>,
+    /// The class of the failure that is its result, when it is expected to fail.
+    pub expect_class: Option<Arc<str>>,
+    /// How often, and after which pauses, what the infrastructure spoiled is tried again.
+    pub retry: Arc<RetryPolicy>,
     /// For `#tag`: the plan's, the layer's and its own.
     pub tags: Arc<BTreeSet<String>>,
     /// Left out of `:all`.

@@ -129,6 +129,7 @@ fn same_values(old: &Pattern, new: &Pattern) -> bool {
     let values = |of: &Pattern| of.settings.iter().count();
     values(old) == values(new)
         && old.estimate_s == new.estimate_s
+        && old.expect_class == new.expect_class
         && (old.settings.iter().zip(new.settings.iter()))
             .all(|((a, x), (b, y))| a == b && x.value == y.value)
 }

@@ -135,6 +135,13 @@ fn counts(out: &mut String, view: &View, style: Style) {
     if counts.service_starts > 0 {
         let _ = write!(out, ", {}", count(counts.service_starts, "service start"));
     }
+    match counts.retries {
+        0 => {}
+        1 => out.push_str(", 1 attempt was tried again"),
+        more => {
+            let _ = write!(out, ", {more} attempts were tried again");
+        }
+    }
     if counts.time_saved_s >= 1.0 {
         let _ = write!(out, ", {} saved by reuse", seconds(counts.time_saved_s));
     }

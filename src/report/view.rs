@@ -193,6 +193,18 @@ impl Sink for View {
                 );
             }
             Body::NodeFinished(node) => self.finish(node),
+            Body::Retrying(retrying) => {
+                self.counts.retries += 1;
+                self.active.insert(
+                    retrying.label.clone(),
+                    Active {
+                        state: NodeState::Blocked,
+                        since_unix_ms: at,
+                        acquired_unix_ms: None,
+                        hosts: Vec::new(),
+                    },
+                );
+            }
             Body::Service {
                 name,
                 key,

@@ -247,7 +247,7 @@ impl Outline {
         let spec = key::spec_manifest(pattern, platform, &needs)?.key();
         let settings = pattern.settings.plain();
         let action = render(&pattern.rule, &settings, &Binding::Symbolic)?;
-        let action = key::action_manifest(&pattern.rule, &action, platform, &needs)?.key();
+        let action = key::action_manifest(pattern, &action, platform, &needs)?.key();
         let snapshot = store.slice(self.label(at), &spec, &action)?;
         let history: History<'g> = Box::new(move |digest| store.record(digest).ok());
         Ok(Decider::new(graph, platform, snapshot, history))

@@ -51,7 +51,7 @@ pub(super) fn layer(
         }
         wrong.into_iter().for_each(|found| tell_once(diags, found));
     }
-    for expectation in &layer.common.expect {
+    for expectation in layer.common.metrics() {
         if !(rules.iter()).any(|rule| rule.metrics.contains_key(&expectation.metric)) {
             diags.push(unknown_metric(expectation, rules));
         }

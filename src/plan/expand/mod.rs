@@ -28,6 +28,7 @@ use super::schema::{LayerDecl, PlanDecl};
 use crate::error::{Diagnostic, Site};
 use crate::label::Label;
 use crate::rule::model::{Rule, RuleId};
+use crate::rule::retry::RetryDef;
 use crate::source::Text;
 
 use condition::tell_once;
@@ -48,6 +49,8 @@ pub(super) struct Context<'a> {
     pub(super) sets: CommandLine,
     /// Settings made so far.
     pub(super) pool: Pool,
+    /// What the workspace says of further attempts.
+    pub(super) retry: RetryDef,
     names: HashMap<RuleId, Arc<[Arc<str>]>>,
     none: Arc<[Label]>,
 }
@@ -63,6 +66,7 @@ impl<'a> Context<'a> {
             broken_files,
             sets,
             pool: Pool::default(),
+            retry: RetryDef::default(),
             names: HashMap::new(),
             none: Arc::new([]),
         }

@@ -98,7 +98,14 @@ impl<'d> Unit<'d> {
         let mut overrides =
             Overrides::compile(self, &mut base, row, &ground.locked, &ground.fixed, diags);
         diags.extend(self.hidden_overrides(&ground.factors));
-        let mut shared = Shared::new(self, &ground.factors, context.none.clone(), row, diags);
+        let mut shared = Shared::new(
+            self,
+            &ground.factors,
+            context.none.clone(),
+            context.retry,
+            row,
+            diags,
+        );
         let mut require = Requirements::compile(&self.rule, row, &ground.fixed, diags);
         let mut links = LinkTemplates::compile(self, row, diags);
         let id = IdTemplate::compile(self.id, row);
