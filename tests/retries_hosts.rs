@@ -131,7 +131,6 @@ fn a_host_that_cannot_be_reached_spoils_an_attempt_and_what_it_left_is_ended_fir
 #[cfg(feature = "aws")]
 #[test]
 fn a_service_that_does_not_deliver_or_throttles_spoils_an_attempt() {
-    use aws_endpoint::Ping;
     use cloud::{Cloud, instance};
 
     if rig::skipped() {
@@ -154,9 +153,10 @@ fn a_service_that_does_not_deliver_or_throttles_spoils_an_attempt() {
     ));
     let (mut child, _) = workspace.spawn(&["build", "//t:all", "--json"]);
     wait_begun(&workspace, 1);
-    cloud.endpoint.ping(&instance(1), Ping::Gone);
+    let spoil = vec![("Failed", "Undeliverable"); 100];
+    cloud.endpoint.faults(|faults| faults.spoil = spoil);
     wait_put_off(&workspace, 1);
-    cloud.endpoint.ping(&instance(1), Ping::Online);
+    cloud.endpoint.faults(|faults| faults.spoil.clear());
     wait_begun(&workspace, 2);
     let before = put_off(&workspace).len();
     cloud.endpoint.faults(|faults| faults.throttle = u32::MAX);

@@ -16,6 +16,7 @@ use super::followup::Watch;
 use super::job::Job;
 use super::journal::Journal;
 use super::live::{Live, Report};
+use super::order::Line;
 use super::prepare::Task;
 use super::record::{NodeEnd, stored_state};
 use super::remains::Remains;
@@ -70,6 +71,8 @@ pub(super) struct Drive<'d, 's, 'w> {
     pub(super) unfit: Option<String>,
     /// What a killed run left and nobody has dealt with yet.
     pub(super) remains: Remains,
+    /// The order in which nodes stand in line.
+    pub(super) line: Line,
     /// Further attempts.
     pub(super) retries: Retries,
     /// Tasks that are to run, held back until what a killed run left has found its place.
@@ -186,6 +189,7 @@ impl<'w> Drive<'_, '_, 'w> {
             Resolution::Blocked(reason) => {
                 self.end(task, Final::without_result(Outcome::Blocked, reason))
             }
+            Resolution::Enough(why) => self.end(task, Final::without_result(Outcome::Skipped, why)),
             Resolution::Reuse { record, hit, keyed } => self.reuse(task, record, hit, &keyed),
             Resolution::Run { keyed, why } => self.admit(task, keyed, &why),
             Resolution::Wait { .. } => Err(Error::new(

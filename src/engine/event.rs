@@ -16,6 +16,7 @@ pub const VERSION: u32 = 1;
 pub const KNOWN: &[&str] = &[
     "run-started",
     "planned",
+    "ordered",
     "mirror-asked",
     "mirror-sent",
     "node-state",
@@ -84,6 +85,15 @@ pub enum Body {
         /// Expected seconds of work, from history or the plan; absent when unknown for a node.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         estimate_s: Option<f64>,
+    },
+    /// Nodes of a plan stand in an order that was drawn; comes after what is planned.
+    Ordered {
+        /// The plan.
+        plan: String,
+        /// What the order was drawn with.
+        seed: u64,
+        /// How many nodes stand by it.
+        nodes: usize,
     },
     /// The mirror was asked for results before anything was decided.
     MirrorAsked {
@@ -309,12 +319,14 @@ pub enum Outcome {
     Cancelled,
     /// Never begun, because of what it depends on.
     Blocked,
+    /// Never begun, because it is not needed: a replicate after enough others.
+    Skipped,
 }
 
 impl Outcome {
-    /// Whether there is a result that others may use.
+    /// Whether all is well with it: there is a result that others may use, or none is needed.
     pub fn is_good(self) -> bool {
-        matches!(self, Outcome::Ok | Outcome::Reused)
+        matches!(self, Outcome::Ok | Outcome::Reused | Outcome::Skipped)
     }
 
     /// The word used in JSON and in tables.
@@ -326,6 +338,7 @@ impl Outcome {
             Outcome::Failed => "failed",
             Outcome::Cancelled => "cancelled",
             Outcome::Blocked => "blocked",
+            Outcome::Skipped => "skipped",
         }
     }
 }
@@ -395,6 +408,9 @@ pub struct Summary {
     /// Further attempts after failures of the infrastructure.
     #[serde(default, skip_serializing_if = "is_none")]
     pub retries: u64,
+    /// Replicates that were not needed.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub skipped: u64,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
@@ -412,6 +428,7 @@ impl Summary {
             Outcome::Invalid => &mut self.invalid,
             Outcome::Blocked => &mut self.blocked,
             Outcome::Cancelled => &mut self.cancelled,
+            Outcome::Skipped => &mut self.skipped,
         } += 1;
     }
 

@@ -42,6 +42,8 @@ pub(super) struct Job {
     pub expect_class: Option<Arc<str>>,
     /// How often, and after which pauses, it is tried.
     pub retry: Arc<RetryPolicy>,
+    /// Which replicate of its pattern it is, from 1.
+    pub replicate: u32,
     /// Which attempt this is, from 1.
     pub attempt: u32,
     /// The one before.
@@ -184,11 +186,12 @@ impl Drive<'_, '_, '_> {
             expect: pattern.expect.to_vec(),
             expect_class: pattern.expect_class.clone(),
             retry: pattern.retry.clone(),
+            replicate: pattern.replicate,
             attempt: 1,
             previous: None,
             tags: pattern.tags.iter().cloned().collect(),
             exploratory: pattern.adhoc,
-            spec: with_cause(keyed.spec, cause),
+            spec: self.line.mark(planned.node, with_cause(keyed.spec, cause)),
             action,
             judge: keyed.judge,
             inputs,

@@ -199,6 +199,10 @@ fn settings(manifest: &mut Manifest, pattern: &Pattern) {
 /// A failure that is the result is another result than the one of running to the end: neither may
 /// stand for the other. What metrics should be is in no key.
 fn expected(manifest: &mut Manifest, pattern: &Pattern) {
+    // What is measured once more is not what was measured before.
+    if pattern.replicate > 1 {
+        manifest.set("replicate", i64::from(pattern.replicate), Class::Result);
+    }
     optional(
         manifest,
         "expect.class".to_owned(),

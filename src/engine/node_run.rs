@@ -134,6 +134,7 @@ async fn execute(
     let site = steps::Site {
         home,
         name: &name,
+        replicate: job.replicate,
         work: &work,
         tmp: &tmp,
         cancel: &job.cancel,

@@ -283,6 +283,7 @@ pub(super) fn stored_state(outcome: Outcome) -> StoredState {
         Outcome::Failed => StoredState::Failed,
         Outcome::Cancelled => StoredState::Cancelled,
         Outcome::Blocked => StoredState::Blocked,
+        Outcome::Skipped => StoredState::Skipped,
     }
 }
 

@@ -79,6 +79,8 @@ pub(super) enum Resolution {
         /// Why.
         why: Why,
     },
+    /// A replicate that is not needed.
+    Enough(String),
     /// Something it depends on has not ended.
     Wait {
         /// Whether it is known already that it runs, unless a gate stays shut.
@@ -97,10 +99,17 @@ pub(super) fn resolve(
     let mut waits = false;
     let mut blocked = Vec::new();
     let mut gates = Vec::new();
+    let (mut series, mut open) = (Vec::new(), false);
     for (dep, kind) in graph.deps(node) {
         let ended = finals[dep.index()].as_ref();
         match (kind, ended) {
             (EdgeKind::Gate, ended) => gates.push((dep, ended)),
+            (EdgeKind::Series, None) => open = true,
+            (EdgeKind::Series, Some(ended)) => {
+                series.push(ended.record.filter(|_| ended.outcome.is_good()));
+            }
+            // There is none, and none is missing.
+            (EdgeKind::Data, Some(ended)) if ended.outcome == Outcome::Skipped => {}
             (EdgeKind::Data, None) => waits = true,
             (
                 EdgeKind::Data,
@@ -132,7 +141,7 @@ pub(super) fn resolve(
             ..
         } => return Ok(Resolution::Reuse { record, hit, keyed }),
         Decision::Run { keyed, why } => (keyed, why),
-        Decision::Reuse { keyed: None, .. } | Decision::MayRun { .. } => {
+        Decision::Reuse { keyed: None, .. } | Decision::MayRun { .. } | Decision::Enough { .. } => {
             return Err(Error::new(
                 Kind::Bug,
                 "undecided",
@@ -143,6 +152,14 @@ pub(super) fn resolve(
             ));
         }
     };
+    if open {
+        return Ok(Resolution::Wait { runs: false });
+    }
+    if !decider.is_asked(node)
+        && let Some(why) = decider.enough(node, &series)
+    {
+        return Ok(Resolution::Enough(why));
+    }
     let mut blocked = Vec::new();
     for (dep, ended) in gates {
         let label = graph.label(dep);
@@ -182,6 +199,7 @@ fn fate(ended: &Final) -> &'static str {
         Outcome::Invalid => "gave an invalid result",
         Outcome::Blocked => "is blocked itself",
         Outcome::Cancelled => "was cancelled",
+        Outcome::Skipped => "was not needed",
         Outcome::Ok | Outcome::Reused => "has no outputs in the store",
     }
 }

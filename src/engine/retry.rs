@@ -11,6 +11,7 @@ use tokio::time::{Duration, Instant};
 use super::drive::Drive;
 use super::event::{Body, NodeState, Outcome, Retrying};
 use super::job::{Job, Previous};
+use super::order::seed_of;
 use super::record::NodeEnd;
 use super::resolve::{Final, final_of};
 use super::schedule::TaskId;
@@ -23,10 +24,7 @@ use crate::rule::retry::RetryPolicy;
 /// The seed of the pause after an attempt: another one for every attempt of every node and run,
 /// and the same whenever it is asked for. At most 48 bits, so that every reader of JSON keeps it.
 pub fn seed(run_id: &str, label: &str, attempt: u32) -> u64 {
-    let digest = Digest::of(format!("{run_id} {label} {attempt}"));
-    let bytes = digest.as_bytes();
-    let head = bytes[..6].iter();
-    head.fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    seed_of(&format!("{run_id} {label} {attempt}"))
 }
 
 /// Milliseconds between this attempt and the next: `base * factor^(attempt - 1)`, at most `cap`,

@@ -26,6 +26,9 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// How long after the failure of a step the end of a service is taken for its cause.
 const HINDSIGHT: Duration = Duration::from_secs(1);
 
+/// Tells the steps of a further replicate its number, for what is drawn.
+const REPLICATE: &str = crate::measure::sim::REPLICATE;
+
 /// How a node's execution failed.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
@@ -124,6 +127,8 @@ pub(super) struct Site<'s> {
     pub home: &'s Home,
     /// Name of the node in tokens.
     pub name: &'s str,
+    /// Which replicate the node is, from 1.
+    pub replicate: u32,
     /// Working folder.
     pub work: &'s Path,
     /// Folder for temporary files.
@@ -336,6 +341,10 @@ async fn run_member(
         Some(step.timeout_s),
         step.role.is_some(),
     );
+    if site.replicate > 1 {
+        let number = site.replicate.to_string();
+        script.env.insert(REPLICATE.to_owned(), number);
+    }
     // What stands beside `doe` itself reads stored results and nothing else.
     script.attached = step.role.is_none();
     let token = site.token(&step.name);

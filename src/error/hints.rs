@@ -73,6 +73,10 @@ const STANDING: &[(&str, &str)] = &[
         "write `remote = \"s3://BUCKET\"`, or with a prefix `s3://BUCKET/PREFIX`",
     ),
     (
+        "bad-repeat",
+        "say it once, with `repeat` or with `stop_when`, and of what is measured",
+    ),
+    (
         "bad-tag",
         "tags are letters, digits and `._+=,-`, and start with a letter or digit",
     ),

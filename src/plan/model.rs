@@ -123,8 +123,12 @@ pub struct Setting {
 /// tags) is shared between them, so that a campaign of 100,000 patterns fits in memory.
 #[derive(Debug, Clone)]
 pub struct Pattern {
-    /// `//phase2:p2-efa-4k-c1`.
+    /// `//phase2:p2-efa-4k-c1`; of a further replicate `//phase2:p2-efa-4k-c1@2`.
     pub label: Label,
+    /// Which replicate it is, from 1.
+    pub replicate: u32,
+    /// What is said of its replicates.
+    pub repeats: Arc<Repeats>,
     /// Index into the plan's layers.
     pub layer: usize,
     /// For people.
@@ -154,6 +158,32 @@ pub struct Pattern {
     pub estimate_s: Option<f64>,
     /// Where it is defined (its own entry or its layer's matrix).
     pub site: Site,
+}
+
+/// In which order patterns run, and when there are enough replicates of one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Repeats {
+    /// Whether the order is drawn.
+    pub random: bool,
+    /// What it is drawn with; every run draws its own when nobody says.
+    pub seed: Option<u64>,
+    /// When there are enough replicates.
+    pub stop: Option<StopRule>,
+}
+
+/// Replicates go on until the mean of a metric is known well enough.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StopRule {
+    /// The metric.
+    pub metric: String,
+    /// Half the width of the mean's interval, as a share of the mean.
+    pub relative_half_width: f64,
+    /// Confidence of that interval.
+    pub confidence: f64,
+    /// Least replicates.
+    pub min: u32,
+    /// Most replicates.
+    pub max: u32,
 }
 
 /// What a metric is held against.

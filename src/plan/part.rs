@@ -109,6 +109,7 @@ fn same_shape(old: &Expanded, new: &Expanded) -> bool {
                 && a.factors == b.factors
                 && a.tags == b.tags
                 && a.adhoc == b.adhoc
+                && a.repeats == b.repeats
         })
         && units.into_iter().all(|(a, b)| {
             texts(&a.needs, &b.needs)

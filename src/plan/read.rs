@@ -4,6 +4,7 @@
 
 use super::expect;
 use super::model::{Condition, Expectation};
+use super::repeat::RepeatDecl;
 use super::schema::{
     CellPick, Common, CompareDecl, EstimateDecl, ExpectDecl, FactorDecl, FollowupDecl, LayerDecl,
     OverrideDecl, PatternDecl, Pick, PlanDecl, SettingDecl,
@@ -26,6 +27,7 @@ pub(super) fn read(doc: &Doc, package: &str, diags: &mut Diags) -> PlanDecl {
         plan.expect_patterns = head.opt_int("expect_patterns", diags);
         plan.tags = head.str_list("tags", diags);
         plan.retry = RetryDef::read(&mut head, diags);
+        plan.repeat = RepeatDecl::read(&mut head, diags);
         head.remaining(diags, "of `[plan]`");
     }
     if let Some(settings) = root.opt_table("settings", diags) {
@@ -106,6 +108,7 @@ fn common(table: &mut Table<'_>, diags: &mut Diags) -> Common {
             .and_then(|item| estimate(item, diags)),
         adhoc: table.opt_bool("adhoc", diags).map(|adhoc| adhoc.value),
         retry: RetryDef::read(table, diags),
+        repeat: RepeatDecl::read(table, diags),
         ..Common::default()
     };
     if let Some(settings) = table.opt_table("settings", diags) {

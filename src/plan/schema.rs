@@ -4,6 +4,7 @@
 use doe_cache::Value;
 
 use super::model::Expectation;
+use super::repeat::RepeatDecl;
 use crate::error::Site;
 use crate::rule::retry::RetryDef;
 use crate::source::{Spanned, Text};
@@ -23,6 +24,8 @@ pub(super) struct PlanDecl {
     pub tags: Vec<Text>,
     /// `[plan] retry`.
     pub retry: RetryDef,
+    /// `[plan] repeat` and its kin.
+    pub repeat: RepeatDecl,
     /// `[settings]`.
     pub settings: Vec<SettingDecl>,
     /// `[[layer]]`.
@@ -78,6 +81,8 @@ pub(super) struct Common {
     pub expect: Option<ExpectDecl>,
     /// How often what the infrastructure spoiled is tried again.
     pub retry: RetryDef,
+    /// How often it is measured, and in which order.
+    pub repeat: RepeatDecl,
     /// Tags.
     pub tags: Vec<Text>,
     /// Time per pattern.

@@ -80,7 +80,7 @@ impl Node {
 
     /// Whether it has no result that others may use.
     pub fn is_bad(&self) -> bool {
-        !["ok", "reused"].contains(&self.outcome)
+        !["ok", "reused", "skipped"].contains(&self.outcome)
     }
 }
 
@@ -100,9 +100,10 @@ impl Account {
                 blocked,
                 cancelled,
                 followups,
+                skipped,
                 ..
             } = summary;
-            ok + reused + failed + invalid + blocked + cancelled + followups
+            ok + reused + failed + invalid + blocked + cancelled + followups + skipped
         });
         let ended = account.nodes.values().filter(|n| n.outcome != ABORTED);
         let ended = ended.count() as u64;

@@ -55,6 +55,10 @@ pub fn line(body: &Body, view: &View, style: Style) -> Option<String> {
         Body::NodeFinished(node) if node.outcome != Outcome::Reused => {
             Some(finished(node, view, style))
         }
+        Body::Ordered { plan, seed, nodes } => Some(format!(
+            "order of //{plan}: {} drawn with seed {seed}",
+            count(*nodes as u64, "node")
+        )),
         Body::Retrying(spoiled) => Some(retrying(spoiled, view, style)),
         Body::Service {
             host,

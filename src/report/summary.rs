@@ -113,6 +113,7 @@ fn counts(out: &mut String, view: &View, style: Style) {
         (counts.invalid, Outcome::Invalid),
         (counts.blocked, Outcome::Blocked),
         (counts.cancelled, Outcome::Cancelled),
+        (counts.skipped, Outcome::Skipped),
     ] {
         if number > 0 {
             parts.push(style.outcome(outcome, &format!("{number} {outcome}")));

@@ -100,9 +100,10 @@ impl View {
             invalid,
             blocked,
             cancelled,
+            skipped,
             ..
         } = self.counts;
-        ok + reused + failed + invalid + blocked + cancelled
+        ok + reused + failed + invalid + blocked + cancelled + skipped
     }
 
     /// Seconds to the end, from how fast the work of known length went so far. Nothing when a
@@ -240,7 +241,7 @@ impl Sink for View {
                 cause: cause.clone(),
                 patterns: patterns.len(),
             }),
-            Body::MirrorAsked { .. } | Body::MirrorSent { .. } => {}
+            Body::Ordered { .. } | Body::MirrorAsked { .. } | Body::MirrorSent { .. } => {}
             Body::Summary(summary) => {
                 self.counts = summary.clone();
                 self.is_over = true;

@@ -18,7 +18,7 @@ use crate::rule::render::render;
 
 const PLAN: &str = "[plan]\ntitle = \"t\"\nrules = [\"r\"]\n[settings]\nword = \"a\"\n\
     [[layer]]\nid = \"A\"\nrule = \"r.measure\"\npattern = \"a{{ i }}\"\n\
-    expect = \"oom\"\n[layer.matrix]\ni = [1]\n\
+    expect = \"oom\"\nrepeat = 2\n[layer.matrix]\ni = [1]\n\
     [[layer]]\nid = \"B\"\nrule = \"r.summary\"\npattern = \"b{{ i }}\"\nneeds = [\"A\"]\n\
     settings = { i = 1 }\n";
 
@@ -132,6 +132,10 @@ const INPUTS: &[(&str, Edit)] = &[
     (
         "expect.class",
         Some(("plans/p.toml", "expect = \"oom\"", "expect = \"timeout\"")),
+    ),
+    (
+        "replicate",
+        Some(("plans/p.toml", "repeat = 2", "repeat = 3")),
     ),
     (
         "output.",

@@ -13,7 +13,7 @@ use super::memo::Row;
 use super::unit::Unit;
 use crate::error::Diagnostic;
 use crate::label::{Label, is_valid_name};
-use crate::plan::model::{Expectation, Pattern};
+use crate::plan::model::{Expectation, Pattern, Repeats};
 use crate::plan::schema::{Common, ExpectDecl};
 use crate::plan::values::Settings;
 use crate::rule::classes;
@@ -28,6 +28,9 @@ pub(super) struct Shared<'u> {
     expect: Arc<[Expectation]>,
     expect_class: Option<Arc<str>>,
     retry: Arc<RetryPolicy>,
+    /// Replicates of each pattern.
+    replicates: u32,
+    repeats: Arc<Repeats>,
     tags: Arc<BTreeSet<String>>,
     adhoc: bool,
     estimate: Option<Estimate>,
@@ -47,6 +50,14 @@ impl<'u> Shared<'u> {
         let own = unit.own.map(|own| &own.common);
         let layer = &unit.decl.common;
         let title = own.and_then(|own| own.title.as_ref());
+        let said = own.map(|own| own.repeat.clone()).unwrap_or_default();
+        let nearest = if unit.own.is_some() {
+            &said
+        } else {
+            &layer.repeat
+        };
+        let repeat = said.over(&layer.repeat).over(&unit.plan.repeat);
+        let (replicates, repeats) = repeat.resolve(&unit.rule, nearest, diags);
         let estimate = own.and_then(|own| own.estimate.as_ref());
         Self {
             unit,
@@ -55,6 +66,8 @@ impl<'u> Shared<'u> {
             expect: expect(unit, diags),
             expect_class: expect_class(unit, diags),
             retry: Arc::new(retry_of(unit, retry).policy()),
+            replicates,
+            repeats: Arc::new(repeats),
             tags: tags(unit, diags),
             adhoc: (own.and_then(|own| own.adhoc).or(layer.adhoc)).unwrap_or(false),
             estimate: estimate
@@ -62,6 +75,11 @@ impl<'u> Shared<'u> {
                 .and_then(|decl| Estimate::compile(decl, row, diags)),
             none,
         }
+    }
+
+    /// Numbers of the replicates after the first.
+    pub(super) fn further(&self) -> std::ops::RangeInclusive<u32> {
+        2..=self.replicates
     }
 
     /// The pattern of one cell.
@@ -74,6 +92,8 @@ impl<'u> Shared<'u> {
     ) -> Pattern {
         Pattern {
             label,
+            replicate: 1,
+            repeats: self.repeats.clone(),
             layer: self.unit.layer,
             title: self.title.clone(),
             rule: self.unit.rule.clone(),

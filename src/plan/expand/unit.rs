@@ -142,9 +142,19 @@ impl<'d> Unit<'d> {
                     let frame = frames
                         .entry(holding)
                         .or_insert_with(|| frame(row, &ground.factors));
+                    let first = shared.pattern(label, frame.with(own), row, diags);
+                    let at = made.patterns.len();
                     made.links.extend(links.render(row, diags));
-                    made.patterns
-                        .push(shared.pattern(label, frame.with(own), row, diags));
+                    made.patterns.push(first);
+                    for replicate in shared.further() {
+                        let first = made.patterns[at].clone();
+                        made.links.extend(links.render(row, diags));
+                        made.patterns.push(Pattern {
+                            label: first.label.replicate(replicate),
+                            replicate,
+                            ..first
+                        });
+                    }
                 }
                 Err(found) => {
                     tell_once(diags, found);
