@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use doe::engine::event::{Body, Outcome};
 use doe::engine::order;
-use doe_cache::{Class, Value};
+use doe_cache::{Class, CriterionStatus, Value};
 use lab::rules::{label, pattern, rule};
 use lab::{Build, Built, Lab};
 
@@ -284,4 +284,81 @@ async fn a_replicate_that_fails_is_one_value_less() {
     let summary = lab.build().await.ended.summary;
     assert_eq!((summary.ok, summary.failed, summary.skipped), (3, 1, 4));
     assert_eq!(lab.lines("order"), ["1", "3", "4"]);
+}
+
+/// A reference that gives 10, 10.2, 13 and so on, whatever is measured between.
+fn drifting() -> String {
+    let values = "10 10.2 13 10.1 9 10";
+    rule("a", "echo {{ n }} >> SCRATCH/order")
+        + &rule(
+            "ref",
+            &format!(
+                "echo ref >> SCRATCH/order; k=${{DOE_REPLICATE:-1}}; set -- {values}; shift $((k - 1)); echo '{{\"schema\": \"t-v1\", \"got\": '$1'}}' > {{{{ out.result }}}}; exit 0"
+            ),
+        )
+}
+
+const REFERENCE: &str = "reference = { metric = \"got\", every = 3, within = 0.05 }";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reference_is_measured_between_the_others_and_drift_is_a_missed_expectation() {
+    let plan = many(6, "") + &pattern("ref", "ref", REFERENCE);
+    let lab = Lab::new(&drifting(), &plan);
+    let built = lab.build().await;
+    assert_eq!(built.ended.summary.ok, 9);
+    assert_eq!(
+        lab.lines("order"),
+        ["ref", "0", "1", "2", "ref", "3", "4", "5", "ref"]
+    );
+    let (second, third) = (built.node("//t:p-ref@2"), built.node("//t:p-ref@3"));
+    assert_eq!(second.missed, Vec::<String>::new());
+    assert_eq!(
+        third.missed,
+        ["got is 13, expected within 5 % of 10 (//t:p-ref)"]
+    );
+    let record = lab.record("//t:p-ref@3");
+    assert_eq!(record.verdicts.criterion.status, CriterionStatus::Missed);
+    assert!(record.usable(), "a drift is a result");
+    // It is told again whenever the result is at hand.
+    let again = lab.build().await;
+    assert_eq!(again.ended.summary.reused, 9);
+    assert_eq!(again.node("//t:p-ref@3").missed, third.missed);
+
+    // Two more patterns ask for one more reference, spread over what runs.
+    lab.plan(&(many(8, "") + &pattern("ref", "ref", REFERENCE)));
+    let built = lab.build().await;
+    assert_eq!((built.ended.summary.ok, built.ended.summary.reused), (3, 9));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reference_stands_in_the_way_of_no_order() {
+    // The first patterns need the last ones, one needs the reference and one is needed by it.
+    let one = |n: i64, more: &str| {
+        pattern(
+            &n.to_string(),
+            "a",
+            &format!("settings = {{ n = {n} }}\n{more}"),
+        )
+    };
+    let plan = "order = \"random\"\n".to_owned()
+        + &one(0, "needs = [\"p-7\"]")
+        + &one(1, "gate = [\"p-6\"]")
+        + &(2..6).map(|n| one(n, "")).collect::<String>()
+        + &one(6, "needs = [\"p-5\"]")
+        + &one(7, "")
+        + &one(8, "needs = [\"p-ref\"]")
+        + &one(9, "")
+        + &pattern("ref", "ref", &format!("{REFERENCE}\ngate = [\"p-9\"]"));
+    for seed in 0..6 {
+        let plan = plan.replacen('\n', &format!("\nseed = {seed}\n"), 1);
+        let lab = Lab::new(&drifting(), &plan);
+        let built = lab.build().await;
+        // Ten patterns between five references; the gate of p-9 holds for each of them.
+        assert_eq!(
+            built.ended.summary.ok,
+            15,
+            "seed {seed}: {:?}",
+            built.outcomes()
+        );
+    }
 }

@@ -220,6 +220,11 @@ impl<'w> Decider<'w> {
         self.lost.insert(record);
     }
 
+    /// A record that was kept.
+    pub(super) fn record(&self, digest: &Digest) -> Option<Record> {
+        (self.history)(digest)
+    }
+
     /// The record of the label's last attempt.
     pub fn last(&self, label: &Label) -> Option<Record> {
         let summary = self.snapshot.latest(&label.to_string())?;

@@ -16,6 +16,7 @@ use super::followup::with_cause;
 use super::intent::{Home, NodeIntent};
 use super::key;
 use super::prepare::values;
+use super::reference;
 use super::schedule::TaskId;
 use super::scratch::Scratch;
 use crate::error::Result;
@@ -183,7 +184,9 @@ impl Drive<'_, '_, '_> {
             layer: graph.layer(planned.node).label.name().to_owned(),
             rule: pattern.rule.clone(),
             settings: values(pattern),
-            expect: pattern.expect.to_vec(),
+            expect: (pattern.expect.iter().cloned())
+                .chain(reference::expectation(self.decider, planned.node))
+                .collect(),
             expect_class: pattern.expect_class.clone(),
             retry: pattern.retry.clone(),
             replicate: pattern.replicate,

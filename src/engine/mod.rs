@@ -26,6 +26,7 @@ mod prepare;
 mod ready;
 pub mod recall;
 mod record;
+pub mod reference;
 pub mod remains;
 pub mod remote;
 pub mod request;

@@ -13,6 +13,7 @@ use super::key::{Need, Needs};
 
 use super::prepare::values;
 use super::record::{NodeEnd, end_of};
+use super::reference;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{EdgeKind, Graph, NodeId};
 
@@ -230,11 +231,12 @@ pub(super) fn reuse(
         store.link_spec(spec_key, record, &text)?;
         decider.learn_link(spec_key, &record, label);
     }
-    let expect = &graph.pattern(node).expect;
+    let own = graph.pattern(node).expect.iter().cloned();
+    let expect: Vec<_> = own.chain(reference::expectation(decider, node)).collect();
     let (mut criterion, mut missed) = (None, Vec::new());
     if !expect.is_empty() {
         let stored = store.record(&record)?;
-        let judged = judge::criterion(expect, &stored.metrics, &stored.texts);
+        let judged = judge::criterion(&expect, &stored.metrics, &stored.texts);
         criterion = judge::criterion_word(judged.status);
         missed = judge::missed(&judged);
     }

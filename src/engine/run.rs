@@ -25,6 +25,7 @@ use super::moved::Program;
 use super::order::Line;
 use super::prepare::{Prepared, prepare};
 use super::record::stored_state;
+use super::reference;
 use super::remains::Remains;
 use super::remote::{self, Warmed};
 use super::resolve::{Final, Resolution, resolve, reuse};
@@ -162,7 +163,8 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     rejudged.extend(&opening.rejudged);
     let works = !tasks.is_empty() || opening.begins;
     let candidates = Some(&opening.candidates).filter(|_| works);
-    let (prepared, line, unfit) = line_up(graph, platform, &run_id, &tasks, candidates)?;
+    let (mut prepared, line, unfit) = line_up(graph, platform, &run_id, &tasks, candidates)?;
+    prepared.wait(&reference::waits(graph, &line.nodes, &tasks));
     let ended: Vec<NodeId> = reused.iter().chain(&opening.reused).copied().collect();
 
     let news = news(&store, graph, &finals, &ended)?;

@@ -169,6 +169,21 @@ pub struct Repeats {
     pub seed: Option<u64>,
     /// When there are enough replicates.
     pub stop: Option<StopRule>,
+    /// Whether it is the plan's reference, measured again between the others.
+    pub reference: Option<Reference>,
+}
+
+/// A pattern that is measured again and again, to see what drifts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    /// After at most so many others.
+    pub every: u32,
+    /// The metric that is held against the first one's.
+    pub metric: String,
+    /// How far it may be from it, as a share of it.
+    pub within: f64,
+    /// Where it is said.
+    pub site: Site,
 }
 
 /// Replicates go on until the mean of a metric is known well enough.

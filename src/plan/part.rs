@@ -75,6 +75,9 @@ fn expanded(
     let mut context = Context::new(rules, BTreeSet::new(), CommandLine::new(&[]));
     let expanded = expand::expand(edit.package, decl, &mut context, &mut diags);
     let alone = expanded.decl.compares.is_empty() && expanded.decl.followups.is_empty();
+    // How often a reference is measured follows from the whole plan.
+    let patterns = &expanded.plan.patterns;
+    let alone = alone && patterns.iter().all(|p| p.repeats.reference.is_none());
     (alone && !expanded.incomplete).then_some((expanded, diags))
 }
 

@@ -28,6 +28,7 @@ pub(super) fn read(doc: &Doc, package: &str, diags: &mut Diags) -> PlanDecl {
         plan.tags = head.str_list("tags", diags);
         plan.retry = RetryDef::read(&mut head, diags);
         plan.repeat = RepeatDecl::read(&mut head, diags);
+        plan.repeat.of_many(diags);
         head.remaining(diags, "of `[plan]`");
     }
     if let Some(settings) = root.opt_table("settings", diags) {
@@ -62,7 +63,10 @@ fn layer(mut table: Table<'_>, package: &str, diags: &mut Diags) -> Option<Layer
         Some(item) => pattern = item.as_text("`pattern`", diags),
         None => {}
     }
-    let common = common(&mut table, diags);
+    let mut common = common(&mut table, diags);
+    if pattern.is_none() {
+        common.repeat.of_many(diags);
+    }
     let site = table.site().clone();
     table.remaining(diags, "of a layer");
     if let Some(id) = &id {

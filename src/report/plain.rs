@@ -52,7 +52,8 @@ pub fn line(body: &Body, view: &View, style: Style) -> Option<String> {
             *estimate_s,
             view,
         ),
-        Body::NodeFinished(node) if node.outcome != Outcome::Reused => {
+        // The last block says of all together what was not needed.
+        Body::NodeFinished(node) if !matches!(node.outcome, Outcome::Reused | Outcome::Skipped) => {
             Some(finished(node, view, style))
         }
         Body::Ordered { plan, seed, nodes } => Some(format!(

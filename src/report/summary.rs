@@ -54,7 +54,8 @@ fn failures(out: &mut String, view: &View, style: Style) {
 fn held_back(out: &mut String, view: &View, style: Style) {
     let mut groups: BTreeMap<(Outcome, &str), Vec<&str>> = BTreeMap::new();
     for node in &view.finished {
-        if matches!(node.outcome, Outcome::Blocked | Outcome::Cancelled) {
+        use Outcome::{Blocked, Cancelled, Skipped};
+        if matches!(node.outcome, Blocked | Cancelled | Skipped) {
             let reason = node.reason.as_deref().unwrap_or("no reason is known");
             groups
                 .entry((node.outcome, reason))

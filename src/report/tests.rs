@@ -152,6 +152,7 @@ fn events() -> Vec<Event> {
         followups: 2,
         followups_failed: 1,
         retries: 1,
+        skipped: 0,
     }));
     let bodies = bodies.into_iter().enumerate();
     bodies

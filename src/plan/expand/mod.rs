@@ -22,9 +22,9 @@ mod unit;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::alias;
 use super::model::{Layer, Plan};
 use super::schema::{LayerDecl, PlanDecl};
+use super::{alias, repeat};
 use crate::error::{Diagnostic, Site};
 use crate::label::Label;
 use crate::rule::model::{Rule, RuleId};
@@ -160,6 +160,7 @@ pub(super) fn expand(
             label,
         });
     }
+    repeat::spread(&mut out, diags);
     alias::assign(&mut out.plan.layers);
     if !out.incomplete {
         checks::unused_settings(&decl.settings, &in_use, diags);
