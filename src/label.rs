@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind};
 
-/// The name of one pattern or layer in one package.
+/// The name of one pattern or layer in one package, or of one replicate of a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Label {
     package: Arc<str>,
@@ -37,6 +37,23 @@ impl Label {
             package: self.package.clone(),
             name: name.into(),
         })
+    }
+
+    /// A replicate of what this names: `//phase2:p2-efa-4k-c1@2`; the first has the name itself.
+    pub fn replicate(&self, number: u32) -> Self {
+        let base = self.base_name();
+        Self {
+            package: self.package.clone(),
+            name: match number {
+                0 | 1 => base.into(),
+                more => format!("{base}@{more}").into(),
+            },
+        }
+    }
+
+    /// The name without the number of a replicate.
+    pub fn base_name(&self) -> &str {
+        self.name.split('@').next().unwrap_or(&self.name)
     }
 
     /// The package: `phase2`, or `a/b` for a nested plan.
@@ -179,7 +196,19 @@ impl FromStr for Target {
             }
             Some((package, name)) => {
                 check_package(package, text)?;
-                check_name(name, text)?;
+                let (base, replicate) = name.split_once('@').unwrap_or((name, "1"));
+                check_name(base, text)?;
+                let plain = replicate.bytes().all(|b| b.is_ascii_digit());
+                if !plain
+                    || replicate.is_empty()
+                    || replicate.starts_with('0')
+                    || replicate.len() > 4
+                {
+                    return Err(bad(
+                        text,
+                        "a replicate is a number, as in `//plan:pattern@2`",
+                    ));
+                }
                 Ok(Target::Name(Label {
                     package: package.into(),
                     name: name.into(),
@@ -279,6 +308,7 @@ mod tests {
             "//phase2/...",
             "//...",
             "//a/b:c",
+            "//a/b:c@2",
             "#smoke",
             "@failed",
             "@stale",
@@ -303,6 +333,12 @@ mod tests {
             "//a:",
             "//a b:c",
             "//a:b:c",
+            "//a:b@",
+            "//a:b@02",
+            "//a:b@x",
+            "//a:b@2@3",
+            "//a:@2",
+            "//a:b@99999",
             "@fialed",
             "#",
             "//../x:y",

@@ -66,6 +66,8 @@ pub fn fill(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
             rule: pattern.rule.id.to_string(),
             run_id: run_id.clone(),
             attempt: 1,
+            attempts: None,
+            previous_attempt: None,
             spec_key: keyed.spec.key(),
             action_key: action.key(),
             judge: keyed.judge,

@@ -137,8 +137,14 @@ pub struct Record {
     pub rule: String,
     /// Run that it belongs to.
     pub run_id: String,
-    /// Attempt within the run, from 1.
+    /// Attempt, from 1; a further one says which came before it.
     pub attempt: u32,
+    /// How many attempts there may be; absent when there was no question of a further one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
+    /// The record of the attempt before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_attempt: Option<Digest>,
     /// Key of [`Self::spec_manifest`].
     pub spec_key: Digest,
     /// Key of [`Self::action_manifest`].

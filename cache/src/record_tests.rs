@@ -30,6 +30,8 @@ pub(crate) fn sample(label: &str, seed: u32) -> Record {
         rule: "serving.unified".to_owned(),
         run_id: "r1".to_owned(),
         attempt: 1,
+        attempts: None,
+        previous_attempt: None,
         spec_key: nothing,
         action_key: nothing,
         judge: Digest::of(b"judge"),

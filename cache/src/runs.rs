@@ -32,6 +32,8 @@ words! {
         Planned = "planned",
         /// It is being executed.
         Running = "running",
+        /// An attempt failed for a reason of the infrastructure, a further one is to come.
+        Retrying = "retrying",
         /// Executed, valid.
         Ok = "ok",
         /// A stored result stands for it.
@@ -52,12 +54,15 @@ words! {
 impl NodeState {
     /// Whether `@failed` selects it.
     pub fn is_failure(self) -> bool {
-        matches!(self, Self::Failed | Self::Invalid | Self::Blocked)
+        matches!(
+            self,
+            Self::Failed | Self::Invalid | Self::Blocked | Self::Retrying
+        )
     }
 
     /// Whether the run is done with it.
     pub fn is_terminal(self) -> bool {
-        !matches!(self, Self::Planned | Self::Running)
+        !matches!(self, Self::Planned | Self::Running | Self::Retrying)
     }
 }
 

@@ -45,9 +45,7 @@ pub fn run(global: &Global, args: &CheckArgs, out: &mut Out) -> Result<u8> {
                         let plan = decider.plan(&nodes)?;
                         let stale = plan
                             .iter()
-                            .filter(|(_, d)| {
-                                !matches!(d, crate::engine::decide::Decision::Reuse { .. })
-                            })
+                            .filter(|(_, decision)| !decision.is_settled())
                             .count();
                         if stale > 0 {
                             return Err(Error::new(

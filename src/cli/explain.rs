@@ -71,6 +71,7 @@ fn as_text(
             let verdict = out.paint("32", "is up to date");
             out.line(format!("{label} {verdict}: record {record} stands for it"))?;
         }
+        Decision::Enough { why } => out.line(format!("{label} is not needed: {why}"))?,
         Decision::Run { why, keyed } => {
             let verdict = out.paint("33", "runs");
             match why {
@@ -267,6 +268,9 @@ fn as_json(
     let mut document = match decision {
         Decision::Reuse { record, hit, .. } => {
             json!({"label": label, "decision": "reuse", "record": record.to_string(), "hit": hit})
+        }
+        Decision::Enough { why } => {
+            json!({"label": label, "decision": "enough", "reason": why})
         }
         Decision::Run { why, keyed } => json!({
             "label": label, "decision": "run", "reason": why.to_string(), "changes": changes(why),

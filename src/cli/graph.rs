@@ -56,7 +56,11 @@ pub fn run(global: &Global, args: &GraphArgs, out: &mut Out) -> Result<u8> {
     let format = if out.json { Format::Json } else { args.format };
     match format {
         Format::Json => {
-            let kind = |k: EdgeKind| if k == EdgeKind::Data { "data" } else { "gate" };
+            let kind = |k: EdgeKind| match k {
+                EdgeKind::Data => "data",
+                EdgeKind::Gate => "gate",
+                EdgeKind::Series => "series",
+            };
             out.json(&json!({
                 "nodes": picture.vertices.iter().map(|(label, layer)| json!({"label": label, "layer": layer})).collect::<Vec<_>>(),
                 "edges": picture.edges.iter().map(|(from, to, k)| json!({
@@ -121,7 +125,7 @@ fn dot(out: &mut Out, picture: &Picture) -> Result<()> {
         out.line("  }")?;
     }
     for (from, to, kind) in &picture.edges {
-        let style = if *kind == EdgeKind::Gate {
+        let style = if *kind != EdgeKind::Data {
             " [style=dashed]"
         } else {
             ""
@@ -137,7 +141,7 @@ fn mermaid(out: &mut Out, picture: &Picture) -> Result<()> {
         out.line(format!("  n{at}[\"{label}\"]"))?;
     }
     for (from, to, kind) in &picture.edges {
-        let arrow = if *kind == EdgeKind::Gate {
+        let arrow = if *kind != EdgeKind::Data {
             "-.->"
         } else {
             "-->"

@@ -267,5 +267,13 @@ fn because(node: &Node) -> String {
     parts.extend(node.reason.as_deref());
     parts.extend(node.why.as_deref().filter(|_| node.reason.is_none()));
     parts.extend(node.followup.as_deref());
-    parts.join("; ")
+    let spoiled = node.spoiled.iter().map(|spoiled| {
+        let (attempt, of) = (spoiled.attempt, spoiled.attempts);
+        format!(
+            "attempt {attempt} of {of} failed ({}): {}",
+            spoiled.class, spoiled.reason
+        )
+    });
+    let parts = parts.into_iter().map(str::to_owned);
+    parts.chain(spoiled).collect::<Vec<_>>().join("; ")
 }

@@ -3,17 +3,19 @@
 use std::io::Write;
 
 use clap::Args;
+use doe_cache::{Record, Store};
 
 use super::args::Global;
 use super::out::Out;
 use super::session;
 use crate::error::{Error, Kind, Result, nearest};
-use crate::label::Selector;
+use crate::label::{Label, Selector};
 
 /// Show the logs of a pattern's last attempt
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  doe logs //phase2:p2-efa-4k-c1\n  doe logs //phase2:p2-efa-4k-c1 --log service-decode.stderr --tail 50"
+    after_help = "Examples:\n  doe logs //phase2:p2-efa-4k-c1\n  doe logs //phase2:p2-efa-4k-c1 --log service-decode.stderr --tail 50
+  doe logs //phase2:p2-efa-4k-c1 --attempt 1"
 )]
 pub struct LogsArgs {
     /// Whose logs
@@ -28,6 +30,9 @@ pub struct LogsArgs {
     /// Only the names and sizes
     #[arg(long)]
     pub list: bool,
+    /// Of this attempt instead of the last one
+    #[arg(long, value_name = "N")]
+    pub attempt: Option<u32>,
 }
 
 /// Runs the command.
@@ -39,12 +44,13 @@ pub fn run(global: &Global, args: &LogsArgs, out: &mut Out) -> Result<u8> {
     let nodes = session::targets(&graph, &args.targets, &decider, &store)?;
     for node in nodes {
         let label = graph.label(node);
-        let Some(record) = decider.last(label) else {
+        let Some(last) = decider.last(label) else {
             return Err(
                 Error::new(Kind::Usage, "no-record", format!("{label} has not run yet"))
                     .hint(format!("`doe build {label}` runs it")),
             );
         };
+        let record = attempt(&store, label, last, args.attempt)?;
         if let Some(name) = &args.log
             && !record.logs.iter().any(|l| l.name == *name)
         {
@@ -61,16 +67,21 @@ pub fn run(global: &Global, args: &LogsArgs, out: &mut Out) -> Result<u8> {
             return Err(error.hint(format!("logs: {}", all.join(", "))));
         }
         if out.json {
-            out.json(
-                &serde_json::json!({"label": label, "run_id": record.run_id, "logs": record.logs}),
-            )?;
+            out.json(&serde_json::json!({
+                "label": label, "run_id": record.run_id, "logs": record.logs,
+                "attempt": record.attempt, "attempts": record.attempts,
+            }))?;
             continue;
         }
         for log in &record.logs {
             if args.log.as_ref().is_some_and(|name| *name != log.name) {
                 continue;
             }
-            let title = format!("== {label} {} ({} bytes)", log.name, log.size_bytes);
+            let which = match record.attempts {
+                Some(of) => format!(" attempt {} of {of}", record.attempt),
+                None => String::new(),
+            };
+            let title = format!("== {label}{which} {} ({} bytes)", log.name, log.size_bytes);
             if args.list {
                 out.line(title)?;
                 continue;
@@ -90,6 +101,23 @@ pub fn run(global: &Global, args: &LogsArgs, out: &mut Out) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// The attempt of that number, or the last one.
+fn attempt(store: &Store, label: &Label, last: Record, wanted: Option<u32>) -> Result<Record> {
+    let (mut record, of) = (last, wanted);
+    let latest = record.attempt;
+    while of.is_some_and(|of| of != record.attempt) {
+        let before = record.previous_attempt;
+        let before = before.map(|digest| store.record(&digest)).transpose()?;
+        record = before.ok_or_else(|| {
+            let of = of.unwrap_or_default();
+            let text = format!("{label} has no attempt {of}");
+            Error::new(Kind::Usage, "no-attempt", text)
+                .hint(format!("its last one was attempt {latest}"))
+        })?;
+    }
+    Ok(record)
 }
 
 fn tail(bytes: &[u8], lines: Option<usize>) -> &[u8] {

@@ -124,6 +124,7 @@ struct Shown<'p> {
     run: Vec<(Cow<'p, str>, String)>,
     may_run: Vec<(Cow<'p, str>, String)>,
     reuse: Vec<(Cow<'p, str>, Reused)>,
+    enough: Vec<(Cow<'p, str>, String)>,
     forecast: Forecast,
     foreseen: Foreseen,
     chain: Option<Chain>,
@@ -175,6 +176,7 @@ impl<'p> Shown<'p> {
                     let first = decider.graph().label(because[0]).to_string();
                     shown.may_run.push((label, waiting(&first, because.len())));
                 }
+                Decision::Enough { why } => shown.enough.push((label, why.clone())),
                 Decision::Reuse { hit, record, .. } => {
                     let (hit, record) = (*hit, *record);
                     shown.reuse.push((label, Reused { hit, record }));
@@ -231,6 +233,9 @@ impl<'p> Shown<'p> {
                         "currency": cost.currency, "simulated": cost.simulated,
                     });
                 }
+                if !self.enough.is_empty() {
+                    object.insert("enough".into(), items(&self.enough).into());
+                }
                 if let Some(chain) = &self.chain {
                     object.insert("critical_path".into(), chain.as_json());
                 }
@@ -241,6 +246,7 @@ impl<'p> Shown<'p> {
         list(out, "may run", "36", &self.may_run)?;
         self.foreseen.print(out)?;
         list(out, "reuse", "32", &self.reuse)?;
+        list(out, "not needed", "2", &self.enough)?;
         out.line(format!(
             "{} to run, {} may run, {} reused; {}",
             self.run.len(),

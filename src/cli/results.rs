@@ -1,6 +1,8 @@
 //! `doe results`: the numbers that stand for each pattern, with what must be known to read them:
 //! whether they are up to date, valid, simulated.
 
+mod over;
+
 use std::collections::BTreeSet;
 
 use clap::Args;
@@ -29,6 +31,9 @@ pub struct ResultsArgs {
     /// Only these metrics (repeatable); default: all in CSV and JSON, the main ones in the table
     #[arg(long = "metric", value_name = "NAME")]
     pub metrics: Vec<String>,
+    /// One row a pattern: the mean over its replicates, and how well it is known
+    #[arg(long)]
+    pub over_replicates: bool,
 }
 
 /// How to print results.
@@ -76,7 +81,12 @@ pub fn run(global: &Global, args: &ResultsArgs, out: &mut Out) -> Result<u8> {
             label,
         });
     }
-    match if out.json { Format::Json } else { args.format } {
+    let format = if out.json { Format::Json } else { args.format };
+    if args.over_replicates {
+        over::print(out, &rows, format, &args.metrics)?;
+        return Ok(0);
+    }
+    match format {
         Format::Json => as_json(out, &rows, &args.metrics)?,
         Format::Csv => as_csv(out, &rows, &args.metrics)?,
         Format::Table => as_table(out, &rows, &args.metrics)?,
@@ -104,6 +114,9 @@ fn as_json(out: &mut Out, rows: &[Row], metrics: &[String]) -> Result<()> {
                 "texts": record.texts,
                 "settings": record.settings,
                 "run_id": record.run_id,
+                "class": record.verdicts.execution.class,
+                "attempt": record.attempt,
+                "attempts": record.attempts,
                 "ended_unix_ms": record.timings.ended_unix_ms,
             }),
         })
@@ -204,6 +217,15 @@ fn as_table(out: &mut Out, rows: &[Row], metrics: &[String]) -> Result<()> {
             }
             if row.record.as_ref().is_some_and(|r| r.exploratory) {
                 state.push_str(", exploratory");
+            }
+            if let Some(record) = &row.record {
+                if let Some(of) = record.attempts {
+                    state.push_str(&format!(", attempt {} of {of}", record.attempt));
+                }
+                // A failure that is the result.
+                if let Some(class) = &record.verdicts.execution.class {
+                    state.push_str(&format!(", {class}"));
+                }
             }
             let mut cells = vec![row.label.clone(), state];
             for (name, _) in &names {

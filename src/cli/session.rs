@@ -9,7 +9,7 @@ use doe_cache::{Snapshot, Store, WriterLock};
 
 use super::args::{Global, Wait, Waiting};
 use super::out::Out;
-use crate::engine::decide::{Decider, Decision};
+use crate::engine::decide::Decider;
 use crate::engine::followup::Choice;
 use crate::engine::remote::{Source, warm};
 use crate::engine::{instruments, preflight};
@@ -276,7 +276,7 @@ impl Oracle for StoreOracle<'_> {
         let plan = self.decider.plan(&all)?;
         Ok(plan
             .into_iter()
-            .filter(|(_, decision)| !matches!(decision, Decision::Reuse { .. }))
+            .filter(|(_, decision)| !decision.is_settled())
             .map(|(node, _)| node)
             .collect())
     }

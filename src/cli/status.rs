@@ -109,6 +109,7 @@ fn row(decider: &Decider<'_>, node: NodeId, decision: &Decision, blocked: Option
         _ => Some("failed"),
     });
     let (state, detail) = match decision {
+        Decision::Enough { why } => ("not needed", why.clone()),
         Decision::Reuse { record, .. } => ("up to date", format!("record {}", record.short())),
         Decision::Run { .. } if blocked.is_some() => ("blocked", blocked.unwrap_or_default()),
         Decision::Run { why, .. } => match refused {

@@ -231,7 +231,7 @@ impl Home {
     }
 }
 
-fn token_text(run_id: &str, what: &str) -> String {
+pub(super) fn token_text(run_id: &str, what: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let readable = what.chars().map(|c| if plain(c) { c } else { '-' });
     let readable: String = readable.take(40).collect();
@@ -241,6 +241,14 @@ fn token_text(run_id: &str, what: &str) -> String {
 /// A label as one folder name. `~` is in no label, so no two labels share one.
 pub(super) fn folder_of(label: &Label) -> String {
     format!("{}~{}", label.package().replace('/', "~"), label.name())
+}
+
+/// The name of an attempt in tokens. `#` is in no label either.
+pub(super) fn attempt_name(label: &Label, attempt: u32) -> String {
+    match attempt {
+        1 => folder_of(label),
+        more => format!("{}#{more}", folder_of(label)),
+    }
 }
 
 /// Milliseconds since the Unix epoch.

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use doe_cache::{Change, Class, Digest, ExecutionStatus, Manifest, Record, Snapshot, Summary};
 use serde::Serialize;
 
+use super::enough::enough;
 use super::key::{self, Need, Needs};
 use crate::error::Result;
 use crate::graph::{EdgeKind, Graph, NodeId};
@@ -127,6 +128,18 @@ pub enum Decision {
         /// What it waits for.
         because: Vec<NodeId>,
     },
+    /// A replicate that is not needed: those before it say enough.
+    Enough {
+        /// What they say.
+        why: String,
+    },
+}
+
+impl Decision {
+    /// Whether nothing is to be done.
+    pub fn is_settled(&self) -> bool {
+        matches!(self, Decision::Reuse { .. } | Decision::Enough { .. })
+    }
 }
 
 /// Fetches a record, to say why a node runs; decisions themselves never need one.
@@ -179,6 +192,11 @@ impl<'w> Decider<'w> {
         self
     }
 
+    /// Whether a node runs whatever the store holds.
+    pub(super) fn is_asked(&self, node: NodeId) -> bool {
+        self.rerun.contains(&node)
+    }
+
     /// What it judges.
     pub fn graph(&self) -> &'w Graph<'w> {
         self.graph
@@ -215,6 +233,11 @@ impl<'w> Decider<'w> {
         self.lost.insert(record);
     }
 
+    /// A record that was kept.
+    pub(super) fn record(&self, digest: &Digest) -> Option<Record> {
+        (self.history)(digest)
+    }
+
     /// The record of the label's last attempt.
     pub fn last(&self, label: &Label) -> Option<Record> {
         let summary = self.snapshot.latest(&label.to_string())?;
@@ -246,7 +269,7 @@ impl<'w> Decider<'w> {
         }
         let settings = pattern.settings.plain();
         let action = render(&pattern.rule, &settings, &Binding::Symbolic)?;
-        let manifest = key::action_manifest(&pattern.rule, &action, self.platform, needs)?;
+        let manifest = key::action_manifest(pattern, &action, self.platform, needs)?;
         let action_key = manifest.key();
         let keyed = Box::new(Keyed {
             spec,
@@ -277,13 +300,21 @@ impl<'w> Decider<'w> {
     pub fn plan(&self, nodes: &[NodeId]) -> Result<Vec<(NodeId, Decision)>> {
         let wanted: BTreeSet<NodeId> = self.graph.closure(nodes, false).into_iter().collect();
         let mut seen: BTreeMap<NodeId, Need> = BTreeMap::new();
+        let mut standing: BTreeMap<NodeId, Option<Digest>> = BTreeMap::new();
+        let mut skipped: BTreeSet<NodeId> = BTreeSet::new();
         let mut plan = Vec::with_capacity(wanted.len());
         for &node in self.graph.order().iter().filter(|n| wanted.contains(n)) {
             let mut needs = Needs::new();
             let mut because = Vec::new();
+            let (mut series, mut open) = (Vec::new(), Vec::new());
             for (dep, kind) in self.graph.deps(node) {
                 match (kind, seen.get(&dep)) {
                     (EdgeKind::Gate, _) => {}
+                    (EdgeKind::Series, _) => match standing.get(&dep) {
+                        Some(record) => series.push(*record),
+                        None => open.push(dep),
+                    },
+                    (EdgeKind::Data, None) if skipped.contains(&dep) => {}
                     (EdgeKind::Data, Some(need)) => {
                         needs.insert(self.graph.label(dep).clone(), *need);
                     }
@@ -295,13 +326,50 @@ impl<'w> Decider<'w> {
             } else {
                 Decision::MayRun { because }
             };
-            if let Decision::Reuse { output, keyed, .. } = &mut decision {
-                seen.insert(node, self.need(node, *output));
-                *keyed = None;
+            if matches!(decision, Decision::Run { .. }) {
+                decision = match self.enough(node, &series) {
+                    Some(why) if open.is_empty() => Decision::Enough { why },
+                    _ if open.is_empty() => decision,
+                    _ => Decision::MayRun { because: open },
+                };
+            }
+            match &mut decision {
+                Decision::Reuse {
+                    record,
+                    output,
+                    keyed,
+                    ..
+                } => {
+                    seen.insert(node, self.need(node, *output));
+                    if self.graph.pattern(node).repeats.stop.is_some() {
+                        standing.insert(node, Some(*record));
+                    }
+                    *keyed = None;
+                }
+                Decision::Enough { .. } => {
+                    skipped.insert(node);
+                    standing.insert(node, None);
+                }
+                Decision::Run { .. } | Decision::MayRun { .. } => {}
             }
             plan.push((node, decision));
         }
         Ok(plan)
+    }
+
+    /// Why a replicate is not needed after those before it, in their order; those without a result
+    /// have no record.
+    pub(super) fn enough(&self, node: NodeId, series: &[Option<Digest>]) -> Option<String> {
+        let pattern = self.graph.pattern(node);
+        let stop = pattern.repeats.stop.as_ref()?;
+        if pattern.replicate <= stop.min {
+            return None;
+        }
+        let values = series.iter().flatten().filter_map(|record| {
+            let record = (self.history)(record)?;
+            Some(record.metrics.get(&stop.metric)?.value)
+        });
+        enough(stop, &values.collect::<Vec<_>>())
     }
 
     fn why(&self, node: NodeId, keyed: &Keyed) -> Why {

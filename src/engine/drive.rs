@@ -13,15 +13,17 @@ use super::context::{Context, now_unix_ms};
 use super::decide::{Decider, Hit, Keyed, Why};
 use super::event::{Body, NodeState, Outcome};
 use super::followup::Watch;
+use super::job::Job;
 use super::journal::Journal;
 use super::live::{Live, Report};
 use super::made::Known;
-use super::node_run::Job;
+use super::order::Line;
 use super::prepare::Task;
 use super::record::{NodeEnd, stored_state};
 use super::remains::Remains;
 use super::resolve::{Final, Resolution, final_of, resolve, reuse};
-use super::schedule::{Command, Scheduler, ServiceId, TaskId};
+use super::retry::{Retries, wait_for};
+use super::schedule::{Command, Scheduler, TaskId};
 use super::scratch::Scratch;
 use super::services::PortBook;
 use crate::error::{Error, Kind, Result};
@@ -70,6 +72,10 @@ pub(super) struct Drive<'d, 's, 'w> {
     pub(super) unfit: Option<String>,
     /// What a killed run left and nobody has dealt with yet.
     pub(super) remains: Remains,
+    /// The order in which nodes stand in line.
+    pub(super) line: Line,
+    /// Further attempts.
+    pub(super) retries: Retries,
     /// Tasks that are to run, held back until what a killed run left has found its place.
     pub(super) held_back: Option<Vec<TaskId>>,
     /// What those made that others need.
@@ -113,7 +119,8 @@ impl<'w> Drive<'_, '_, 'w> {
             if self.scheduler.is_over() && self.outstanding == 0 {
                 return Ok(());
             }
-            if self.outstanding == 0 {
+            let due = self.retries.due();
+            if self.outstanding == 0 && due.is_none() {
                 return Err(Error::new(
                     Kind::Bug,
                     "stalled",
@@ -130,6 +137,7 @@ impl<'w> Drive<'_, '_, 'w> {
                 }
                 changed = interrupt.changed(), if watching => watching = changed.is_ok(),
                 _ = requests.tick() => self.look_for_requests()?,
+                () = wait_for(due) => {}
             }
         }
     }
@@ -167,6 +175,7 @@ impl<'w> Drive<'_, '_, 'w> {
                 self.decide(task)?;
                 moved = true;
             }
+            moved |= self.readmit()?;
             moved |= self.pass_gate()?;
             for command in self.scheduler.commands() {
                 self.obey(command);
@@ -186,6 +195,7 @@ impl<'w> Drive<'_, '_, 'w> {
             Resolution::Blocked(reason) => {
                 self.end(task, Final::without_result(Outcome::Blocked, reason))
             }
+            Resolution::Enough(why) => self.end(task, Final::without_result(Outcome::Skipped, why)),
             Resolution::Reuse { record, hit, keyed } => self.reuse(task, record, hit, &keyed),
             Resolution::Run { keyed, why } => self.admit(task, keyed, &why),
             Resolution::Wait { .. } => Err(Error::new(
@@ -233,6 +243,7 @@ impl<'w> Drive<'_, '_, 'w> {
         self.leaders.insert(key, task);
         let begun = self.begun_before(task, &key);
         job.resumed = begun.as_ref().map(|(resumed, _)| resumed.clone());
+        self.count_on(label, &key, &mut job);
         self.jobs.insert(task, Box::new(job));
         self.tell_state(task, NodeState::Ready, Some(why.to_string()));
         match (begun, &mut self.held_back) {
@@ -243,7 +254,7 @@ impl<'w> Drive<'_, '_, 'w> {
         Ok(())
     }
 
-    fn broken_service(&self, task: TaskId) -> Option<(String, String)> {
+    pub(super) fn broken_service(&self, task: TaskId) -> Option<(String, String)> {
         let mut services = self.tasks[task.index()].services.iter();
         services.find_map(|(name, id)| {
             let why = self.services[id.index()].broken()?;
@@ -279,7 +290,8 @@ impl<'w> Drive<'_, '_, 'w> {
         }
         let label = self.graph().label(node);
         // What was executed was noted together with its record.
-        if ended.record.is_none() || !self.jobs.contains_key(&task) {
+        let unsettled = self.settle_attempts(task, &ended);
+        if ended.record.is_none() || !self.jobs.contains_key(&task) || unsettled {
             self.context.committer.note(NodeUpdate {
                 run_id: self.context.home.run_id.clone(),
                 label: label.to_string(),
@@ -290,6 +302,9 @@ impl<'w> Drive<'_, '_, 'w> {
         }
         self.journal.finished(label, &ended);
         let bad = !ended.outcome.is_good();
+        for (_, service) in self.tasks[task.index()].services.iter().filter(|_| !bad) {
+            self.services[service.index()].proved();
+        }
         self.finals[node.index()] = Some(ended);
         if let Some(job) = self.jobs.remove(&task) {
             self.leaders.remove(&job.key);
@@ -330,84 +345,6 @@ impl<'w> Drive<'_, '_, 'w> {
         Ok(())
     }
 
-    pub(super) fn stop_submitting(&mut self, reason: &str) -> Result<()> {
-        self.scheduler.stop_submitting();
-        for task in self.scheduler.idle_tasks() {
-            // A follower ends with its leader when that still runs.
-            let follows = self
-                .followers
-                .values()
-                .flatten()
-                .any(|(other, _)| *other == task);
-            // Nor is the record lost of what a killed run had finished.
-            if !follows && !self.is_running(task) {
-                self.end(task, Final::without_result(Outcome::Cancelled, reason))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The user asked to stop, for this time in all. True: leave at once.
-    pub(super) fn interrupted(&mut self, level: u8) -> Result<bool> {
-        self.level = level;
-        if level >= 3 {
-            self.leave()?;
-            return Ok(true);
-        }
-        if !self.scheduler.is_draining() {
-            self.stop_submitting("not begun: the run was interrupted")?;
-        }
-        match level {
-            1 => self.journal.warn(
-                "interrupted",
-                "stopping: what runs may end; once more cancels it".into(),
-                None,
-            ),
-            _ => {
-                self.abort.send_replace(true);
-                let message = "cancelling everything; once more leaves without waiting";
-                self.journal.warn("interrupted", message.into(), None);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Ends the account of every task without waiting for anything.
-    fn leave(&mut self) -> Result<()> {
-        self.abort.send_replace(true);
-        for at in 0..self.tasks.len() {
-            let reason = "left behind: the user did not wait for its end";
-            let task = TaskId(at as u32);
-            if self.scheduler.is_held(task) {
-                continue;
-            }
-            self.end(task, Final::without_result(Outcome::Cancelled, reason))?;
-        }
-        Ok(())
-    }
-
-    /// After an error of the run itself: everything is cancelled, nothing is left behind.
-    async fn clear_up(&mut self, inbox: &mut mpsc::UnboundedReceiver<Report>) {
-        self.abort.send_replace(true);
-        self.scheduler.stop_submitting();
-        for at in 0..self.services.len() {
-            if self.services[at].instance().is_some() {
-                self.stop_service(ServiceId(at as u32));
-            }
-        }
-        while self.outstanding > 0 {
-            match inbox.recv().await {
-                Some(Report::ServiceUp(service, instance, sender)) => {
-                    self.service_came_up(service, instance, sender);
-                    self.stop_service(service);
-                }
-                Some(report) if report.is_last() => self.outstanding -= 1,
-                Some(_) => {}
-                None => return,
-            }
-        }
-    }
-
     pub(super) fn take(&mut self, report: Report) -> Result<()> {
         if report.is_last() {
             self.outstanding -= 1;
@@ -443,7 +380,14 @@ impl<'w> Drive<'_, '_, 'w> {
                 lines: lines.clone(),
             });
         }
+        if end.again && self.put_off(task, &end)? {
+            return Ok(());
+        }
         let ended = final_of(&end);
+        if end.again {
+            // It was noted as one that a further attempt follows.
+            self.retries.keep(task, ended.clone());
+        }
         if let Some(summary) = end.summary {
             self.decider.learn(node, summary);
         }
@@ -454,7 +398,7 @@ impl<'w> Drive<'_, '_, 'w> {
         self.tell_state(task, state, None);
     }
 
-    fn tell_state(&mut self, task: TaskId, state: NodeState, why: Option<String>) {
+    pub(super) fn tell_state(&mut self, task: TaskId, state: NodeState, why: Option<String>) {
         let planned = &self.tasks[task.index()];
         let label = self.decider.graph().label(planned.node);
         if state == NodeState::Running {
@@ -464,7 +408,11 @@ impl<'w> Drive<'_, '_, 'w> {
                 label: label.to_string(),
                 state: StoredState::Running,
                 reason: None,
-                record: None,
+                // A further attempt keeps the one before it in sight.
+                record: self
+                    .jobs
+                    .get(&task)
+                    .and_then(|job| Some(job.previous.as_ref()?.record)),
             });
             if let Err(error) = noted {
                 self.journal.warn("store", error.to_string(), Some(label));

@@ -16,10 +16,12 @@ pub const VERSION: u32 = 1;
 pub const KNOWN: &[&str] = &[
     "run-started",
     "planned",
+    "ordered",
     "mirror-asked",
     "mirror-sent",
     "node-state",
     "node-finished",
+    "retrying",
     "followup",
     "service",
     "log-tail",
@@ -84,6 +86,15 @@ pub enum Body {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         estimate_s: Option<f64>,
     },
+    /// Nodes of a plan stand in an order that was drawn; comes after what is planned.
+    Ordered {
+        /// The plan.
+        plan: String,
+        /// What the order was drawn with.
+        seed: u64,
+        /// How many nodes stand by it.
+        nodes: usize,
+    },
     /// The mirror was asked for results before anything was decided.
     MirrorAsked {
         /// Where it is.
@@ -120,6 +131,8 @@ pub enum Body {
     },
     /// A node ended: the only event of its kind for the node.
     NodeFinished(NodeFinished),
+    /// The infrastructure spoiled an attempt of a node: a further one is to come.
+    Retrying(Retrying),
     /// A follow-up holds: comes before anything of it begins, once at most.
     Followup {
         /// Plan and id: `//phase2#tpot-apart`.
@@ -213,6 +226,12 @@ pub struct NodeFinished {
     /// Expectations that were missed, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missed: Vec<String>,
+    /// Which attempt it was, when a further one was possible after the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// How many there might have been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
     /// The follow-up that brought it in; it is not counted among the patterns of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub followup: Option<String>,
@@ -235,10 +254,35 @@ impl NodeFinished {
             remote: false,
             criterion: None,
             missed: Vec::new(),
+            attempt: None,
+            attempts: None,
             followup: None,
             exploratory: false,
         }
     }
+}
+
+/// An attempt that is not the last one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Retrying {
+    /// Label of the node.
+    pub label: String,
+    /// The attempt that ended, from 1.
+    pub attempt: u32,
+    /// How many there may be.
+    pub attempts: u32,
+    /// Class of its failure.
+    pub class: String,
+    /// Why it failed, in one sentence.
+    pub reason: String,
+    /// Milliseconds until the next one may begin.
+    pub delay_ms: u64,
+    /// What that pause was drawn with.
+    pub seed: u64,
+    /// Digest of the attempt's record.
+    pub record: String,
+    /// Milliseconds that it took.
+    pub duration_ms: u64,
 }
 
 /// Where a node is.
@@ -275,12 +319,14 @@ pub enum Outcome {
     Cancelled,
     /// Never begun, because of what it depends on.
     Blocked,
+    /// Never begun, because it is not needed: a replicate after enough others.
+    Skipped,
 }
 
 impl Outcome {
-    /// Whether there is a result that others may use.
+    /// Whether all is well with it: there is a result that others may use, or none is needed.
     pub fn is_good(self) -> bool {
-        matches!(self, Outcome::Ok | Outcome::Reused)
+        matches!(self, Outcome::Ok | Outcome::Reused | Outcome::Skipped)
     }
 
     /// The word used in JSON and in tables.
@@ -292,6 +338,7 @@ impl Outcome {
             Outcome::Failed => "failed",
             Outcome::Cancelled => "cancelled",
             Outcome::Blocked => "blocked",
+            Outcome::Skipped => "skipped",
         }
     }
 }
@@ -358,6 +405,17 @@ pub struct Summary {
     /// Those among them that have no result.
     #[serde(default)]
     pub followups_failed: u64,
+    /// Further attempts after failures of the infrastructure.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub retries: u64,
+    /// Replicates that were not needed.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub skipped: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Summary {
@@ -370,6 +428,7 @@ impl Summary {
             Outcome::Invalid => &mut self.invalid,
             Outcome::Blocked => &mut self.blocked,
             Outcome::Cancelled => &mut self.cancelled,
+            Outcome::Skipped => &mut self.skipped,
         } += 1;
     }
 
@@ -402,82 +461,5 @@ impl Sink for Vec<Event> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(body: Body) -> String {
-        serde_json::to_string(&Event::new(1_700_000_000_000, body)).unwrap()
-    }
-
-    #[test]
-    fn the_summary_has_the_documented_fields_and_no_others() {
-        let mut summary = Summary {
-            service_starts: 12,
-            wall_s: 3.5,
-            ..Summary::default()
-        };
-        for outcome in [Outcome::Ok, Outcome::Ok, Outcome::Reused, Outcome::Blocked] {
-            summary.count(outcome);
-        }
-        assert!(!summary.is_good());
-        assert_eq!(
-            line(Body::Summary(summary)),
-            "{\"event\":\"summary\",\"ok\":2,\"reused\":1,\"failed\":0,\"invalid\":0,\"blocked\":1,\
-             \"service_starts\":12,\"wall_s\":3.5,\"cancelled\":0,\"time_saved_s\":0.0,\"remote_hits\":0,\
-             \"followups\":0,\"followups_failed\":0}"
-        );
-    }
-
-    #[test]
-    fn events_carry_version_and_time_and_read_back() {
-        let label: Label = "//phase2:p2-efa-4k-c1".parse().unwrap();
-        let bodies = [
-            Body::NodeState {
-                label: label.to_string(),
-                state: NodeState::Staging,
-                hosts: vec!["node1".into()],
-                estimate_s: None,
-                why: None,
-            },
-            Body::NodeFinished(NodeFinished {
-                reason: Some("it broke".into()),
-                criterion: Some(CriterionWord::Missed),
-                ..NodeFinished::new(&label, Outcome::Failed)
-            }),
-            Body::Service {
-                name: "decode".into(),
-                key: "0123456789ab".into(),
-                host: "node2".into(),
-                state: ServiceState::Ready,
-                starts: 1,
-                reason: None,
-            },
-            Body::Summary(Summary::default()),
-        ];
-        for body in bodies {
-            let text = line(body.clone());
-            let event: Event = serde_json::from_str(&text).unwrap();
-            assert_eq!(event.body, body, "{text}");
-            let summary = matches!(body, Body::Summary(_));
-            assert_eq!(
-                text.contains("\"v\":1,\"at_unix_ms\":1700000000000"),
-                !summary
-            );
-        }
-        assert!(
-            line(Body::Warning {
-                code: "c".into(),
-                message: "m".into(),
-                label: None
-            })
-            .starts_with("{\"event\":\"warning\",\"code\":\"c\",")
-        );
-    }
-
-    #[test]
-    fn unknown_fields_are_ignored() {
-        let text = r#"{"event":"node-state","label":"//a:b","state":"running","new":1,"v":1,"at_unix_ms":5}"#;
-        let event: Event = serde_json::from_str(text).unwrap();
-        assert_eq!(event.at_unix_ms, Some(5));
-    }
-}
+#[path = "event_tests.rs"]
+mod tests;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use doe_cache::Digest;
 
 use super::context::Context;
-use super::node_run::{InputRef, Job};
+use super::job::{InputRef, Job};
 use crate::error::{Error, Kind, Result};
 
 /// Writes the list of a node's inputs; its path as the node's scripts see it.

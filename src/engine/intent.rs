@@ -105,6 +105,10 @@ pub struct StepIntent {
     pub place: Place,
 }
 
+fn first() -> u32 {
+    1
+}
+
 /// A node whose steps are about to be started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeIntent {
@@ -120,6 +124,12 @@ pub struct NodeIntent {
     pub scratch: String,
     /// Ports that its steps were told.
     pub ports: PortMap,
+    /// Which attempt it is, from 1.
+    #[serde(default = "first")]
+    pub attempt: u32,
+    /// The record of the attempt before.
+    #[serde(default)]
+    pub previous: Option<Digest>,
     /// Services in use.
     pub services: Vec<UseIntent>,
     /// Its steps in order.
@@ -222,14 +232,19 @@ pub fn open_runs(store: &Store) -> Result<Vec<(Run, Open)>> {
             continue;
         }
         let mut open = read(&store.layout().runs().join(&run.info.run_id))?;
-        // What was recorded is over, whether its line came to be written or not.
-        let ended: Vec<String> = store
-            .run_nodes(&run.info.run_id)?
-            .into_iter()
-            .filter(|node| node.state.is_terminal())
-            .map(|node| node.label)
-            .collect();
-        open.nodes.retain(|node| !ended.contains(&node.label));
+        // What was recorded is over, whether its line came to be written or not: all of a node
+        // that has ended, and the attempts before one that was to come.
+        let mut over: BTreeMap<String, u32> = BTreeMap::new();
+        for node in store.run_nodes(&run.info.run_id)? {
+            let attempts = match (node.state.is_terminal(), &node.record) {
+                (true, _) => u32::MAX,
+                (false, Some(record)) => store.record(record).map_or(0, |record| record.attempt),
+                (false, None) => 0,
+            };
+            over.insert(node.label, attempts);
+        }
+        let is_over = |node: &NodeIntent| over.get(&node.label) >= Some(&node.attempt);
+        open.nodes.retain(|node| !is_over(node));
         found.push((run, open));
     }
     Ok(found)
@@ -375,6 +390,8 @@ mod tests {
             },
             scratch: "n0".into(),
             ports: PortMap::new(),
+            attempt: 1,
+            previous: None,
             services: Vec::new(),
             steps: Vec::new(),
             acquired_unix_ms: 7,

@@ -95,6 +95,8 @@ impl<'s> Journal<'s> {
             remote,
             criterion: ended.criterion,
             missed: ended.missed.clone(),
+            attempt: ended.attempt.map(|(attempt, _)| attempt),
+            attempts: ended.attempt.map(|(_, of)| of),
             exploratory: followup.is_some(),
             followup,
         }));

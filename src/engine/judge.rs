@@ -12,6 +12,8 @@ use regex::Regex;
 use serde_json::Value as Json;
 
 use super::event::CriterionWord;
+use crate::error::Error;
+use crate::exec::trouble::{self, Trouble};
 use crate::plan::model::{Condition, Expectation};
 use crate::rule::expr::Expr;
 use crate::rule::model::{MetricDef, Rule, SampleDef};
@@ -259,10 +261,21 @@ pub enum Cause {
     Timeout,
     /// A process vanished without leaving its exit record.
     Lost,
+    /// A host could not be asked, or the service that carries commands did not do its part.
+    Host(Trouble),
     /// A service could not be started or died.
     Service,
+    /// A service vanished without leaving its exit record.
+    ServiceLost,
     /// A declared output is missing.
     NoResult,
+}
+
+impl Cause {
+    /// The cause that an executor's error is, when it is trouble with a host.
+    pub fn of(error: &Error) -> Option<Self> {
+        trouble::of(error).map(Cause::Host)
+    }
 }
 
 /// The class of a failure: the first entry of the rule that matches, in file order, else what the
@@ -293,8 +306,13 @@ pub fn classify(rule: &Rule, cause: Cause, logs: &[&str]) -> String {
         .any(|log| out_of_memory.iter().any(|sign| log.contains(sign)));
     match cause {
         Cause::Timeout => "timeout",
-        Cause::Lost => "lost",
+        // Before anything that is tried again: what took too much memory does so every time.
         _ if seen => "oom",
+        Cause::Lost => "lost",
+        Cause::Host(Trouble::Unreachable) => "unreachable",
+        Cause::Host(Trouble::Undeliverable) => "undeliverable",
+        Cause::Host(Trouble::Throttled) => "throttled",
+        Cause::ServiceLost => "service-lost",
         Cause::Service => "service-died",
         Cause::NoResult => "no-result",
         Cause::Exit(_) | Cause::Signal(_) | Cause::Program => "program",

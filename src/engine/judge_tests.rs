@@ -273,6 +273,11 @@ fn failures_get_the_first_class_that_matches() {
         (Cause::Service, "", "service-died"),
         (Cause::Timeout, "CUDA out of memory", "timeout"),
         (Cause::Lost, "", "lost"),
+        (Cause::Lost, "CUDA out of memory", "oom"),
+        (Cause::Host(Trouble::Unreachable), "", "unreachable"),
+        (Cause::Host(Trouble::Undeliverable), "", "undeliverable"),
+        (Cause::Host(Trouble::Throttled), "", "throttled"),
+        (Cause::ServiceLost, "", "service-lost"),
         (Cause::NoResult, "", "no-result"),
         (Cause::Signal(9), "", "program"),
     ] {

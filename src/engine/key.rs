@@ -79,17 +79,19 @@ pub fn spec_manifest(pattern: &Pattern, platform: &Platform, needs: &Needs) -> R
         line_of(&pattern.rule.site),
     );
     settings(&mut manifest, pattern);
+    expected(&mut manifest, pattern);
     surroundings(&mut manifest, &pattern.rule, platform, needs)?;
     Ok(manifest)
 }
 
 /// What would be executed: the rendered action (with symbolic addresses) and its surroundings.
 pub fn action_manifest(
-    rule: &Rule,
+    pattern: &Pattern,
     action: &Action,
     platform: &Platform,
     needs: &Needs,
 ) -> Result<Manifest> {
+    let rule: &Rule = &pattern.rule;
     let mut manifest = Manifest::new("doe.action", KEY_SCHEMA);
     let Action {
         services,
@@ -125,6 +127,7 @@ pub fn action_manifest(
         // Sharing a host with other work changes what is measured.
         manifest.set(format!("role.{name}.exclusive"), *exclusive, Class::Result);
     }
+    expected(&mut manifest, pattern);
     surroundings(&mut manifest, rule, platform, needs)?;
     Ok(manifest)
 }
@@ -196,6 +199,20 @@ fn settings(manifest: &mut Manifest, pattern: &Pattern) {
         };
         manifest.set_from(format!("setting.{name}"), value.clone(), class, origin);
     }
+}
+
+/// A failure that is the result is another result than the one of running to the end: neither may
+/// stand for the other. What metrics should be is in no key.
+fn expected(manifest: &mut Manifest, pattern: &Pattern) {
+    // What is measured once more is not what was measured before.
+    if pattern.replicate > 1 {
+        manifest.set("replicate", i64::from(pattern.replicate), Class::Result);
+    }
+    optional(
+        manifest,
+        "expect.class".to_owned(),
+        pattern.expect_class.as_deref(),
+    );
 }
 
 /// `plans/phase2.toml:12`.

@@ -5,26 +5,20 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use doe_cache::{Digest, Manifest};
 use tokio::sync::watch;
 
-use super::decide::Keyed;
 use super::drive::Drive;
 use super::event::{Body, NodeState, Outcome, ServiceState};
-use super::followup::with_cause;
+use super::job::Job;
 use super::judge::Cause;
-use super::key;
-use super::node_run::{self, InputRef, Job};
-use super::prepare::values;
+use super::node_run;
 use super::record::NodeEnd;
 use super::remains::LeftService;
-use super::resolve::Final;
 use super::schedule::{ServiceId, TaskId};
 use super::services::{self, Instance, ServiceDef, ServiceFailure};
 use super::steps::{Failure, Used};
 use crate::error::{Error, Kind, Result};
 use crate::exec::{HostSpec, Status};
-use crate::graph::EdgeKind;
 
 /// Failed starts and deaths after which a service is not started again in a run.
 const TRIES: u32 = 2;
@@ -60,6 +54,8 @@ pub(super) struct Live {
     instance: Option<Arc<Instance>>,
     starts: u32,
     failures: u32,
+    /// Failures of the infrastructure since a node last succeeded with it.
+    spoiled: u32,
     last_failure: String,
     stopping: bool,
     /// Whether it is up or on its way, and the task that had it started.
@@ -75,6 +71,7 @@ impl From<Arc<ServiceDef>> for Live {
             instance: None,
             starts: 0,
             failures: 0,
+            spoiled: 0,
             last_failure: String::new(),
             stopping: false,
             wanted_by: None,
@@ -92,6 +89,25 @@ impl Live {
     /// Its process, when it is up.
     pub(super) fn instance(&self) -> Option<&Arc<Instance>> {
         self.instance.as_ref()
+    }
+
+    /// It failed. What the infrastructure spoiled counts apart: it may happen as often as the most
+    /// patient of those who wait for it tries.
+    fn failed(&mut self, reason: String, spoiled: bool, patience: u32) {
+        self.last_failure = reason;
+        if !spoiled {
+            self.failures += 1;
+            return;
+        }
+        self.spoiled += 1;
+        if self.spoiled >= patience.max(TRIES) {
+            self.failures = TRIES;
+        }
+    }
+
+    /// A node that uses it has succeeded.
+    pub(super) fn proved(&mut self) {
+        self.spoiled = 0;
     }
 
     /// A task has acquired it.
@@ -258,11 +274,12 @@ impl<'w> Drive<'_, '_, 'w> {
         service: ServiceId,
         failure: &ServiceFailure,
     ) -> Result<()> {
+        let patience = self.patience(service);
         let live = &mut self.services[service.index()];
         live.gone();
         if !failure.cancelled {
-            live.failures += 1;
-            live.last_failure = failure.reason.clone();
+            let spoiled = failure.is_of_infrastructure(&live.def.rule);
+            live.failed(failure.reason.clone(), spoiled, patience);
         }
         self.ports.forget(service);
         let reason = failure.reason.clone();
@@ -275,6 +292,7 @@ impl<'w> Drive<'_, '_, 'w> {
 
     /// The process of a service ended. Unless it was stopped, it died.
     pub(super) fn service_ended(&mut self, service: ServiceId, start: u32) -> Result<()> {
+        let patience = self.patience(service);
         let live = &mut self.services[service.index()];
         if live.starts != start || live.stopping {
             return Ok(());
@@ -283,10 +301,10 @@ impl<'w> Drive<'_, '_, 'w> {
             return Ok(());
         };
         let status = instance.ended.borrow().clone();
+        let cause = status.as_ref().map_or(Cause::Service, services::cause_of);
         let how = status.map_or_else(|| "ended".into(), |s| super::ready::describe(&s));
         let reason = format!("service `{}` {how}", live.def.name);
-        live.failures += 1;
-        live.last_failure = reason.clone();
+        live.failed(reason.clone(), cause == Cause::ServiceLost, patience);
         live.gone();
         self.ports.forget(service);
         self.service_event(service, ServiceState::Failed, Some(reason.clone()));
@@ -305,7 +323,7 @@ impl<'w> Drive<'_, '_, 'w> {
             if self.jobs.contains_key(&task) && !self.is_running(task) {
                 let failure = ServiceFailure {
                     reason: reason.clone(),
-                    cause: Cause::Service,
+                    cause,
                     logs: Vec::new(),
                     cancelled: false,
                 };
@@ -313,6 +331,17 @@ impl<'w> Drive<'_, '_, 'w> {
             }
         }
         self.end_users_of_broken(service)
+    }
+
+    /// The most attempts that any node has which still waits for a service.
+    fn patience(&self, service: ServiceId) -> u32 {
+        let users = self.scheduler.pending_users_of(service).into_iter();
+        let graph = self.decider.graph();
+        let attempts = users.map(|task| {
+            let node = self.tasks[task.index()].node;
+            graph.pattern(node).retry.attempts
+        });
+        attempts.max().unwrap_or(1)
     }
 
     pub(super) fn is_running(&self, task: TaskId) -> bool {
@@ -331,10 +360,7 @@ impl<'w> Drive<'_, '_, 'w> {
         for task in users.into_iter().filter(|task| idle.contains(task)) {
             // One that others wait for, or that waits, is decided in its turn.
             if self.jobs.contains_key(&task) {
-                self.end(
-                    task,
-                    Final::without_result(Outcome::Blocked, reason.as_str()),
-                )?;
+                self.end_idle(task, Outcome::Blocked, &reason)?;
             }
         }
         Ok(())
@@ -411,60 +437,6 @@ impl<'w> Drive<'_, '_, 'w> {
             },
             move || Report::Done(task, Box::new(defect(began))),
         );
-    }
-
-    /// What is to be executed for a task; `key` is the key of `action`.
-    pub(super) fn job(
-        &mut self,
-        task: TaskId,
-        keyed: Keyed,
-        action: Manifest,
-        key: Digest,
-    ) -> Result<Job> {
-        let planned = &self.tasks[task.index()];
-        let graph = self.decider.graph();
-        let pattern = graph.pattern(planned.node);
-        let mut inputs = Vec::new();
-        for (dep, kind) in graph.deps(planned.node) {
-            let ended = self.finals[dep.index()].as_ref();
-            let record = ended.and_then(|ended| ended.record);
-            let (EdgeKind::Data, Some(record)) = (kind, record) else {
-                continue;
-            };
-            let made = self.made.of(&self.context.store, record)?;
-            let outputs = made.outputs.iter();
-            inputs.push(InputRef {
-                label: graph.label(dep).to_string(),
-                digests: outputs.clone().map(|o| (o.0.clone(), o.1)).collect(),
-                settings: key::shown_settings(graph.pattern(dep)),
-                outputs: outputs.map(|o| (o.0.clone(), o.2.clone())).collect(),
-                simulated: made.simulated,
-            });
-        }
-        let cause = self.watch.brought_by(planned.node);
-        let cause = cause.and_then(|up| self.watch.cause(up));
-        // By label, as they enter the key.
-        inputs.sort_by(|a, b| a.label.cmp(&b.label));
-        Ok(Job {
-            label: pattern.label.clone(),
-            layer: graph.layer(planned.node).label.name().to_owned(),
-            rule: pattern.rule.clone(),
-            settings: values(pattern),
-            expect: pattern.expect.to_vec(),
-            tags: pattern.tags.iter().cloned().collect(),
-            exploratory: pattern.adhoc,
-            spec: with_cause(keyed.spec, cause),
-            action,
-            key,
-            judge: keyed.judge,
-            inputs,
-            roles: planned.roles.clone(),
-            scratch: format!("n{}", task.0),
-            acquired_unix_ms: 0,
-            running: false,
-            resumed: None,
-            cancel: self.cancels.entry(task).or_default().subscribe(),
-        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::context::Context;
-use super::node_run::Job;
+use super::job::Job;
 use crate::error::Result;
 use crate::exec::{CLOCK_AHEAD, Facts};
 use crate::rule::model::RuleKind;

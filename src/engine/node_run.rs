@@ -3,105 +3,24 @@
 //! declared outputs is a failure.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use doe_cache::{Digest, Manifest, Output, Value};
-use serde::Serialize;
-use tokio::sync::watch;
+use doe_cache::Output;
 
-use super::context::{Context, folder_of, now_unix_ms};
+use super::context::{Context, attempt_name, folder_of, now_unix_ms};
 use super::event::NodeState;
-use super::intent::{Home, Intent, NodeIntent, Place, PortMap, StepIntent, UseIntent};
+use super::intent::{Intent, NodeIntent, Place, PortMap, StepIntent, UseIntent};
+use super::job::Job;
 use super::judge::{self, Cause, Document};
 use super::moved::{self, Before};
 use super::record::{NodeEnd, record};
-use super::scratch::Scratch;
 use super::services::real_ports;
-use super::steps::{self, Failure, Used};
+use super::steps::{self, Failure, GRACE, Used};
 use crate::error::{Error, Result};
 use crate::exec::{Executor, Handle};
-use crate::label::Label;
-use crate::plan::model::Expectation;
 use crate::rule::action::{Action, Binding, OutputAction, RealBinding};
-use crate::rule::model::Rule;
 use crate::rule::render::render;
-
-/// A node that is to be executed.
-#[derive(Debug, Clone)]
-pub(super) struct Job {
-    /// Its label.
-    pub label: Label,
-    /// Its layer.
-    pub layer: String,
-    /// How it is measured.
-    pub rule: Arc<Rule>,
-    /// Exactly the rule's parameters.
-    pub settings: BTreeMap<String, Value>,
-    /// What its numbers should be.
-    pub expect: Vec<Expectation>,
-    /// Its tags.
-    pub tags: Vec<String>,
-    /// Whether it stands outside the planned campaign.
-    pub exploratory: bool,
-    /// What was asked for.
-    pub spec: Manifest,
-    /// What is executed.
-    pub action: Manifest,
-    /// Its key.
-    pub key: Digest,
-    /// What turns its outputs into numbers.
-    pub judge: Digest,
-    /// Results that it reads.
-    pub inputs: Vec<InputRef>,
-    /// Roles that it uses.
-    pub roles: Vec<String>,
-    /// Short name of its folder for temporary files.
-    pub scratch: String,
-    /// When it got its hosts.
-    pub acquired_unix_ms: u64,
-    /// Whether its steps have been begun.
-    pub running: bool,
-    /// What a killed run had begun of it.
-    pub resumed: Option<Arc<Resumed>>,
-    /// True once it is to end.
-    pub cancel: watch::Receiver<bool>,
-}
-
-/// An execution that a killed run had begun.
-#[derive(Debug)]
-pub(super) struct Resumed {
-    /// What was announced of it.
-    pub intent: NodeIntent,
-    /// Temporary files of that run.
-    pub scratch: Arc<Scratch>,
-}
-
-impl Job {
-    fn home<'c>(&'c self, context: &'c Context) -> &'c Home {
-        match &self.resumed {
-            Some(resumed) => &resumed.intent.home,
-            None => &context.home,
-        }
-    }
-}
-
-/// A result that a node reads, as its instruments see it.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct InputRef {
-    /// Label of the pattern.
-    pub label: String,
-    /// Those of its settings that affect results.
-    pub settings: BTreeMap<String, Value>,
-    /// Output name to the file with its content.
-    pub outputs: BTreeMap<String, PathBuf>,
-    /// Output name to the digest of its content.
-    #[serde(skip)]
-    pub digests: BTreeMap<String, Digest>,
-    /// Whether any tool was simulated.
-    #[serde(skip)]
-    pub simulated: bool,
-}
 
 /// What an execution has brought up to some point.
 #[derive(Default)]
@@ -135,7 +54,7 @@ pub(super) async fn run(
     if let Err(error) = execute(context, job, used, state, &mut draft).await {
         draft.failure.get_or_insert_with(|| Failure {
             reason: error.to_string(),
-            cause: Cause::Program,
+            cause: Cause::of(&error).unwrap_or(Cause::Program),
             exit_code: None,
             tail: None,
             cancelled: context.is_aborted(),
@@ -197,9 +116,10 @@ async fn execute(
 ) -> Result<()> {
     state(NodeState::Staging);
     let began = now_unix_ms();
-    let name = folder_of(&job.label);
-    // One attempt for now; further ones get their own folder, so none is ever overwritten.
-    let below = Path::new("nodes").join(&name).join("1");
+    let name = job.name();
+    // Every attempt has its own folder, so none is ever overwritten.
+    let below = Path::new("nodes").join(folder_of(&job.label));
+    let below = below.join(job.attempt.to_string());
     let home = job.home(context);
     let on_hosts = !job.roles.is_empty();
     let work = context.work(home, &below.join("work"), on_hosts)?;
@@ -207,13 +127,14 @@ async fn execute(
     std::fs::create_dir_all(&kept).map_err(|e| Error::io("make", &kept, &e))?;
     let tmp = match &job.resumed {
         Some(resumed) => context.tmp(home, &resumed.scratch, &resumed.intent.scratch, on_hosts)?,
-        None => context.tmp(home, &context.scratch, &job.scratch, on_hosts)?,
+        None => context.tmp(home, &context.scratch, &job.scratch(), on_hosts)?,
     };
     draft.before = moved::before(context, job).await?;
     let inputs = super::inputs::put(context, job, &home.run_dir.join(&below)).await?;
     let site = steps::Site {
         home,
         name: &name,
+        replicate: job.replicate,
         work: &work,
         tmp: &tmp,
         cancel: &job.cancel,
@@ -221,6 +142,9 @@ async fn execute(
     let (action, ports) = render_real(context, job, used, &site, &inputs).await?;
     // What lives and dies with `doe` leaves nothing that could be gone on with.
     draft.announced = !used.is_empty() || action.steps.iter().any(|step| step.role.is_some());
+    if job.resumed.is_none() {
+        end_previous(context, job, &action).await?;
+    }
     if job.resumed.is_none() && draft.announced {
         announce(context, job, used, &site, &action, ports).await?;
     }
@@ -240,6 +164,21 @@ async fn execute(
     };
     collect(context, job, &action.outputs, &work, &kept, draft).await?;
     draft.phase("collecting", began);
+    Ok(())
+}
+
+/// A host that could not be asked may still run what the attempt before had begun there: two at
+/// once would measure each other.
+async fn end_previous(context: &Context, job: &Job, action: &Action) -> Result<()> {
+    let Some(previous) = &job.previous else {
+        return Ok(());
+    };
+    let name = attempt_name(&job.label, previous.attempt);
+    for step in action.steps.iter().filter(|step| step.role.is_some()) {
+        let host = context.host(step.role.as_deref())?;
+        let token = steps::token(&previous.run_id, &name, &step.name);
+        context.executor.revoke(&host, &token, GRACE).await?;
+    }
     Ok(())
 }
 
@@ -275,8 +214,10 @@ async fn announce(
         label: job.label.to_string(),
         action: job.key,
         home: site.home.clone(),
-        scratch: job.scratch.clone(),
+        scratch: job.scratch(),
         ports,
+        attempt: job.attempt,
+        previous: job.previous.as_ref().map(|previous| previous.record),
         services: services.collect(),
         steps,
         acquired_unix_ms: job.acquired_unix_ms,
@@ -339,6 +280,14 @@ async fn collect(
         let names = std::slice::from_ref(&output.path);
         let found = executor.collect(&host, work, names, kept).await?;
         let Some(path) = found.first() else {
+            // That it ran to its end is what is wrong then.
+            if job
+                .expect_class
+                .as_deref()
+                .is_some_and(|class| class != "no-result")
+            {
+                continue;
+            }
             draft.failure.get_or_insert_with(|| Failure {
                 reason: format!("output `{}` was not written ({})", output.name, output.path),
                 cause: Cause::NoResult,

@@ -95,6 +95,23 @@ pub(super) fn prepare(
     })
 }
 
+impl Prepared {
+    /// Makes nodes wait for others as well, of those that are prepared.
+    pub(super) fn wait(&mut self, waits: &BTreeMap<NodeId, Vec<NodeId>>) {
+        let places = self.tasks.iter().enumerate();
+        let places: HashMap<NodeId, TaskId> = places
+            .map(|(at, task)| (task.node, TaskId(at as u32)))
+            .collect();
+        for (node, others) in waits {
+            for other in others {
+                if let (Some(task), Some(other)) = (places.get(node), places.get(other)) {
+                    self.problem.wait(*task, *other);
+                }
+            }
+        }
+    }
+}
+
 struct Builder<'p> {
     platform: &'p Platform,
     inventory: Inventory,

@@ -10,11 +10,14 @@ use doe_cache::{
 
 use super::context::{Context, now_unix_ms};
 use super::event::{CriterionWord, Outcome};
+use super::expected;
+use super::job::Job;
 use super::judge::{self, Cause};
 use super::moved::{self, Before};
-use super::node_run::{Draft, Job};
+use super::node_run::Draft;
 use super::steps::{Failure, Used};
 use crate::error::{Error, Result};
+use crate::rule::classes::is_infrastructure;
 use crate::rule::model::RuleKind;
 
 /// How an execution ended.
@@ -36,6 +39,10 @@ pub(super) struct NodeEnd {
     pub tail: Option<(String, Vec<String>)>,
     /// Milliseconds from the acquisition to the end.
     pub duration_ms: u64,
+    /// Which attempt it was and how many there may be, when that was a question.
+    pub attempt: Option<(u32, u32)>,
+    /// Whether a further attempt is to follow: it is noted so in the store.
+    pub again: bool,
 }
 
 impl NodeEnd {
@@ -50,6 +57,8 @@ impl NodeEnd {
             missed: Vec::new(),
             tail: None,
             duration_ms: now_unix_ms().saturating_sub(acquired_unix_ms),
+            attempt: None,
+            again: false,
         }
     }
 }
@@ -84,11 +93,17 @@ async fn try_record(
         .as_ref()
         .filter(|failure| !failure.cancelled)
         .map(|failure| classify(job, failure, &draft.logs));
+    let expected = job.expect_class.as_deref();
+    let met = expected.filter(|expected| class.as_deref() == Some(*expected));
+    let spoiled = class
+        .as_deref()
+        .is_some_and(|class| is_infrastructure(&job.rule, class));
     let mut metrics = BTreeMap::new();
     let mut texts = BTreeMap::new();
     let mut samples = BTreeMap::new();
-    let verdicts = match &failure {
-        Some(failure) => Verdicts::not_ok(Execution {
+    let verdicts = match (&failure, met) {
+        (Some(failure), Some(class)) => expected::met(class, failure),
+        (Some(failure), None) => Verdicts::not_ok(Execution {
             status: match failure {
                 Failure {
                     cancelled: true, ..
@@ -103,8 +118,11 @@ async fn try_record(
             reason: Some(failure.reason.clone()),
             exit_code: failure.exit_code,
         }),
-        None => {
-            let judged = judge::judge(&job.rule, &job.settings, &draft.documents);
+        (None, _) => {
+            let mut judged = judge::judge(&job.rule, &job.settings, &draft.documents);
+            if let Some(class) = expected {
+                judged.validity = expected::missed(class);
+            }
             let criterion = judge::criterion_of(&job.expect, &judged);
             (metrics, texts, samples) = (judged.metrics, judged.texts, judged.samples);
             Verdicts {
@@ -120,9 +138,10 @@ async fn try_record(
         }
     };
     let ended = draft.ended_unix_ms.unwrap_or_else(now_unix_ms);
-    let moved = match &failure {
-        Some(_) => None,
-        None => moved::since(context, job, &draft.before).await?,
+    let failed = failure.is_some() && met.is_none();
+    let moved = match failed {
+        true => None,
+        false => moved::since(context, job, &draft.before).await?,
     };
     let mut record = Record {
         schema: RECORD_SCHEMA,
@@ -135,7 +154,9 @@ async fn try_record(
         layer: job.layer.clone(),
         rule: job.rule.id.to_string(),
         run_id: context.home.run_id.clone(),
-        attempt: 1,
+        attempt: job.attempt,
+        attempts: (spoiled || job.attempt > 1).then_some(job.retry.attempts),
+        previous_attempt: job.previous.as_ref().map(|previous| previous.record),
         spec_key: Digest::from_bytes([0; 32]),
         action_key: Digest::from_bytes([0; 32]),
         judge: job.judge,
@@ -143,9 +164,10 @@ async fn try_record(
         spec_manifest: job.spec.clone(),
         action_manifest: job.action.clone(),
         provenance: provenance(context, job, &draft.before).await?,
-        reusable: failure.is_none() && moved.is_none(),
+        reusable: !failed && moved.is_none(),
         not_reusable_because: failure
             .as_ref()
+            .filter(|_| failed)
             .map(|failure| failure.reason.clone())
             .or(moved),
         settings: job.settings.clone(),
@@ -175,11 +197,16 @@ async fn try_record(
     };
     record.seal();
     let mut end = end_of(&record);
-    end.tail = failure.and_then(|failure| failure.tail);
+    end.tail = failure.filter(|_| failed).and_then(|failure| failure.tail);
+    let stopped = context.is_aborted() || *job.cancel.borrow();
+    end.again = spoiled && job.attempt < job.retry.attempts && !stopped;
     let update = NodeUpdate {
         run_id: context.home.run_id.clone(),
         label: record.label.clone(),
-        state: stored_state(end.outcome),
+        state: match end.again {
+            true => StoredState::Retrying,
+            false => stored_state(end.outcome),
+        },
         reason: end.reason.clone(),
         record: None,
     };
@@ -188,7 +215,7 @@ async fn try_record(
     end.summary = Some(summary);
     let execution = match &job.resumed {
         Some(resumed) => resumed.intent.token.clone(),
-        None => context.token(&super::context::folder_of(&job.label)),
+        None => context.token(&job.name()),
     };
     if draft.announced || job.resumed.is_some() {
         context.intents.done(&execution);
@@ -234,6 +261,8 @@ pub(super) fn end_of(record: &Record) -> NodeEnd {
         missed: judge::missed(criterion),
         tail: None,
         duration_ms: record.duration_ms(),
+        attempt: record.attempts.map(|of| (record.attempt, of)),
+        again: false,
     }
 }
 
@@ -254,6 +283,7 @@ pub(super) fn stored_state(outcome: Outcome) -> StoredState {
         Outcome::Failed => StoredState::Failed,
         Outcome::Cancelled => StoredState::Cancelled,
         Outcome::Blocked => StoredState::Blocked,
+        Outcome::Skipped => StoredState::Skipped,
     }
 }
 

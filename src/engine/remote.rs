@@ -122,7 +122,7 @@ impl Warm<'_> {
                             settled.insert(node);
                         }
                     }
-                    Decision::Run { .. } | Decision::MayRun { .. } => {
+                    Decision::Run { .. } | Decision::MayRun { .. } | Decision::Enough { .. } => {
                         settled.insert(node);
                     }
                 }

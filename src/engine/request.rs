@@ -9,7 +9,6 @@ use doe_cache::Digest;
 use super::drive::Drive;
 use super::event::Outcome;
 use super::judge::Cause;
-use super::resolve::Final;
 use super::schedule::TaskId;
 use super::services::ServiceFailure;
 use crate::error::{Error, Kind, Result};
@@ -103,7 +102,7 @@ impl Drive<'_, '_, '_> {
             };
             self.fail_before_run(task, &failure);
         } else {
-            self.end(task, Final::without_result(Outcome::Cancelled, REASON))?;
+            self.end_idle(task, Outcome::Cancelled, REASON)?;
         }
         Ok("cancelled")
     }

@@ -7,11 +7,13 @@ use doe_cache::{Digest, Record, Store, Summary};
 
 use super::decide::{Decider, Decision, Hit, Keyed, Why};
 use super::event::{CriterionWord, Outcome};
+use super::expected;
 use super::judge::{self, Document};
 use super::key::Needs;
 
 use super::prepare::values;
 use super::record::{NodeEnd, end_of};
+use super::reference;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{EdgeKind, Graph, NodeId};
 
@@ -36,6 +38,8 @@ pub(super) struct Final {
     pub simulated: bool,
     /// Milliseconds that it took, now or when its result was made.
     pub duration_ms: Option<u64>,
+    /// Which attempt it was and how many there may be, when that was a question.
+    pub attempt: Option<(u32, u32)>,
 }
 
 impl Final {
@@ -51,6 +55,7 @@ impl Final {
             missed: Vec::new(),
             simulated: false,
             duration_ms: None,
+            attempt: None,
         }
     }
 }
@@ -75,6 +80,8 @@ pub(super) enum Resolution {
         /// Why.
         why: Why,
     },
+    /// A replicate that is not needed.
+    Enough(String),
     /// Something it depends on has not ended.
     Wait {
         /// Whether it is known already that it runs, unless a gate stays shut.
@@ -93,10 +100,17 @@ pub(super) fn resolve(
     let mut waits = false;
     let mut blocked = Vec::new();
     let mut gates = Vec::new();
+    let (mut series, mut open) = (Vec::new(), false);
     for (dep, kind) in graph.deps(node) {
         let ended = finals[dep.index()].as_ref();
         match (kind, ended) {
             (EdgeKind::Gate, ended) => gates.push((dep, ended)),
+            (EdgeKind::Series, None) => open = true,
+            (EdgeKind::Series, Some(ended)) => {
+                series.push(ended.record.filter(|_| ended.outcome.is_good()));
+            }
+            // There is none, and none is missing.
+            (EdgeKind::Data, Some(ended)) if ended.outcome == Outcome::Skipped => {}
             (EdgeKind::Data, None) => waits = true,
             (
                 EdgeKind::Data,
@@ -128,7 +142,7 @@ pub(super) fn resolve(
             ..
         } => return Ok(Resolution::Reuse { record, hit, keyed }),
         Decision::Run { keyed, why } => (keyed, why),
-        Decision::Reuse { keyed: None, .. } | Decision::MayRun { .. } => {
+        Decision::Reuse { keyed: None, .. } | Decision::MayRun { .. } | Decision::Enough { .. } => {
             return Err(Error::new(
                 Kind::Bug,
                 "undecided",
@@ -139,6 +153,14 @@ pub(super) fn resolve(
             ));
         }
     };
+    if open {
+        return Ok(Resolution::Wait { runs: false });
+    }
+    if !decider.is_asked(node)
+        && let Some(why) = decider.enough(node, &series)
+    {
+        return Ok(Resolution::Enough(why));
+    }
     let mut blocked = Vec::new();
     for (dep, ended) in gates {
         let label = graph.label(dep);
@@ -178,6 +200,7 @@ fn fate(ended: &Final) -> &'static str {
         Outcome::Invalid => "gave an invalid result",
         Outcome::Blocked => "is blocked itself",
         Outcome::Cancelled => "was cancelled",
+        Outcome::Skipped => "was not needed",
         Outcome::Ok | Outcome::Reused => "has no outputs in the store",
     }
 }
@@ -208,25 +231,32 @@ pub(super) fn reuse(
         store.link_spec(spec_key, record, &text)?;
         decider.learn_link(spec_key, &record, label);
     }
-    let expect = &graph.pattern(node).expect;
+    let own = graph.pattern(node).expect.iter().cloned();
+    let expect: Vec<_> = own.chain(reference::expectation(decider, node)).collect();
     let (mut criterion, mut missed) = (None, Vec::new());
     if !expect.is_empty() {
         let stored = store.record(&record)?;
-        let judged = judge::criterion(expect, &stored.metrics, &stored.texts);
+        let judged = judge::criterion(&expect, &stored.metrics, &stored.texts);
         criterion = judge::criterion_word(judged.status);
         missed = judge::missed(&judged);
+    }
+    // The class is in the key: what stands for it ended so.
+    let class = graph.pattern(node).expect_class.as_deref();
+    if let Some(class) = class {
+        criterion = judge::criterion_word(expected::criterion(class).status);
     }
     let summary = decider.snapshot().record(&record);
     Ok(Final {
         outcome: Outcome::Reused,
         reason: None,
-        class: None,
+        class: class.map(str::to_owned),
         record: Some(record),
         output: summary.map(|summary| summary.output_digest),
         criterion,
         missed,
         simulated: summary.is_some_and(|summary| summary.simulated),
         duration_ms: summary.map(|summary| summary.duration_ms),
+        attempt: None,
     })
 }
 
@@ -289,9 +319,13 @@ fn rejudge(
         recorded_unix_ms: store.stamp_unix_ms(),
         ..old
     };
-    record.verdicts.criterion = judge::criterion_of(&pattern.expect, &judged);
-    record.verdicts.validity = judged.validity;
-    (record.metrics, record.texts, record.samples) = (judged.metrics, judged.texts, judged.samples);
+    // A failure that is the result has no numbers to be read anew.
+    if pattern.expect_class.is_none() {
+        record.verdicts.criterion = judge::criterion_of(&pattern.expect, &judged);
+        record.verdicts.validity = judged.validity;
+        (record.metrics, record.texts, record.samples) =
+            (judged.metrics, judged.texts, judged.samples);
+    }
     record.seal();
     let digest = store.commit(&record)?;
     let summary = record.summary(digest);
@@ -324,6 +358,7 @@ fn refused(record: &Record) -> Final {
         missed: ended.missed,
         simulated: record.provenance.simulated,
         duration_ms: Some(ended.duration_ms),
+        attempt: None,
     }
 }
 
@@ -343,5 +378,6 @@ pub(super) fn final_of(end: &NodeEnd) -> Final {
         missed: end.missed.clone(),
         simulated: summary.is_some_and(|summary| summary.simulated),
         duration_ms: Some(end.duration_ms),
+        attempt: end.attempt,
     }
 }

@@ -9,8 +9,8 @@ use doe_cache::Digest;
 use tokio::sync::mpsc;
 
 use super::drive::Drive;
+use super::job::Resumed;
 use super::live::Report;
-use super::node_run::Resumed;
 use super::remains::Standing;
 use super::schedule::{ServiceId, TaskId};
 use super::scratch::Scratch;

@@ -22,11 +22,14 @@ use super::forecast::expected_s;
 use super::intent::{Home, Intents};
 use super::journal::Journal;
 use super::moved::Program;
+use super::order::Line;
 use super::prepare::{Prepared, prepare};
 use super::record::stored_state;
+use super::reference;
 use super::remains::Remains;
 use super::remote::{self, Warmed};
 use super::resolve::{Final, Resolution, resolve, reuse};
+use super::retry::Retries;
 use super::schedule::{Limits, Scheduler, TaskId};
 use super::scratch::Scratch;
 use crate::error::{Error, Result};
@@ -138,6 +141,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
                 rejudged.extend(ended.record.filter(|_| hit == Hit::Rejudge));
                 ended
             }
+            Resolution::Enough(why) => Final::without_result(Outcome::Skipped, why),
             Resolution::Blocked(reason) => Final::without_result(Outcome::Blocked, reason),
             Resolution::Run { .. } | Resolution::Wait { runs: true } => {
                 planned.0 += 1;
@@ -158,10 +162,9 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     let opening = at_the_begin(&mut watch, &store, decider, &run_id, &mut finals)?;
     rejudged.extend(&opening.rejudged);
     let works = !tasks.is_empty() || opening.begins;
-    let (prepared, unfit) = match works {
-        true => with_candidates(graph, platform, &tasks, &opening.candidates)?,
-        false => (prepare(graph, platform, &tasks)?, None),
-    };
+    let candidates = Some(&opening.candidates).filter(|_| works);
+    let (mut prepared, line, unfit) = line_up(graph, platform, &run_id, &tasks, candidates)?;
+    prepared.wait(&reference::waits(graph, &line.nodes, &tasks));
     let ended: Vec<NodeId> = reused.iter().chain(&opening.reused).copied().collect();
 
     let news = news(&store, graph, &finals, &ended)?;
@@ -169,6 +172,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     let run_dir = store.layout().runs().join(&run_id);
     let homes = remains.homes();
     let mut intents = None;
+    let mut retries = Retries::default();
     if begun {
         begin(&store, &run_id, &options, platform)?;
         std::fs::create_dir_all(&run_dir).map_err(|e| Error::io("make", &run_dir, &e))?;
@@ -182,6 +186,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         let announced = Intents::new(&run_dir)?;
         announced.announce(remains.intents()).await?;
         intents = Some(announced);
+        retries = Retries::take_over(&store, &remains.runs, &run_id, graph, &tasks)?;
     }
     for dead in &remains.runs {
         store.end_run(dead, RunStatus::Abandoned)?;
@@ -210,6 +215,9 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         reuse: reused.len(),
         estimate_s: estimated.sum(),
     });
+    for (plan, seed, nodes) in line.seeds(graph) {
+        journal.tell(Body::Ordered { plan, seed, nodes });
+    }
     for &node in &reused {
         if let Some(ended) = &finals[node.index()] {
             journal.finished(graph.label(node), ended);
@@ -281,6 +289,8 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             brought_starts: 0,
             held_back: None,
             made: Default::default(),
+            retries,
+            line,
         };
         let driven = drive.run(inbox, interrupt).await;
         level = drive.level;
@@ -384,20 +394,27 @@ fn begin(store: &Store, run_id: &str, options: &Options, platform: &Platform) ->
 
 /// Prepares what runs together with what follow-ups may bring in. What cannot be had here keeps
 /// nothing else from running: then there are only the first, and why.
-fn with_candidates(
+fn line_up(
     graph: &Graph<'_>,
     platform: &Platform,
+    run_id: &str,
     tasks: &[NodeId],
-    candidates: &BTreeSet<NodeId>,
-) -> Result<(Prepared, Option<String>)> {
-    let mut all = tasks.to_vec();
-    all.extend(candidates);
-    all.sort_unstable();
-    match prepare(graph, platform, &all) {
-        Err(error) if !candidates.is_empty() => {
-            Ok((prepare(graph, platform, tasks)?, Some(error.to_string())))
+    candidates: Option<&BTreeSet<NodeId>>,
+) -> Result<(Prepared, Line, Option<String>)> {
+    let alone = Line::up(graph, tasks, run_id);
+    let candidates = candidates.filter(|candidates| !candidates.is_empty());
+    let Some(candidates) = candidates else {
+        return Ok((prepare(graph, platform, &alone.nodes)?, alone, None));
+    };
+    let all: BTreeSet<NodeId> = tasks.iter().chain(candidates).copied().collect();
+    let all: Vec<NodeId> = all.into_iter().collect();
+    let line = Line::up(graph, &all, run_id);
+    match prepare(graph, platform, &line.nodes) {
+        Ok(prepared) => Ok((prepared, line, None)),
+        Err(error) => {
+            let prepared = prepare(graph, platform, &alone.nodes)?;
+            Ok((prepared, alone, Some(error.to_string())))
         }
-        prepared => Ok((prepared?, None)),
     }
 }
 

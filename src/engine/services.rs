@@ -12,13 +12,14 @@ use tokio::sync::watch;
 
 use super::context::{Context, now_unix_ms};
 use super::intent::{Intent, Place, PortMap, ServiceIntent};
-use super::judge::Cause;
+use super::judge::{self, Cause};
 use super::ready::{Unready, describe, logs, wait_ready};
 use super::remains::LeftService;
 use super::schedule::ServiceId;
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Handle, HostSpec, Status, Stream};
 use crate::rule::action::{Binding, RealBinding, ServiceAction};
+use crate::rule::classes;
 use crate::rule::model::Rule;
 use crate::rule::render::render;
 
@@ -71,6 +72,17 @@ pub(super) struct ServiceFailure {
     pub logs: Vec<(String, Vec<u8>)>,
     /// Whether somebody asked for it.
     pub cancelled: bool,
+}
+
+impl ServiceFailure {
+    /// Whether the infrastructure is the cause.
+    pub(super) fn is_of_infrastructure(&self, rule: &Rule) -> bool {
+        let logs = self.logs.iter();
+        let logs: Vec<_> = logs.map(|(_, log)| String::from_utf8_lossy(log)).collect();
+        let mut texts: Vec<&str> = logs.iter().map(|log| log.as_ref()).collect();
+        texts.push(&self.reason);
+        classes::is_infrastructure(rule, &judge::classify(rule, self.cause, &texts))
+    }
 }
 
 impl Instance {
@@ -128,10 +140,18 @@ impl Instance {
         };
         Some(ServiceFailure {
             reason: format!("service `{}` {}", self.def.name, describe(&status)),
-            cause: Cause::Service,
+            cause: cause_of(&status),
             logs: self.logs(context, from).await,
             cancelled: false,
         })
+    }
+}
+
+/// Whether it died or vanished.
+pub(super) fn cause_of(status: &Status) -> Cause {
+    match status {
+        Status::Lost { .. } => Cause::ServiceLost,
+        _ => Cause::Service,
     }
 }
 
@@ -204,7 +224,7 @@ pub(super) async fn start(
 ) -> Result<(Instance, watch::Sender<Option<Status>>), ServiceFailure> {
     let early = |error: Error| ServiceFailure {
         reason: format!("service `{}` could not be started: {error}", def.name),
-        cause: Cause::Service,
+        cause: Cause::of(&error).unwrap_or(Cause::Service),
         logs: Vec::new(),
         cancelled: false,
     };
@@ -283,7 +303,7 @@ pub(super) async fn resume(
             stop(context, &instance).await;
             Err(ServiceFailure {
                 reason: format!("service `{}` could not be taken over: {error}", def.name),
-                cause: Cause::Service,
+                cause: Cause::of(&error).unwrap_or(Cause::Service),
                 logs: Vec::new(),
                 cancelled: false,
             })
@@ -307,7 +327,8 @@ async fn get_ready(
         reason: format!("service `{}` {unready}", instance.def.name),
         cause: match &unready {
             Unready::Late(_) => Cause::Timeout,
-            Unready::Ended(Status::Lost { .. }) => Cause::Lost,
+            Unready::Ended(status) => cause_of(status),
+            Unready::Error(error) => Cause::of(error).unwrap_or(Cause::Service),
             _ => Cause::Service,
         },
         logs: instance.logs(context, [0; 2]).await,

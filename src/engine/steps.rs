@@ -11,20 +11,23 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 
-use super::context::Context;
+use super::context::{Context, token_text};
 use super::intent::Home;
 use super::judge::Cause;
 use super::ready::{Unready, describe, logs, telling_tail, wait_ready};
 use super::services::{Instance, ServiceFailure};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::exec::{Executor, Exit, Handle, HostSpec, Status, Token};
 use crate::rule::action::StepAction;
 
 /// Between the polite and the hard end of a step.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// How long after the failure of a step the end of a service is taken for its cause.
 const HINDSIGHT: Duration = Duration::from_secs(1);
+
+/// Tells the steps of a further replicate its number, for what is drawn.
+const REPLICATE: &str = crate::measure::sim::REPLICATE;
 
 /// How a node's execution failed.
 #[derive(Debug, Clone)]
@@ -124,6 +127,8 @@ pub(super) struct Site<'s> {
     pub home: &'s Home,
     /// Name of the node in tokens.
     pub name: &'s str,
+    /// Which replicate the node is, from 1.
+    pub replicate: u32,
     /// Working folder.
     pub work: &'s Path,
     /// Folder for temporary files.
@@ -135,7 +140,7 @@ pub(super) struct Site<'s> {
 impl Site<'_> {
     /// The token of a step.
     pub(super) fn token(&self, step: &str) -> Token {
-        self.home.token(&format!("{}-step-{step}", self.name))
+        token(&self.home.run_id, self.name, step)
     }
 
     async fn cancelled(&self, context: &Context) {
@@ -145,6 +150,11 @@ impl Site<'_> {
             () = is_true(&mut cancel) => {}
         }
     }
+}
+
+/// The token of a step of an attempt of this name.
+pub(super) fn token(run_id: &str, name: &str, step: &str) -> Token {
+    Token(token_text(run_id, &format!("{name}-step-{step}")))
 }
 
 /// Runs all steps; one that was begun before, by whomever, is gone on with.
@@ -331,6 +341,10 @@ async fn run_member(
         Some(step.timeout_s),
         step.role.is_some(),
     );
+    if site.replicate > 1 {
+        let number = site.replicate.to_string();
+        script.env.insert(REPLICATE.to_owned(), number);
+    }
     // What stands beside `doe` itself reads stored results and nothing else.
     script.attached = step.role.is_none();
     let token = site.token(&step.name);
@@ -339,7 +353,12 @@ async fn run_member(
         Ok(handle) => handle,
         Err(error) => {
             let reason = format!("step `{}` could not be started: {error}", step.name);
-            return (None, Err(Failure::plain(reason, Cause::Lost)));
+            let otherwise = match error.kind {
+                Kind::Infra => Cause::Lost,
+                _ => Cause::Program,
+            };
+            let cause = Cause::of(&error).unwrap_or(otherwise);
+            return (None, Err(Failure::plain(reason, cause)));
         }
     };
     if step.ready.is_none() {
@@ -363,13 +382,14 @@ async fn run_member(
             Ok(status) => outcome(step, &status),
             Err(error) => {
                 let reason = format!("step `{}` could not be watched: {error}", step.name);
-                Err(Failure::plain(reason, Cause::Lost))
+                Err(Failure::plain(reason, Cause::of(&error).unwrap_or(Cause::Lost)))
             }
         },
         unready = getting_ready => {
             let reason = format!("step `{}` {unready}", step.name);
-            let cause = match unready {
+            let cause = match &unready {
                 Unready::Late(_) => Cause::Timeout,
+                Unready::Error(error) => Cause::of(error).unwrap_or(Cause::Program),
                 _ => Cause::Program,
             };
             Err(Failure::plain(reason, cause))
@@ -381,7 +401,8 @@ async fn run_member(
         && let Err(error) = executor.cancel(&handle, GRACE).await
     {
         let reason = format!("step `{}` could not be cancelled: {error}", step.name);
-        return (Some(handle), Err(Failure::plain(reason, Cause::Lost)));
+        let cause = Cause::of(&error).unwrap_or(Cause::Lost);
+        return (Some(handle), Err(Failure::plain(reason, cause)));
     }
     if end.is_ok() && *member.readiness.borrow() == Readiness::Pending {
         // It ended well before its sign was seen. Whoever waits for it waits in vain.

@@ -13,6 +13,10 @@ const STANDING: &[(&str, &str)] = &[
         "write `bucket = \"s3://BUCKET\"`, or with a prefix `s3://BUCKET/PREFIX`",
     ),
     (
+        "bad-class",
+        "classes of failures are told from each other by `log` and `exit_code`; give this one another name",
+    ),
+    (
         "bad-duration",
         "write a duration such as \"90s\", \"15m\" or \"1h30m\", or a number of seconds",
     ),
@@ -67,6 +71,10 @@ const STANDING: &[(&str, &str)] = &[
     (
         "bad-remote",
         "write `remote = \"s3://BUCKET\"`, or with a prefix `s3://BUCKET/PREFIX`",
+    ),
+    (
+        "bad-repeat",
+        "say it once, with `repeat` or with `stop_when`, and of what is measured",
     ),
     (
         "bad-tag",
@@ -227,6 +235,10 @@ const STANDING: &[(&str, &str)] = &[
     (
         "unfair-comparison",
         "make it equal, or name it in `only_on` if it is meant to differ",
+    ),
+    (
+        "unknown-class",
+        "name a class that the rule's failures have: `oom`, or one of its `failure` entries",
     ),
     (
         "unknown-executor",

@@ -16,6 +16,7 @@ pub mod session;
 #[cfg(feature = "aws")]
 pub mod ssm;
 pub mod tree;
+pub mod trouble;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -49,6 +49,13 @@ impl<'w> Graph<'w> {
                     graph.add_edge(NodeIndex::new(from.index()), to, kind);
                 }
             }
+            // Replicates stand one after the other.
+            let stop = pattern.repeats.stop.as_ref();
+            if stop.is_some_and(|stop| pattern.replicate > stop.min) {
+                for from in at + 1 - pattern.replicate as usize..at {
+                    graph.add_edge(NodeIndex::new(from), to, EdgeKind::Series);
+                }
+            }
         }
         let mut built = Self {
             workspace,

@@ -25,4 +25,6 @@ pub enum EdgeKind {
     Data,
     /// The first must have succeeded and met its expectations; nothing of it enters the key.
     Gate,
+    /// The first is an earlier replicate of the second, and says whether that is needed at all.
+    Series,
 }

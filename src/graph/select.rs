@@ -73,6 +73,17 @@ fn matching(graph: &Graph<'_>, target: &Target, oracle: &dyn Oracle) -> Result<V
 
 fn named(graph: &Graph<'_>, label: &Label) -> Result<Vec<NodeId>> {
     if let Some(node) = graph.node(label) {
+        // A pattern's name means all of its replicates, which stand behind it.
+        let behind = graph.nodes().skip(node.index() + 1);
+        let further = behind.take_while(|&other| {
+            let other = graph.label(other);
+            other.base_name() == label.name() && other.package() == label.package()
+        });
+        return Ok(std::iter::once(node).chain(further).collect());
+    }
+    if label.name().ends_with("@1")
+        && let Some(node) = graph.node(&label.replicate(1))
+    {
         return Ok(vec![node]);
     }
     let Some(plan) = graph.workspace().plans.get(label.package()) else {

@@ -81,7 +81,10 @@ fn compare(
                 }
                 sides.push(Side {
                     label: label.clone(),
-                    patterns: index.members(plan, layer, false).collect(),
+                    // Of several replicates the first is compared.
+                    patterns: (index.members(plan, layer, false))
+                        .filter(|pattern| pattern.replicate == 1)
+                        .collect(),
                 });
                 between.push(label);
             }

@@ -171,7 +171,7 @@ fn patterns(
     for text in &decl.patterns {
         let found = match index.find(&plan.plan.package, &text.text, "unresolved-pattern", true) {
             Ok(Found::Layer(plan, layer)) => index.members(plan, layer, true).collect(),
-            Ok(Found::Pattern(pattern)) => vec![pattern],
+            Ok(Found::Pattern(pattern)) => index.replicates(pattern, &text.text).collect(),
             Ok(Found::Unknowable) => Vec::new(),
             Err(found) => {
                 diags.push(found.at(text.site.clone(), ""));

@@ -16,6 +16,7 @@ mod reach;
 mod reach_ssm;
 mod read;
 mod remote;
+mod repeat;
 mod resolve;
 mod schema;
 pub mod values;

@@ -14,6 +14,7 @@ use crate::error::{Diagnostic, Site};
 use crate::label::Label;
 use crate::rule::Expr;
 use crate::rule::model::{Rule, RuleId};
+use crate::rule::retry::RetryPolicy;
 
 pub use super::values::Settings;
 
@@ -122,8 +123,12 @@ pub struct Setting {
 /// tags) is shared between them, so that a campaign of 100,000 patterns fits in memory.
 #[derive(Debug, Clone)]
 pub struct Pattern {
-    /// `//phase2:p2-efa-4k-c1`.
+    /// `//phase2:p2-efa-4k-c1`; of a further replicate `//phase2:p2-efa-4k-c1@2`.
     pub label: Label,
+    /// Which replicate it is, from 1.
+    pub replicate: u32,
+    /// What is said of its replicates.
+    pub repeats: Arc<Repeats>,
     /// Index into the plan's layers.
     pub layer: usize,
     /// For people.
@@ -141,6 +146,10 @@ pub struct Pattern {
     pub gate: Arc<[Label]>,
     /// What the numbers should be.
     pub expect: Arc<[Expectation]>,
+    /// The class of the failure that is its result, when it is expected to fail.
+    pub expect_class: Option<Arc<str>>,
+    /// How often, and after which pauses, what the infrastructure spoiled is tried again.
+    pub retry: Arc<RetryPolicy>,
     /// For `#tag`: the plan's, the layer's and its own.
     pub tags: Arc<BTreeSet<String>>,
     /// Left out of `:all`.
@@ -149,6 +158,47 @@ pub struct Pattern {
     pub estimate_s: Option<f64>,
     /// Where it is defined (its own entry or its layer's matrix).
     pub site: Site,
+}
+
+/// In which order patterns run, and when there are enough replicates of one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Repeats {
+    /// Whether the order is drawn.
+    pub random: bool,
+    /// What it is drawn with; every run draws its own when nobody says.
+    pub seed: Option<u64>,
+    /// When there are enough replicates.
+    pub stop: Option<StopRule>,
+    /// Whether it is the plan's reference, measured again between the others.
+    pub reference: Option<Reference>,
+}
+
+/// A pattern that is measured again and again, to see what drifts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reference {
+    /// After at most so many others.
+    pub every: u32,
+    /// The metric that is held against the first one's.
+    pub metric: String,
+    /// How far it may be from it, as a share of it.
+    pub within: f64,
+    /// Where it is said.
+    pub site: Site,
+}
+
+/// Replicates go on until the mean of a metric is known well enough.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StopRule {
+    /// The metric.
+    pub metric: String,
+    /// Half the width of the mean's interval, as a share of the mean.
+    pub relative_half_width: f64,
+    /// Confidence of that interval.
+    pub confidence: f64,
+    /// Least replicates.
+    pub min: u32,
+    /// Most replicates.
+    pub max: u32,
 }
 
 /// What a metric is held against.

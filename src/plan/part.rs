@@ -75,6 +75,9 @@ fn expanded(
     let mut context = Context::new(rules, BTreeSet::new(), CommandLine::new(&[]));
     let expanded = expand::expand(edit.package, decl, &mut context, &mut diags);
     let alone = expanded.decl.compares.is_empty() && expanded.decl.followups.is_empty();
+    // How often a reference is measured follows from the whole plan.
+    let patterns = &expanded.plan.patterns;
+    let alone = alone && patterns.iter().all(|p| p.repeats.reference.is_none());
     (alone && !expanded.incomplete).then_some((expanded, diags))
 }
 
@@ -109,6 +112,7 @@ fn same_shape(old: &Expanded, new: &Expanded) -> bool {
                 && a.factors == b.factors
                 && a.tags == b.tags
                 && a.adhoc == b.adhoc
+                && a.repeats == b.repeats
         })
         && units.into_iter().all(|(a, b)| {
             texts(&a.needs, &b.needs)
@@ -129,6 +133,7 @@ fn same_values(old: &Pattern, new: &Pattern) -> bool {
     let values = |of: &Pattern| of.settings.iter().count();
     values(old) == values(new)
         && old.estimate_s == new.estimate_s
+        && old.expect_class == new.expect_class
         && (old.settings.iter().zip(new.settings.iter()))
             .all(|((a, x), (b, y))| a == b && x.value == y.value)
 }

@@ -4,11 +4,13 @@
 
 use super::expect;
 use super::model::{Condition, Expectation};
+use super::repeat::RepeatDecl;
 use super::schema::{
-    CellPick, Common, CompareDecl, EstimateDecl, FactorDecl, FollowupDecl, LayerDecl, OverrideDecl,
-    PatternDecl, Pick, PlanDecl, SettingDecl,
+    CellPick, Common, CompareDecl, EstimateDecl, ExpectDecl, FactorDecl, FollowupDecl, LayerDecl,
+    OverrideDecl, PatternDecl, Pick, PlanDecl, SettingDecl,
 };
 use crate::error::{Diagnostic, Severity};
+use crate::rule::retry::RetryDef;
 use crate::source::{Doc, Entry, Item, ItemValue, Spanned, Table, Text};
 
 type Diags = Vec<Diagnostic>;
@@ -24,6 +26,9 @@ pub(super) fn read(doc: &Doc, package: &str, diags: &mut Diags) -> PlanDecl {
         plan.rules_unknown = diags.len() > before;
         plan.expect_patterns = head.opt_int("expect_patterns", diags);
         plan.tags = head.str_list("tags", diags);
+        plan.retry = RetryDef::read(&mut head, diags);
+        plan.repeat = RepeatDecl::read(&mut head, diags);
+        plan.repeat.of_many(diags);
         head.remaining(diags, "of `[plan]`");
     }
     if let Some(settings) = root.opt_table("settings", diags) {
@@ -58,7 +63,10 @@ fn layer(mut table: Table<'_>, package: &str, diags: &mut Diags) -> Option<Layer
         Some(item) => pattern = item.as_text("`pattern`", diags),
         None => {}
     }
-    let common = common(&mut table, diags);
+    let mut common = common(&mut table, diags);
+    if pattern.is_none() {
+        common.repeat.of_many(diags);
+    }
     let site = table.site().clone();
     table.remaining(diags, "of a layer");
     if let Some(id) = &id {
@@ -103,6 +111,8 @@ fn common(table: &mut Table<'_>, diags: &mut Diags) -> Common {
             .item("estimate")
             .and_then(|item| estimate(item, diags)),
         adhoc: table.opt_bool("adhoc", diags).map(|adhoc| adhoc.value),
+        retry: RetryDef::read(table, diags),
+        repeat: RepeatDecl::read(table, diags),
         ..Common::default()
     };
     if let Some(settings) = table.opt_table("settings", diags) {
@@ -138,13 +148,9 @@ fn common(table: &mut Table<'_>, diags: &mut Diags) -> Common {
             .collect();
         select.remaining(diags, "of a selection");
     }
-    if let Some(expect) = table.opt_table("expect", diags) {
-        common.expect = expect
-            .entries()
-            .iter()
-            .filter_map(|entry| expectation(entry, diags))
-            .collect();
-    }
+    common.expect = table
+        .item("expect")
+        .and_then(|item| expectations(item, diags));
     common
 }
 
@@ -233,6 +239,18 @@ fn pick(item: &Item, diags: &mut Diags) -> Option<Pick> {
             None
         }
     }
+}
+
+/// A text is the class of a failure, a table is what metrics should be.
+fn expectations(item: &Item, diags: &mut Diags) -> Option<ExpectDecl> {
+    if let ItemValue::Str(_) = item.value {
+        return item.as_text("`expect`", diags).map(ExpectDecl::Class);
+    }
+    let table = item.as_table("`expect`", diags)?;
+    let all = table.entries().iter();
+    Some(ExpectDecl::Metrics(
+        all.filter_map(|entry| expectation(entry, diags)).collect(),
+    ))
 }
 
 fn expectation(entry: &Entry, diags: &mut Diags) -> Option<Expectation> {

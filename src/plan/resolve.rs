@@ -113,6 +113,8 @@ impl<'a> Index<'a> {
             let names = self.packages.keys().copied();
             return Err(name_hints(found, package, names, "plans"));
         };
+        // The first of several replicates has the plain name.
+        let name = name.strip_suffix("@1").unwrap_or(name);
         match there.names.get(name) {
             Some(Named::Layer(at)) => Ok(Found::Layer(there.plan, *at)),
             Some(Named::Pattern(at)) => Ok(Found::Pattern(&there.plan.patterns[*at])),
@@ -160,6 +162,24 @@ impl<'a> Index<'a> {
             .flatten()
             .map(|at| &plan.patterns[*at])
             .filter(move |pattern| all || !pattern.adhoc)
+    }
+
+    /// What a pattern's name means: all of its replicates, unless it names one of them.
+    pub(super) fn replicates(
+        &self,
+        pattern: &'a Pattern,
+        name: &str,
+    ) -> impl Iterator<Item = &'a Pattern> + use<'a> {
+        let there = self.packages.get(pattern.label.package());
+        let at = there.and_then(|there| match there.names.get(pattern.label.name()) {
+            Some(Named::Pattern(at)) => there.plan.patterns.get(*at..),
+            _ => None,
+        });
+        let one = name.contains('@');
+        let base = pattern.label.base_name();
+        let all = at.unwrap_or(std::slice::from_ref(pattern)).iter();
+        all.take_while(move |other| other.label.base_name() == base)
+            .take(if one { 1 } else { usize::MAX })
     }
 
     /// Whether an id is taken in a package.
@@ -293,7 +313,10 @@ impl<'a> Follower<'a> {
     fn labels(&mut self, text: &Text, name: &str, pattern: &Pattern) -> Arc<[Label]> {
         let nearest = self.sought < NEAREST_SOUGHT;
         match self.index.find(self.package, name, self.code, nearest) {
-            Ok(Found::Pattern(found)) => Arc::new([found.label.clone()]),
+            Ok(Found::Pattern(found)) => {
+                let labels = self.index.replicates(found, name);
+                labels.map(|pattern| pattern.label.clone()).collect()
+            }
             Ok(Found::Layer(plan, layer)) => {
                 let labels: Arc<[Label]> = (self.index.members(plan, layer, false))
                     .map(|pattern| pattern.label.clone())

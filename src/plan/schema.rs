@@ -4,7 +4,9 @@
 use doe_cache::Value;
 
 use super::model::Expectation;
+use super::repeat::RepeatDecl;
 use crate::error::Site;
+use crate::rule::retry::RetryDef;
 use crate::source::{Spanned, Text};
 
 /// A plan file.
@@ -20,6 +22,10 @@ pub(super) struct PlanDecl {
     pub expect_patterns: Option<Spanned<i64>>,
     /// `[plan] tags`, for every pattern.
     pub tags: Vec<Text>,
+    /// `[plan] retry`.
+    pub retry: RetryDef,
+    /// `[plan] repeat` and its kin.
+    pub repeat: RepeatDecl,
     /// `[settings]`.
     pub settings: Vec<SettingDecl>,
     /// `[[layer]]`.
@@ -71,14 +77,37 @@ pub(super) struct Common {
     pub needs: Vec<Text>,
     /// Gates as written.
     pub gate: Vec<Text>,
-    /// Expectations in file order.
-    pub expect: Vec<Expectation>,
+    /// What is expected.
+    pub expect: Option<ExpectDecl>,
+    /// How often what the infrastructure spoiled is tried again.
+    pub retry: RetryDef,
+    /// How often it is measured, and in which order.
+    pub repeat: RepeatDecl,
     /// Tags.
     pub tags: Vec<Text>,
     /// Time per pattern.
     pub estimate: Option<EstimateDecl>,
     /// Whether patterns are left out of `:all`.
     pub adhoc: Option<bool>,
+}
+
+/// `expect`.
+#[derive(Debug, Clone)]
+pub(super) enum ExpectDecl {
+    /// A table: what metrics should be, in file order.
+    Metrics(Vec<Expectation>),
+    /// A text: the class of the failure that is the result.
+    Class(Text),
+}
+
+impl Common {
+    /// What metrics should be.
+    pub(super) fn metrics(&self) -> &[Expectation] {
+        match &self.expect {
+            Some(ExpectDecl::Metrics(metrics)) => metrics,
+            _ => &[],
+        }
+    }
 }
 
 /// Which cells are meant.

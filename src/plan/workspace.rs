@@ -17,6 +17,7 @@ use super::{compare, followup, platform, read, remote};
 use crate::error::{Diagnostic, Error, Kind, Result, Severity, nearest};
 use crate::rule::load as rule_load;
 use crate::rule::model::{Rule, RuleId};
+use crate::rule::retry::RetryDef;
 use crate::source::{Doc, Table, Text};
 
 /// The file that makes a folder a workspace.
@@ -47,6 +48,7 @@ pub(super) struct Head {
     pub(super) state: PathBuf,
     remote: Option<Target>,
     survive_s: f64,
+    retry: RetryDef,
 }
 
 /// The folders that `doe.toml` names, relative to its own.
@@ -171,6 +173,7 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
     let mut ranks: Vec<String> = vec![WORKSPACE_FILE.to_owned()];
     ranks.extend(rule_file_names(&diags, &rules));
     let mut context = Context::new(&rules, broken_files, sets);
+    context.retry = head.retry;
     for source in &sources {
         ranks.push(source.shown.clone());
         let (doc, found) = Doc::read(&source.path, &source.shown)?;
@@ -266,6 +269,7 @@ pub(super) fn head(
         state: ".doe".into(),
         remote: None,
         survive_s: SURVIVE_S,
+        retry: RetryDef::default(),
     };
     if unreadable {
         return head;
@@ -286,6 +290,7 @@ pub(super) fn head(
         if let Some(seconds) = table.opt_duration("survive", diags) {
             head.survive_s = seconds.value;
         }
+        head.retry = RetryDef::read(&mut table, diags);
         table.remaining(diags, "of `[workspace]`");
     }
     platforms(&mut root, &mut head, options, diags);

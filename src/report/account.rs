@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::engine::event::{Body, Event, Outcome, Summary};
+use crate::engine::event::{Body, Event, Outcome, Retrying, Summary};
 
 /// A run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -49,6 +49,9 @@ pub struct Node {
     /// The follow-up that brought it in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub followup: Option<String>,
+    /// Attempts before the last one, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub spoiled: Vec<Retrying>,
 }
 
 /// Word for a node whose run was killed.
@@ -65,6 +68,7 @@ impl Node {
             record: None,
             missed: Vec::new(),
             followup: None,
+            spoiled: Vec::new(),
         }
     }
 
@@ -76,7 +80,7 @@ impl Node {
 
     /// Whether it has no result that others may use.
     pub fn is_bad(&self) -> bool {
-        !["ok", "reused"].contains(&self.outcome)
+        !["ok", "reused", "skipped"].contains(&self.outcome)
     }
 }
 
@@ -96,9 +100,10 @@ impl Account {
                 blocked,
                 cancelled,
                 followups,
+                skipped,
                 ..
             } = summary;
-            ok + reused + failed + invalid + blocked + cancelled + followups
+            ok + reused + failed + invalid + blocked + cancelled + followups + skipped
         });
         let ended = account.nodes.values().filter(|n| n.outcome != ABORTED);
         let ended = ended.count() as u64;
@@ -151,7 +156,17 @@ impl Account {
                     record: end.record.clone(),
                     missed: end.missed.clone(),
                     followup: end.followup.clone(),
+                    spoiled: std::mem::take(&mut node.spoiled),
                 };
+            }
+            Body::Retrying(spoiled) => {
+                let entry = self.nodes.entry(spoiled.label.clone());
+                let node = entry.or_insert_with(Node::announced);
+                if node.outcome != ABORTED {
+                    let label = &spoiled.label;
+                    self.broken.push(format!("{label} goes on after its end"));
+                }
+                node.spoiled.push(spoiled.clone());
             }
             Body::Summary(summary) => self.summary = Some(summary.clone()),
             _ => {}

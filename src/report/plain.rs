@@ -7,7 +7,7 @@ use super::Quiet;
 use super::style::Style;
 use super::text::{count, milliseconds, seconds};
 use super::view::View;
-use crate::engine::event::{Body, Event, NodeFinished, Outcome, ServiceState, Sink};
+use crate::engine::event::{Body, Event, NodeFinished, Outcome, Retrying, ServiceState, Sink};
 
 /// See the module.
 pub struct Plain<W: Write> {
@@ -56,9 +56,15 @@ pub fn line(body: &Body, view: &View, style: Style) -> Option<String> {
             *estimate_s,
             view,
         ),
-        Body::NodeFinished(node) if node.outcome != Outcome::Reused => {
+        // The last block says of all together what was not needed.
+        Body::NodeFinished(node) if !matches!(node.outcome, Outcome::Reused | Outcome::Skipped) => {
             Some(finished(node, view, style))
         }
+        Body::Ordered { plan, seed, nodes } => Some(format!(
+            "order of //{plan}: {} drawn with seed {seed}",
+            count(*nodes as u64, "node")
+        )),
+        Body::Retrying(spoiled) => Some(retrying(spoiled, view, style)),
         Body::Service {
             host,
             state: ServiceState::Failed,
@@ -120,6 +126,26 @@ fn planned(
     ))
 }
 
+fn retrying(spoiled: &Retrying, view: &View, style: Style) -> String {
+    let width = 2 * view.nodes.to_string().len() + 1;
+    let Retrying {
+        label,
+        attempt,
+        attempts,
+        class,
+        reason,
+        delay_ms,
+        ..
+    } = spoiled;
+    let what = style.warn("retrying ");
+    let class = style.dim(&format!("({class})"));
+    format!(
+        "[{:>width$}] {what} {label}  attempt {attempt} of {attempts}: {reason} {class}, again in {}",
+        "",
+        milliseconds(*delay_ms)
+    )
+}
+
 fn finished(node: &NodeFinished, view: &View, style: Style) -> String {
     let width = view.nodes.to_string().len();
     let outcome = style.outcome(node.outcome, &format!("{:<9}", node.outcome));
@@ -134,6 +160,9 @@ fn finished(node: &NodeFinished, view: &View, style: Style) -> String {
     };
     if let Some(ms) = node.duration_ms {
         line.push_str(&style.dim(&format!("  {}", milliseconds(ms))));
+    }
+    if let (Some(attempt @ 2..), Some(of)) = (node.attempt, node.attempts) {
+        line.push_str(&format!("  attempt {attempt} of {of}"));
     }
     if let Some(reason) = &node.reason {
         line.push_str(&format!("  {reason}"));

@@ -50,7 +50,7 @@ impl Style {
     pub fn outcome(self, outcome: Outcome, text: &str) -> String {
         match outcome {
             Outcome::Ok => self.good(text),
-            Outcome::Reused => self.dim(text),
+            Outcome::Reused | Outcome::Skipped => self.dim(text),
             Outcome::Blocked | Outcome::Cancelled => self.warn(text),
             Outcome::Invalid | Outcome::Failed => self.bad(text),
         }

@@ -54,7 +54,8 @@ fn failures(out: &mut String, view: &View, style: Style) {
 fn held_back(out: &mut String, view: &View, style: Style) {
     let mut groups: BTreeMap<(Outcome, &str), Vec<&str>> = BTreeMap::new();
     for node in &view.finished {
-        if matches!(node.outcome, Outcome::Blocked | Outcome::Cancelled) {
+        use Outcome::{Blocked, Cancelled, Skipped};
+        if matches!(node.outcome, Blocked | Cancelled | Skipped) {
             let reason = node.reason.as_deref().unwrap_or("no reason is known");
             groups
                 .entry((node.outcome, reason))
@@ -113,6 +114,7 @@ fn counts(out: &mut String, view: &View, style: Style) {
         (counts.invalid, Outcome::Invalid),
         (counts.blocked, Outcome::Blocked),
         (counts.cancelled, Outcome::Cancelled),
+        (counts.skipped, Outcome::Skipped),
     ] {
         if number > 0 {
             parts.push(style.outcome(outcome, &format!("{number} {outcome}")));
@@ -134,6 +136,13 @@ fn counts(out: &mut String, view: &View, style: Style) {
     }
     if counts.service_starts > 0 {
         let _ = write!(out, ", {}", count(counts.service_starts, "service start"));
+    }
+    match counts.retries {
+        0 => {}
+        1 => out.push_str(", 1 attempt was tried again"),
+        more => {
+            let _ = write!(out, ", {more} attempts were tried again");
+        }
     }
     if counts.time_saved_s >= 1.0 {
         let _ = write!(out, ", {} saved by reuse", seconds(counts.time_saved_s));

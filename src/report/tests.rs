@@ -8,7 +8,8 @@ use super::summary::summary;
 use super::trace::trace;
 use super::view::View;
 use crate::engine::event::{
-    Body, CriterionWord, Event, NodeFinished, NodeState, Outcome, ServiceState, Sink, Summary,
+    Body, CriterionWord, Event, NodeFinished, NodeState, Outcome, Retrying, ServiceState, Sink,
+    Summary,
 };
 use crate::label::Label;
 
@@ -98,6 +99,17 @@ fn events() -> Vec<Event> {
             ..finished("p2-tcp-1k-c1", Outcome::Invalid, Some(950))
         }),
     ];
+    bodies.push(Body::Retrying(Retrying {
+        label: "//phase2:p2-tcp-4k-c1".into(),
+        attempt: 1,
+        attempts: 3,
+        class: "lost".into(),
+        reason: "step `go` was lost (killed)".into(),
+        delay_ms: 1_500,
+        seed: 7,
+        record: "0".repeat(64),
+        duration_ms: 900,
+    }));
     for name in ["p2-analysis-tpot", "p2-analysis-proxy"] {
         bodies.push(Body::NodeFinished(NodeFinished {
             reason: Some("needs //phase2:p2-efa-4k-c1, which failed".into()),
@@ -139,6 +151,8 @@ fn events() -> Vec<Event> {
         remote_hits: 0,
         followups: 2,
         followups_failed: 1,
+        retries: 1,
+        skipped: 0,
     }));
     let bodies = bodies.into_iter().enumerate();
     bodies
@@ -166,6 +180,7 @@ fn plain_lines() {
     [3/7] failed    //phase2:p2-efa-4k-c1  9.0 s  service `decode` was ended by signal 9 (service-died)
     warning: stopping: what runs may end; once more cancels it
     [4/7] invalid   //phase2:p2-tcp-1k-c1  950 ms  does not hold: result.counts.failed == 0
+    [   ] retrying  //phase2:p2-tcp-4k-c1  attempt 1 of 3: step `go` was lost (killed) (lost), again in 1.5 s
     [5/7] blocked   //phase2:p2-analysis-tpot  needs //phase2:p2-efa-4k-c1, which failed
     [6/7] blocked   //phase2:p2-analysis-proxy  needs //phase2:p2-efa-4k-c1, which failed
     [7/7] cancelled //phase2:p2-tcp-4k-c1  not begun: the run was interrupted
@@ -191,7 +206,7 @@ fn closing_block() {
     blocked //phase2:p2-analysis-tpot, //phase2:p2-analysis-proxy: needs //phase2:p2-efa-4k-c1, which failed
     missed //phase2:p2-baseline-iperf3: tcp_bandwidth_gbps is 4.1, expected 9..12
     follow-up //phase2#slow-tail (exploratory): `ttft_p99_ms > 90` holds for //phase2:p2-efa-1k-c1: ttft_p99_ms = 93
-    7 nodes: 1 ok, 1 reused, 1 failed, 1 invalid, 2 blocked, 1 cancelled in 1m 15s, 2 nodes of follow-ups (1 without a result), 1 service start, 1m 01s saved by reuse
+    7 nodes: 1 ok, 1 reused, 1 failed, 1 invalid, 2 blocked, 1 cancelled in 1m 15s, 2 nodes of follow-ups (1 without a result), 1 service start, 1 attempt was tried again, 1m 01s saved by reuse
     all results are simulated: they say nothing about hardware
     logs: doe logs LABEL; events: /w/.doe/runs/20260101T000000-000-1
     run what failed again: doe build @failed

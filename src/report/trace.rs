@@ -91,6 +91,13 @@ impl Trace {
                 let args = json!({ "outcome": node.outcome, "reason": node.reason });
                 self.end_node(&node.label, at, &args);
             }
+            Body::Retrying(spoiled) => {
+                let args = json!({
+                    "outcome": "retrying", "reason": spoiled.reason,
+                    "attempt": spoiled.attempt, "class": spoiled.class,
+                });
+                self.end_node(&spoiled.label, at, &args);
+            }
             Body::Service {
                 name,
                 key,

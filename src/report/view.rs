@@ -100,9 +100,10 @@ impl View {
             invalid,
             blocked,
             cancelled,
+            skipped,
             ..
         } = self.counts;
-        ok + reused + failed + invalid + blocked + cancelled
+        ok + reused + failed + invalid + blocked + cancelled + skipped
     }
 
     /// Seconds to the end, from how fast the work of known length went so far. Nothing when a
@@ -193,6 +194,18 @@ impl Sink for View {
                 );
             }
             Body::NodeFinished(node) => self.finish(node),
+            Body::Retrying(retrying) => {
+                self.counts.retries += 1;
+                self.active.insert(
+                    retrying.label.clone(),
+                    Active {
+                        state: NodeState::Blocked,
+                        since_unix_ms: at,
+                        acquired_unix_ms: None,
+                        hosts: Vec::new(),
+                    },
+                );
+            }
             Body::Service {
                 name,
                 key,
@@ -228,7 +241,7 @@ impl Sink for View {
                 cause: cause.clone(),
                 patterns: patterns.len(),
             }),
-            Body::MirrorAsked { .. } | Body::MirrorSent { .. } => {}
+            Body::Ordered { .. } | Body::MirrorAsked { .. } | Body::MirrorSent { .. } => {}
             Body::Summary(summary) => {
                 self.counts = summary.clone();
                 self.is_over = true;

@@ -32,6 +32,7 @@ pub fn describe(rule: &Rule) -> Value {
         valid: _,           // judge
         compare_only_on: _, // refuses comparisons, changes nothing
         failures: _,        // name failures, which are never reused
+        retry: _,           // says how often, never what
         instruments,
         unread: _, // follows from the texts; only told
         site: _,   // cosmetic

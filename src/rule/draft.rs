@@ -7,6 +7,7 @@ use super::model::{
     FailureDef, MetricDef, OutputDef, Param, Require, Role, Rule, RuleId, RuleKind, SampleDef,
     ServiceDef, StepDef,
 };
+use super::retry::RetryDef;
 use super::{define, params, parts, results};
 use crate::error::{Diagnostic, Severity, Site};
 use crate::source::{Entry, Spanned, Text};
@@ -61,6 +62,7 @@ pub(super) struct Draft {
     valid: Vec<Text>,
     compare_only_on: Option<Vec<String>>,
     failures: Vec<FailureDef>,
+    retry: RetryDef,
     /// Names that must exist.
     pub refs: Vec<Ref>,
     /// Where services and steps are named.
@@ -107,6 +109,7 @@ impl Draft {
             valid: Vec::new(),
             compare_only_on: None,
             failures: results::failures(&mut table, diags),
+            retry: RetryDef::read(&mut table, diags),
             refs: Vec::new(),
             name_sites: Vec::new(),
             sound: false,
@@ -228,6 +231,7 @@ impl Draft {
                 .or(base.map(|b| b.compare_only_on.clone()))
                 .unwrap_or_default(),
             failures,
+            retry: self.retry.over(base.map(|b| b.retry).unwrap_or_default()),
             instruments: Vec::new(),
             unread: BTreeSet::new(),
             site: self.site,

@@ -4,6 +4,7 @@
 
 pub mod action;
 mod check;
+pub mod classes;
 mod define;
 pub mod digest;
 mod draft;
@@ -19,6 +20,7 @@ mod parts;
 mod places;
 pub mod render;
 mod results;
+pub mod retry;
 pub mod scope;
 mod script;
 pub mod settings;

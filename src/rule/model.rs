@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use doe_cache::Value;
 
+use super::retry::RetryDef;
 use crate::error::Site;
 pub use crate::source::Text;
 
@@ -64,6 +65,8 @@ pub struct Rule {
     pub compare_only_on: Vec<String>,
     /// How failures are named.
     pub failures: Vec<FailureDef>,
+    /// How often what the infrastructure spoiled is tried again.
+    pub retry: RetryDef,
     /// `measure openai`, `analyze bimodality`: instruments of `doe` that the scripts call; their
     /// code versions enter the key. Found in the templates, not declared, so none is forgotten.
     pub instruments: Vec<String>,
@@ -287,4 +290,6 @@ pub struct FailureDef {
     pub log: Option<Text>,
     /// Exit code.
     pub exit_code: Option<i32>,
+    /// Whether failures of this class are tried again.
+    pub infrastructure: bool,
 }

@@ -36,7 +36,7 @@ pub(super) fn regex(pattern: &str) -> Result<Arc<Regex>, Diagnostic> {
 }
 
 /// `not-one-of`: names what is allowed and the nearest of it.
-pub(super) fn not_one_of(what: &str, found: &str, allowed: &[&str], site: &Site) -> Diagnostic {
+pub fn not_one_of(what: &str, found: &str, allowed: &[&str], site: &Site) -> Diagnostic {
     near_hint(
         Diagnostic::error(
             "not-one-of",

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use super::classes;
 use super::draft::{Draft, Ref, Target};
 use super::model::{FailureDef, MetricDef, OutputDef, SampleDef};
 use super::params::not_one_of;
 use super::parts::{check_identifier, check_regex};
 use crate::error::Diagnostic;
-use crate::source::{Table, Text};
+use crate::source::{Spanned, Table, Text};
 
 /// `[RULE.output]`.
 pub(super) fn outputs(
@@ -197,6 +198,7 @@ pub(super) fn failures(table: &mut Table<'_>, diags: &mut Vec<Diagnostic>) -> Ve
         let class = entry.req_str("class", diags);
         let log = entry.opt_str("log", diags);
         let exit_code = entry.opt_int("exit_code", diags);
+        let infrastructure = entry.opt_bool("infrastructure", diags);
         entry.remaining(diags, "of a failure class");
         if let Some(log) = &log {
             check_regex(log, diags);
@@ -227,13 +229,47 @@ pub(super) fn failures(table: &mut Table<'_>, diags: &mut Vec<Diagnostic>) -> Ve
             }
         });
         let Some(class) = class else { continue };
-        if check_identifier(&class, "a failure class", diags) {
+        if let Some(said) = &infrastructure {
+            contradiction(&class, said, diags);
+        }
+        if is_class(&class, diags) {
             failures.push(FailureDef {
                 class: class.text,
                 log,
                 exit_code,
+                infrastructure: infrastructure.is_some_and(|said| said.value),
             });
         }
     }
     failures
+}
+
+/// The classes that `doe` gives itself may be given by a rule too; others are plain names.
+fn is_class(class: &Text, diags: &mut Vec<Diagnostic>) -> bool {
+    let given = classes::OWN.iter().chain(classes::INFRASTRUCTURE);
+    let mut given = given.copied();
+    given.any(|name| name == class.text) || check_identifier(class, "a failure class", diags)
+}
+
+/// `bad-class`: a class whose cause is known is said to have another.
+fn contradiction(class: &Text, said: &Spanned<bool>, diags: &mut Vec<Diagnostic>) {
+    let name = class.text.as_str();
+    let (wrong, hint) = match said.value {
+        true if classes::OWN.contains(&name) => (
+            format!("failures of class `{name}` are never tried again"),
+            format!(
+                "`{name}` has its cause in what was run: give what the infrastructure causes a class of its own"
+            ),
+        ),
+        false if classes::INFRASTRUCTURE.contains(&name) => (
+            format!("`{name}` is a class of the infrastructure"),
+            "give what must not be tried again a class of its own, or `retry = 0`".to_owned(),
+        ),
+        _ => return,
+    };
+    diags.push(
+        Diagnostic::error("bad-class", wrong)
+            .at(said.site.clone(), "")
+            .hint(hint),
+    );
 }

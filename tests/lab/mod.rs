@@ -284,10 +284,11 @@ impl Built {
             invalid,
             blocked,
             cancelled,
+            skipped,
             ..
         } = &self.ended.summary;
         assert_eq!(
-            ok + reused + failed + invalid + blocked + cancelled,
+            ok + reused + failed + invalid + blocked + cancelled + skipped,
             *nodes as u64
         );
     }

@@ -218,7 +218,8 @@ fn chain(
     let execution = &record.verdicts.execution;
     Ok(json!({
         "record": digest, "label": record.label, "rule": record.rule,
-        "run_id": record.run_id, "attempt": record.attempt,
+        "run_id": record.run_id, "attempt": record.attempt, "attempts": record.attempts,
+        "previous_attempt": record.previous_attempt,
         "recorded_unix_ms": record.recorded_unix_ms,
         "started_unix_ms": record.timings.started_unix_ms,
         "duration_ms": record.duration_ms(),
@@ -269,11 +270,17 @@ fn print(out: &mut Out, told: &Value, level: usize) -> Result<()> {
     }
     line(format!("  verdict   {verdict}"))?;
     let seconds = told["duration_ms"].as_f64().unwrap_or(0.0) / 1000.0;
+    let mut attempt = text("attempt");
+    if !told["attempts"].is_null() {
+        attempt += &format!(" of {}", text("attempts"));
+    }
+    if !told["previous_attempt"].is_null() {
+        attempt += &format!(" (after record {})", brief("previous_attempt"));
+    }
     line(format!(
-        "  made      {} in run {}, attempt {}, took {}",
+        "  made      {} in run {}, attempt {attempt}, took {}",
         time("started_unix_ms"),
         text("run_id"),
-        text("attempt"),
         crate::cli::plan::people(seconds)
     ))?;
     let kind = match told["simulated"].as_bool() {

@@ -54,6 +54,7 @@ impl Foreseen {
                             let reason = format!("up to date (record {}): {cause}", record.short());
                             ("reuse", reason, Some(cause))
                         }
+                        Decision::Enough { why } => ("enough", why, Some(cause)),
                         Decision::Run { .. } => ("run", cause.clone(), Some(cause)),
                         Decision::MayRun { because } => {
                             let first = graph.label(because[0]).to_string();

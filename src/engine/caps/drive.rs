@@ -4,7 +4,6 @@ use super::{Answer, Asks};
 use crate::engine::drive::Drive;
 use crate::engine::event::Outcome;
 use crate::engine::forecast::{cost, expected_s};
-use crate::engine::resolve::Final;
 use crate::engine::schedule::TaskId;
 use crate::error::Result;
 
@@ -17,6 +16,14 @@ impl Drive<'_, '_, '_> {
                 self.gate.ask(task, self.asks(task));
                 self.scheduler.park(task);
             }
+        }
+    }
+
+    /// A task that was put off asks once more: it is parked.
+    pub(in crate::engine) fn ask_again(&mut self, task: TaskId) {
+        match self.gate.is_open() {
+            true => self.scheduler.admit(task),
+            false => self.gate.ask(task, self.asks(task)),
         }
     }
 
@@ -39,13 +46,13 @@ impl Drive<'_, '_, '_> {
             match answer {
                 Answer::Begin(task) => self.scheduler.admit(task),
                 Answer::Refuse(task, why) => {
-                    self.end(task, Final::without_result(Outcome::Cancelled, why))?;
+                    self.end_idle(task, Outcome::Cancelled, &why)?;
                 }
                 Answer::Block(task, canary) => {
                     let canary = self.tasks[canary.index()].node;
                     let label = self.decider.graph().label(canary);
                     let why = format!("{label}, the canary of its services, did not succeed");
-                    self.end(task, Final::without_result(Outcome::Blocked, why))?;
+                    self.end_idle(task, Outcome::Blocked, &why)?;
                 }
             }
         }

@@ -94,6 +94,14 @@ impl Gate {
         self.begun.insert(task, asks);
     }
 
+    /// A node is tried again: what it took counts, and it asks once more.
+    pub(super) fn put_off(&mut self, task: TaskId, seconds: f64) {
+        if let Some(asks) = self.begun.remove(&task) {
+            self.spent_s += seconds;
+            self.spent_cost += asks.per_hour * seconds / 3600.0;
+        }
+    }
+
     /// A node has ended; nothing when it had not asked.
     pub(super) fn ended(&mut self, task: TaskId, seconds: f64, good: bool) {
         self.waiting.remove(&task);
@@ -128,13 +136,14 @@ impl Gate {
                 false => Some(Canary::Back),
             };
             match canary {
-                Some(Canary::Sent(_)) => continue,
+                // One that is tried again is still the canary.
+                Some(Canary::Sent(canary)) if canary != task => continue,
                 Some(Canary::Dead(canary)) => {
                     self.waiting.remove(&task);
                     answers.push(Answer::Block(task, canary));
                     continue;
                 }
-                Some(Canary::Back) | None => {}
+                Some(Canary::Sent(_) | Canary::Back) | None => {}
             }
             match self.judge(&asks) {
                 Judged::Begins => {

@@ -88,6 +88,10 @@ impl Outline {
         };
         let mut places = vec![u32::MAX; graph.len()];
         for (&(node, record), at) in plan.iter().zip(0_u32..) {
+            // Whether a replicate runs does not follow from its own settings alone.
+            if graph.pattern(node).repeats.stop.is_some() {
+                return None;
+            }
             places[node.index()] = at;
             out.labels.push_str(&graph.label(node).to_string());
             out.label_ends.push(u32::try_from(out.labels.len()).ok()?);
@@ -211,7 +215,7 @@ impl Outline {
                     undecided[at] = true;
                     fates.push(Fate::Run(why));
                 }
-                Decision::MayRun { .. } => return Ok(None),
+                Decision::MayRun { .. } | Decision::Enough { .. } => return Ok(None),
             }
         }
         Ok(Some(fates))
@@ -247,7 +251,7 @@ impl Outline {
         let spec = key::spec_manifest(pattern, platform, &needs)?.key();
         let settings = pattern.settings.plain();
         let action = render(&pattern.rule, &settings, &Binding::Symbolic)?;
-        let action = key::action_manifest(&pattern.rule, &action, platform, &needs)?.key();
+        let action = key::action_manifest(pattern, &action, platform, &needs)?.key();
         let snapshot = store.slice(self.label(at), &spec, &action)?;
         let history: History<'g> = Box::new(move |digest| store.record(digest).ok());
         Ok(Decider::new(graph, platform, snapshot, history))

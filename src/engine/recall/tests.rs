@@ -17,7 +17,8 @@ use crate::rule::action::Binding;
 use crate::rule::render::render;
 
 const PLAN: &str = "[plan]\ntitle = \"t\"\nrules = [\"r\"]\n[settings]\nword = \"a\"\n\
-    [[layer]]\nid = \"A\"\nrule = \"r.measure\"\npattern = \"a{{ i }}\"\n[layer.matrix]\ni = [1]\n\
+    [[layer]]\nid = \"A\"\nrule = \"r.measure\"\npattern = \"a{{ i }}\"\n\
+    expect = \"oom\"\nrepeat = 2\n[layer.matrix]\ni = [1]\n\
     [[layer]]\nid = \"B\"\nrule = \"r.summary\"\npattern = \"b{{ i }}\"\nneeds = [\"A\"]\n\
     settings = { i = 1 }\n";
 
@@ -82,7 +83,7 @@ fn manifests(root: &Path) -> Vec<Manifest> {
         found.push(key::spec_manifest(pattern, platform, &needs).unwrap());
         let settings = pattern.settings.plain();
         let action = render(&pattern.rule, &settings, &Binding::Symbolic).unwrap();
-        found.push(key::action_manifest(&pattern.rule, &action, platform, &needs).unwrap());
+        found.push(key::action_manifest(pattern, &action, platform, &needs).unwrap());
     }
     found
 }
@@ -128,6 +129,14 @@ const INPUTS: &[(&str, Edit)] = &[
         Some(("rules/r.toml", "serve {{", "serve --fast {{")),
     ),
     ("step.", Some(("rules/r.toml", "http://x", "http://y"))),
+    (
+        "expect.class",
+        Some(("plans/p.toml", "expect = \"oom\"", "expect = \"timeout\"")),
+    ),
+    (
+        "replicate",
+        Some(("plans/p.toml", "repeat = 2", "repeat = 3")),
+    ),
     (
         "output.",
         Some(("rules/r.toml", "path = \"text\"", "path = \"text2\"")),

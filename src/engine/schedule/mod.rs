@@ -175,6 +175,22 @@ impl Scheduler {
         self.stage[task.index()] = Stage::Parked;
     }
 
+    /// The task did not come through and is tried again later: it gives up all that it holds and
+    /// is parked.
+    pub fn put_off(&mut self, task: TaskId) {
+        let at = task.index();
+        match self.stage[at] {
+            Stage::Ended | Stage::Held => return,
+            Stage::Acquired | Stage::Running => self.release(task),
+            Stage::Ready | Stage::Waiting | Stage::Undecided | Stage::Parked => {
+                self.ready_hosted.remove(&task);
+                self.ready_hostless.remove(&task);
+                self.undecided.retain(|other| *other != task);
+            }
+        }
+        self.stage[at] = Stage::Parked;
+    }
+
     /// The task is to run.
     pub fn admit(&mut self, task: TaskId) {
         debug_assert!(matches!(

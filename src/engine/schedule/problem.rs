@@ -74,6 +74,17 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// A task waits for the end of another one as well. This must make no cycle.
+    pub fn wait(&mut self, task: TaskId, other: TaskId) {
+        let deps = &mut self.tasks[task.index()].deps;
+        if !deps.contains(&other) {
+            deps.push(other);
+            self.rdeps[other.index()].push(task);
+        }
+    }
+}
+
 /// What is to be done now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {

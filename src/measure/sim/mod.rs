@@ -11,6 +11,10 @@ pub use profile::SimProfile;
 
 use crate::error::Result;
 
+/// The variable that tells the steps of a further replicate its number, from 2; a simulated tool
+/// draws other noise for each.
+pub const REPLICATE: &str = "DOE_REPLICATE";
+
 /// Runs a simulated tool as the program of that name would run, with this process' environment
 /// and output, and gives the status to exit with.
 ///

@@ -11,7 +11,7 @@ use super::condition::tell_once;
 use super::overrides::never_applies;
 use super::shared::unknown_metric;
 use crate::error::{Diagnostic, Severity};
-use crate::plan::model::{Layer, Plan};
+use crate::plan::model::{Layer, Pattern, Plan};
 use crate::plan::schema::{LayerDecl, SettingDecl};
 use crate::rule::model::{Rule, RuleKind};
 use crate::source::Text;
@@ -51,7 +51,7 @@ pub(super) fn layer(
         }
         wrong.into_iter().for_each(|found| tell_once(diags, found));
     }
-    for expectation in &layer.common.expect {
+    for expectation in layer.common.metrics() {
         if !(rules.iter()).any(|rule| rule.metrics.contains_key(&expectation.metric)) {
             diags.push(unknown_metric(expectation, rules));
         }
@@ -212,7 +212,9 @@ pub(in crate::plan) fn count(expanded: &Expanded, sets: &CommandLine, diags: &mu
     let Some(expected) = &expanded.decl.expect_patterns else {
         return;
     };
-    let found = expanded.plan.patterns.len();
+    // Replicates are no patterns of their own.
+    let first = |pattern: &&Pattern| pattern.replicate == 1;
+    let found = expanded.plan.patterns.iter().filter(first).count();
     let errors = diags.iter().any(|d| d.severity == Severity::Error);
     if expanded.incomplete && errors || usize::try_from(expected.value) == Ok(found) {
         return;
@@ -222,7 +224,7 @@ pub(in crate::plan) fn count(expanded: &Expanded, sets: &CommandLine, diags: &mu
         return;
     }
     let mut by_layer = vec![0usize; expanded.plan.layers.len()];
-    for pattern in &expanded.plan.patterns {
+    for pattern in expanded.plan.patterns.iter().filter(first) {
         by_layer[pattern.layer] += 1;
     }
     let parts: Vec<_> = (expanded.plan.layers.iter().zip(&by_layer))

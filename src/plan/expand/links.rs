@@ -25,7 +25,7 @@ pub(crate) struct UnitLinks {
 }
 
 /// Rendered references of one cell; an empty one means none.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Links {
     /// Data edges.
     pub(crate) needs: Box<[Box<str>]>,

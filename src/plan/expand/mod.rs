@@ -22,12 +22,13 @@ mod unit;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::alias;
 use super::model::{Layer, Plan};
 use super::schema::{LayerDecl, PlanDecl};
+use super::{alias, repeat};
 use crate::error::{Diagnostic, Site};
 use crate::label::Label;
 use crate::rule::model::{Rule, RuleId};
+use crate::rule::retry::RetryDef;
 use crate::source::Text;
 
 use condition::tell_once;
@@ -48,6 +49,8 @@ pub(super) struct Context<'a> {
     pub(super) sets: CommandLine,
     /// Settings made so far.
     pub(super) pool: Pool,
+    /// What the workspace says of further attempts.
+    pub(super) retry: RetryDef,
     names: HashMap<RuleId, Arc<[Arc<str>]>>,
     none: Arc<[Label]>,
 }
@@ -63,6 +66,7 @@ impl<'a> Context<'a> {
             broken_files,
             sets,
             pool: Pool::default(),
+            retry: RetryDef::default(),
             names: HashMap::new(),
             none: Arc::new([]),
         }
@@ -156,6 +160,7 @@ pub(super) fn expand(
             label,
         });
     }
+    repeat::spread(&mut out, diags);
     alias::assign(&mut out.plan.layers);
     if !out.incomplete {
         checks::unused_settings(&decl.settings, &in_use, diags);

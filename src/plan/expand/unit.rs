@@ -98,7 +98,14 @@ impl<'d> Unit<'d> {
         let mut overrides =
             Overrides::compile(self, &mut base, row, &ground.locked, &ground.fixed, diags);
         diags.extend(self.hidden_overrides(&ground.factors));
-        let mut shared = Shared::new(self, &ground.factors, context.none.clone(), row, diags);
+        let mut shared = Shared::new(
+            self,
+            &ground.factors,
+            context.none.clone(),
+            context.retry,
+            row,
+            diags,
+        );
         let mut require = Requirements::compile(&self.rule, row, &ground.fixed, diags);
         let mut links = LinkTemplates::compile(self, row, diags);
         let id = IdTemplate::compile(self.id, row);
@@ -135,9 +142,19 @@ impl<'d> Unit<'d> {
                     let frame = frames
                         .entry(holding)
                         .or_insert_with(|| frame(row, &ground.factors));
+                    let first = shared.pattern(label, frame.with(own), row, diags);
+                    let at = made.patterns.len();
                     made.links.extend(links.render(row, diags));
-                    made.patterns
-                        .push(shared.pattern(label, frame.with(own), row, diags));
+                    made.patterns.push(first);
+                    for replicate in shared.further() {
+                        let first = made.patterns[at].clone();
+                        made.links.extend(links.render(row, diags));
+                        made.patterns.push(Pattern {
+                            label: first.label.replicate(replicate),
+                            replicate,
+                            ..first
+                        });
+                    }
                 }
                 Err(found) => {
                     tell_once(diags, found);

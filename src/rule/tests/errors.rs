@@ -93,6 +93,18 @@ const EDITS: &[(&str, &str)] = &[
     ("doe parse iperf3", "doe parse iperf"),
     ("doe parse iperf3", "doe parse {{ mode }}"),
     ("out of memory", "out (of memory"),
+    (
+        r#"class = "oom""#,
+        r#"infrastructure = true, class = "oom""#,
+    ),
+    (
+        r#"class = "oom""#,
+        r#"infrastructure = false, class = "lost""#,
+    ),
+    (
+        "[r]\n",
+        "[r]\nretry = { times = 21, facter = 2, factor = 0 }\n",
+    ),
     (r#", within = "1m""#, r#", within = "1""#),
     (r#", within = "1m""#, r#", alive = true"#),
     ("http = 8000", "http = 80000"),
@@ -256,6 +268,18 @@ fn each_mistake_is_told_with_its_place() {
     out of memory -> out (of memory
       t.toml:9:35 ["out (of memory"] bad-regex: not a regular expression: unclosed group
           the syntax is that of Rust's regex crate: no look-around, no back-references
+    class = "oom" -> infrastructure = true, class = "oom"
+      t.toml:9:31 [true] bad-class: failures of class `oom` are never tried again
+          `oom` has its cause in what was run: give what the infrastructure causes a class of its own
+    class = "oom" -> infrastructure = false, class = "lost"
+      t.toml:9:31 [false] bad-class: `lost` is a class of the infrastructure
+          give what must not be tried again a class of its own, or `retry = 0`
+    [r] -> [r]⏎retry = { times = 21, facter = 2, factor = 0 }
+      t.toml:2:19 [21] out-of-bounds: `times` must be from 0 to 20; found 21
+          it is the number of further attempts after the first
+      t.toml:2:44 [0] out-of-bounds: `factor` must be 1 or more; found 0
+      t.toml:2:23 [facter] unknown-key: `facter` is not a key of `retry`
+          keys of `retry`: base, cap, factor, times
     , within = "1m" -> , within = "1"
       t.toml:15:73 ["1"] bad-duration: `within` must be a duration, found `1`
           add a unit, as in "1s", or take the quotes away
@@ -296,11 +320,11 @@ fn each_mistake_is_told_with_its_place() {
       t.toml:2:11 [1.5] wrong-type: `version` must be an integer, found a float
           write `version = 8`, for example
       t.toml:3:1 [colour] unknown-key: `colour` is not a key in a rule
-          keys in a rule: compare_only_on, doc, env, extends, failure, kind, let, metric, output, param, require, roles, sample, service, step, valid, version
+          keys in a rule: compare_only_on, doc, env, extends, failure, kind, let, metric, output, param, require, retry, roles, sample, service, step, valid, version
     [r.output] -> [r.outputs]
       t.toml:21:4 [outputs] unknown-key: `outputs` is not a key in a rule
           did you mean `output`?
-          keys in a rule: compare_only_on, doc, env, extends, failure, kind, let, metric, output, param, require, roles, sample, service, step, valid, version
+          keys in a rule: compare_only_on, doc, env, extends, failure, kind, let, metric, output, param, require, retry, roles, sample, service, step, valid, version
     [r] -> [r
       t.toml:1:3 [] syntax: not valid TOML: unclosed table, expected `]`
           close the header: `[name]` or `[[name]]`

@@ -136,7 +136,11 @@ impl Sim<'_> {
 
     /// A noise source of this command line.
     fn noise(&self) -> link::Noise {
-        link::Noise::new(self.profile.seed, self.tool, self.args)
+        let replicate = std::env::var(super::REPLICATE).ok();
+        let replicate = replicate.and_then(|n| n.parse::<u64>().ok()).unwrap_or(1);
+        // The first draws what it always has.
+        let seed = self.profile.seed ^ (replicate.saturating_sub(1) << 32);
+        link::Noise::new(seed, self.tool, self.args)
     }
 
     /// A line on standard error that the real tool would not write.
