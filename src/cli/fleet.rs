@@ -80,6 +80,30 @@ pub async fn make(
     Ok(fleet)
 }
 
+/// Makes what asks these hosts what they are. What killed runs left there is left alone.
+pub async fn for_probes(
+    workspace: &Workspace,
+    platform: &Platform,
+    hosts: &[HostSpec],
+    doe: &Path,
+) -> Result<Fleet> {
+    let local = LocalExecutor::new(workspace.state_dir.join("exec"), LocalOptions::new(doe))?;
+    let reached = Reached::new(workspace, platform, hosts, local).await?;
+    let mut fleet = Fleet {
+        executor: reached.executor(),
+        local: reached.local,
+        site: None,
+        path_prefix: Vec::new(),
+        env: BTreeMap::new(),
+        remains: Remains::default(),
+    };
+    match &reached.ground {
+        Some(ground) => fleet.site = Some(ship::settle(ground, workspace, platform, doe).await?),
+        None => (fleet.path_prefix, fleet.env) = ship::surroundings(workspace, platform, doe)?,
+    }
+    Ok(fleet)
+}
+
 /// The hosts of a platform that killed runs left something on, as far as the platform has them.
 pub fn left_on(platform: &Platform, store: &Store) -> Result<Vec<HostSpec>> {
     let mut hosts: Vec<HostSpec> = Vec::new();

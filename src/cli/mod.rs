@@ -11,6 +11,7 @@ mod check;
 mod completions;
 mod diagnose;
 mod explain;
+mod facts;
 mod fleet;
 mod graph;
 pub mod import;
@@ -25,6 +26,7 @@ mod mirror;
 mod out;
 mod parse;
 mod plan;
+mod probe;
 mod proxy;
 mod query;
 mod recall;
@@ -116,6 +118,7 @@ fn run(global: &Global, command: Command, out: &mut Out) -> crate::error::Result
         Command::Parse(args) => parse::run(&args),
         Command::Analyze(args) => analyze::run(&args, out),
         Command::Sim(args) => sim::run(&args),
+        Command::Probe(args) => probe::run(global, &args, out),
         Command::Completions(args) => completions::run(&args, out),
     }
 }

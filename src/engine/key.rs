@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use doe_cache::{Class, Digest, KeyEncoder, Manifest, Value};
 
-use super::instruments;
+use super::{facts, instruments};
 use crate::error::{Error, Kind, Result, Site};
 use crate::label::Label;
 use crate::plan::model::{Host, Pattern, Platform, Setting, Source};
@@ -235,6 +235,7 @@ fn surroundings(
     }
     if rule.kind == RuleKind::Measure {
         platform_entries(manifest, platform);
+        facts::key::entries(manifest, rule, platform);
     }
     Ok(())
 }
@@ -247,6 +248,8 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         hosts,
         roles: _, // placement is recorded; the hosts' facts say what they are
         facts,
+        fact_sites: _,    // where they are written
+        probing: _,       // what was read is in `facts::key`, by role
         dynamic_ports: _, // addresses
         cost_per_hour: _, // what it costs is no part of what comes out
         sim,

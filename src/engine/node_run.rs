@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::context::{Context, folder_of, now_unix_ms};
 use super::event::NodeState;
+use super::facts;
 use super::intent::{Home, Intent, NodeIntent, Place, PortMap, StepIntent, UseIntent};
 use super::judge::{self, Cause, Document};
 use super::moved::{self, Before};
@@ -111,6 +112,8 @@ pub(super) struct Draft {
     pub(super) phases: BTreeMap<String, u64>,
     /// What the hosts said of themselves before it began.
     pub(super) before: Before,
+    /// What its probe says that has moved while it ran.
+    pub(super) moved: Option<String>,
     /// Processes whose folders hold nothing that is not kept elsewhere once the record is stored.
     pub(super) processes: Vec<(Arc<dyn Executor>, Handle)>,
     /// Whether it was announced before it began.
@@ -208,6 +211,7 @@ async fn execute(
         None => context.tmp(home, &context.scratch, &job.scratch, on_hosts)?,
     };
     draft.before = moved::before(context, job).await?;
+    facts::again::before(context, job).await?;
     let inputs = super::inputs::put(context, job, &home.run_dir.join(&below)).await?;
     let site = steps::Site {
         home,
@@ -231,11 +235,16 @@ async fn execute(
         draft.resumed(job.acquired_unix_ms).await?;
     }
     draft.failure = ran.failure;
-    state(NodeState::Collecting);
-    let began = match job.resumed {
+    let mut began = match job.resumed {
         Some(_) => now_unix_ms(),
         None => draft.phase("running", began),
     };
+    if draft.failure.is_none() && context.platform.probing.is_some() {
+        // Still alone with its hosts: reading them disturbs nobody.
+        draft.moved = facts::again::after(context, job).await?;
+        began = draft.phase("probing", began);
+    }
+    state(NodeState::Collecting);
     collect(context, job, &action.outputs, &work, &kept, draft).await?;
     draft.phase("collecting", began);
     Ok(())

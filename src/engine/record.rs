@@ -10,6 +10,7 @@ use doe_cache::{
 
 use super::context::{Context, now_unix_ms};
 use super::event::{CriterionWord, Outcome};
+use super::facts;
 use super::judge::{self, Cause};
 use super::moved::{self, Before};
 use super::node_run::{Draft, Job};
@@ -122,7 +123,10 @@ async fn try_record(
     let ended = draft.ended_unix_ms.unwrap_or_else(now_unix_ms);
     let moved = match &failure {
         Some(_) => None,
-        None => moved::since(context, job, &draft.before).await?,
+        None => match draft.moved.take() {
+            None => moved::since(context, job, &draft.before).await?,
+            moved => moved,
+        },
     };
     let mut record = Record {
         schema: RECORD_SCHEMA,
@@ -260,9 +264,9 @@ pub(super) fn stored_state(outcome: Outcome) -> StoredState {
 async fn provenance(context: &Context, job: &Job, before: &Before) -> Result<Provenance> {
     let measures = job.rule.kind == RuleKind::Measure;
     let mut hosts = BTreeMap::new();
-    let mut facts = BTreeMap::new();
+    let mut told = BTreeMap::new();
     if measures {
-        facts = context.platform.facts.clone();
+        told = context.platform.facts.clone();
         for role in &job.roles {
             let host = context.host(Some(role))?;
             let known = match before.get(&host.name) {
@@ -270,7 +274,18 @@ async fn provenance(context: &Context, job: &Job, before: &Before) -> Result<Pro
                 None => context.facts(&host).await,
             };
             for (fact, value) in known {
-                facts.insert(format!("host.{}.{fact}", host.name), Value::Str(value));
+                told.insert(format!("host.{}.{fact}", host.name), Value::Str(value));
+            }
+            // What the platform's own probe read, with its types, goes before.
+            if let Some(read) = facts::again::known(context, &host.name) {
+                let at = |fact: &str| format!("host.{}.{fact}", host.name);
+                let read_ms = i64::try_from(read.read_unix_ms).unwrap_or(i64::MAX);
+                told.insert(at("facts_read_unix_ms"), Value::Int(read_ms));
+                told.extend(
+                    read.facts
+                        .iter()
+                        .map(|(fact, value)| (at(fact), value.clone())),
+                );
             }
             hosts.insert(role.clone(), host.name);
         }
@@ -283,6 +298,6 @@ async fn provenance(context: &Context, job: &Job, before: &Before) -> Result<Pro
         executor: context.executor(measures.then_some("")).name().to_owned(),
         doe_version: env!("CARGO_PKG_VERSION").to_owned(),
         hosts,
-        facts,
+        facts: told,
     })
 }

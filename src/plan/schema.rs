@@ -3,7 +3,7 @@
 
 use doe_cache::Value;
 
-use super::model::Expectation;
+use super::model::{Expectation, HostClaim};
 use crate::error::Site;
 use crate::source::{Spanned, Text};
 
@@ -28,6 +28,8 @@ pub(super) struct PlanDecl {
     pub followups: Vec<FollowupDecl>,
     /// `[[compare]]`.
     pub compares: Vec<CompareDecl>,
+    /// `[requires]`.
+    pub requires: Vec<HostClaim>,
 }
 
 /// `key = value` in a table of settings.

@@ -1,0 +1,100 @@
+//! Facts of hosts in the commands: all go by what was read last and say how old that is when it is
+//! old; `build` reads them before it begins anything, and `probe` whenever it is called.
+
+use std::path::Path;
+
+use super::fleet::Fleet;
+use super::out::Out;
+use crate::engine::decide::{Decider, Decision};
+use crate::engine::facts::ask::{Ground, ask};
+use crate::engine::facts::file;
+use crate::engine::followup::Choice;
+use crate::error::Result;
+use crate::exec::HostSpec;
+use crate::graph::{Graph, NodeId};
+use crate::label::{Selector, Target};
+use crate::plan::model::{Platform, Workspace};
+
+/// Gives the platforms what was read of their hosts.
+pub fn recall(workspace: &mut Workspace) {
+    let Workspace {
+        state_dir,
+        platforms,
+        ..
+    } = workspace;
+    for platform in platforms.values_mut() {
+        file::recall(state_dir, platform);
+    }
+}
+
+/// Says what a command that only looks goes by, where that is old or nothing.
+pub fn tell_age(out: &mut Out, platform: &Platform) {
+    let Some(probing) = &platform.probing else {
+        return;
+    };
+    let old = |host: &&String| !file::is_fresh(probing, host);
+    let names = |known: bool| -> Vec<&str> {
+        let hosts = platform.hosts.keys().filter(old);
+        let hosts = hosts.filter(|host| probing.known.contains_key(*host) == known);
+        hosts.map(String::as_str).collect()
+    };
+    let (old, unread) = (names(true), names(false));
+    if !old.is_empty() {
+        out.note(format!(
+            "note: what {} said of itself may have moved since it was asked; `doe probe` asks again",
+            old.join(", ")
+        ));
+    }
+    if !unread.is_empty() {
+        out.note(format!(
+            "note: nobody has asked yet what {} is; `doe probe` and `doe build` do",
+            unread.join(", ")
+        ));
+    }
+}
+
+/// Whether nothing is to run by facts that are fresh enough to decide that by.
+pub fn nothing_to_do(
+    decider: &Decider<'_>,
+    nodes: &[NodeId],
+    hosts: &[HostSpec],
+    followups: &Choice,
+) -> Result<bool> {
+    let Some(probing) = &decider.platform().probing else {
+        return Ok(true);
+    };
+    let fresh = hosts.iter().all(|host| file::is_fresh(probing, &host.name));
+    if !fresh || !followups.plans.is_empty() {
+        return Ok(false);
+    }
+    let plan = decider.plan(nodes)?;
+    Ok((plan.iter()).all(|(_, decision)| matches!(decision, Decision::Reuse { .. })))
+}
+
+/// The nodes whose hosts are looked at: those that are asked for, or all where which these are
+/// depends on what the hosts are.
+pub fn concerned(graph: &Graph<'_>, targets: &[Selector], nodes: &[NodeId]) -> Vec<NodeId> {
+    let stale = |selector: &Selector| matches!(selector.target, Target::Stale);
+    match targets.iter().any(stale) {
+        true => graph.nodes().collect(),
+        false => graph.closure(nodes, false),
+    }
+}
+
+/// The platform with what its hosts say now.
+pub async fn read(
+    fleet: &Fleet,
+    platform: &Platform,
+    hosts: &[HostSpec],
+    (state, doe): (&Path, &Path),
+) -> Result<Option<Platform>> {
+    let ground = Ground {
+        executor: &*fleet.executor,
+        site: fleet.site.as_ref(),
+        path_prefix: &fleet.path_prefix,
+        env: &fleet.env,
+        doe,
+        state,
+    };
+    ask(&ground, platform, hosts).await
+}
