@@ -394,6 +394,9 @@ fn hosts_say_what_they_are_before_anything_runs_on_them() {
         1,
     );
     let plan = workspace.read("plans/t.toml");
+    let monitor = "[[platform.pair.monitor]]\nname = \"load\"\nrun = \"while :; do cat /proc/loadavg; sleep 0.05; done\"\n";
+    let head = workspace.read("doe.toml");
+    workspace.write("doe.toml", &format!("{head}{monitor}"));
     let wanted = format!("second = {{ address = \"{}/24\" }}", hosts.address(1));
     workspace.write("plans/t.toml", &format!("[requires]\n{wanted}\n{plan}"));
     let refused = workspace.doe(&["build", "//t:all"]).exits(3).stderr;
@@ -408,6 +411,13 @@ fn hosts_say_what_they_are_before_anything_runs_on_them() {
     workspace.replace("plans/t.toml", &wanted, "driver = \">= 570\"", 1);
     let ran = workspace.doe(&["build", "//t:all", "--json"]).ok();
     assert_eq!(ran.summary()["ok"], 2, "{}", ran.summary());
+    let log = ["logs", "//t:p-1", "--log", "monitor-load.json"];
+    let seen = workspace.doe(&log).ok().json();
+    for number in [1, 2] {
+        let host = &seen["hosts"][hosts.name(number)];
+        assert_eq!(host["problem"], serde_json::Value::Null, "{host}");
+        assert!(!host["samples"].as_array().unwrap().is_empty(), "{host}");
+    }
     workspace.write("scratch/driver", "580.1");
     let probed = workspace.doe(&["probe", "--json"]).ok().json();
     for number in [1, 2] {

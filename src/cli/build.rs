@@ -148,7 +148,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))?;
     let doe = std::env::current_exe()
         .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
-    let concerned = facts::concerned(&graph, &args.targets.targets, &nodes);
+    let concerned = facts::concerned(&decider, &args.targets.targets, &nodes, &followups);
     let hosts = hosts_of(&graph, &concerned, platform);
     let fleet = runtime.block_on(fleet::make(&workspace, platform, &hosts, &store, &doe))?;
     // Before anything is paid for: what the hosts are, and whether that is what was said of them.

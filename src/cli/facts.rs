@@ -11,7 +11,7 @@ use crate::engine::facts::file;
 use crate::engine::followup::Choice;
 use crate::error::Result;
 use crate::exec::HostSpec;
-use crate::graph::{Graph, NodeId};
+use crate::graph::NodeId;
 use crate::label::{Selector, Target};
 use crate::plan::model::{Platform, Workspace};
 
@@ -71,14 +71,28 @@ pub fn nothing_to_do(
     Ok((plan.iter()).all(|(_, decision)| matches!(decision, Decision::Reuse { .. })))
 }
 
-/// The nodes whose hosts are looked at: those that are asked for, or all where which these are
-/// depends on what the hosts are.
-pub fn concerned(graph: &Graph<'_>, targets: &[Selector], nodes: &[NodeId]) -> Vec<NodeId> {
-    let stale = |selector: &Selector| matches!(selector.target, Target::Stale);
-    match targets.iter().any(stale) {
-        true => graph.nodes().collect(),
-        false => graph.closure(nodes, false),
+/// The nodes whose hosts are looked at: those that are asked for, and where hosts are probed also
+/// those that may come in, or all where which these are depends on what the hosts are.
+pub fn concerned(
+    decider: &Decider<'_>,
+    targets: &[Selector],
+    nodes: &[NodeId],
+    followups: &Choice,
+) -> Vec<NodeId> {
+    let graph = decider.graph();
+    if decider.platform().probing.is_none() {
+        return graph.closure(nodes, false);
     }
+    let stale = |selector: &Selector| matches!(selector.target, Target::Stale);
+    if targets.iter().any(stale) {
+        return graph.nodes().collect();
+    }
+    let plans = &graph.workspace().plans;
+    let plans = followups.plans.iter().filter_map(|plan| plans.get(plan));
+    let brought = plans.flat_map(|plan| plan.followups.iter().flat_map(|up| &up.patterns));
+    let mut all = nodes.to_vec();
+    all.extend(brought.filter_map(|label| graph.node(label)));
+    graph.closure(&all, false)
 }
 
 /// The platform with what its hosts say now.

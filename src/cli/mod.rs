@@ -33,6 +33,7 @@ mod recall;
 mod results;
 mod session;
 mod sim;
+mod stamp;
 mod status;
 
 use std::io::Write;
@@ -43,6 +44,7 @@ use clap::Parser;
 use args::{Cli, Command, Global};
 use out::Out;
 
+use crate::engine::monitor::STAMP_COMMAND;
 use crate::exec::reaper::{REAPER_COMMAND, reaper_main};
 use crate::exec::session::{SESSION_COMMAND, session_main};
 
@@ -77,6 +79,8 @@ fn hidden() -> Option<ExitCode> {
         session_main(arguments)
     } else if command == REAPER_COMMAND {
         reaper_main(arguments)
+    } else if command == STAMP_COMMAND {
+        stamp::stamp_main()
     } else {
         return None;
     };

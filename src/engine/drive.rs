@@ -437,6 +437,9 @@ impl<'w> Drive<'_, '_, 'w> {
                 lines: lines.clone(),
             });
         }
+        for note in &end.notes {
+            self.journal.warn("monitor", note.clone(), Some(label));
+        }
         let ended = final_of(&end);
         if let Some(summary) = end.summary {
             self.decider.learn(node, summary);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use doe_cache::{Class, Digest, KeyEncoder, Manifest, Value};
 
-use super::{facts, instruments};
+use super::{facts, instruments, monitor};
 use crate::error::{Error, Kind, Result, Site};
 use crate::label::Label;
 use crate::plan::model::{Host, Pattern, Platform, Setting, Source};
@@ -236,6 +236,7 @@ fn surroundings(
     if rule.kind == RuleKind::Measure {
         platform_entries(manifest, platform);
         facts::key::entries(manifest, rule, platform);
+        monitor::entries(manifest, rule, platform);
     }
     Ok(())
 }
@@ -250,6 +251,7 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         facts,
         fact_sites: _,    // where they are written
         probing: _,       // what was read is in `facts::key`, by role
+        monitors: _,      // `monitor::entries`, by rule
         dynamic_ports: _, // addresses
         cost_per_hour: _, // what it costs is no part of what comes out
         sim,

@@ -16,6 +16,7 @@ mod journal;
 pub mod judge;
 pub mod key;
 mod live;
+pub mod monitor;
 mod moved;
 mod node_run;
 pub mod preflight;

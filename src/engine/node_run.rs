@@ -15,6 +15,7 @@ use super::event::NodeState;
 use super::facts;
 use super::intent::{Home, Intent, NodeIntent, Place, PortMap, StepIntent, UseIntent};
 use super::judge::{self, Cause, Document};
+use super::monitor;
 use super::moved::{self, Before};
 use super::record::{NodeEnd, record};
 use super::scratch::Scratch;
@@ -112,6 +113,8 @@ pub(super) struct Draft {
     pub(super) phases: BTreeMap<String, u64>,
     /// What the hosts said of themselves before it began.
     pub(super) before: Before,
+    /// What was seen beside it.
+    pub(super) monitors: monitor::Kept,
     /// What its probe says that has moved while it ran.
     pub(super) moved: Option<String>,
     /// Processes whose folders hold nothing that is not kept elsewhere once the record is stored.
@@ -223,12 +226,20 @@ async fn execute(
     let (action, ports) = render_real(context, job, used, &site, &inputs).await?;
     // What lives and dies with `doe` leaves nothing that could be gone on with.
     draft.announced = !used.is_empty() || action.steps.iter().any(|step| step.role.is_some());
+    let mut monitors = monitor::planned(context, job, &site)?;
     if job.resumed.is_none() && draft.announced {
-        announce(context, job, used, &site, &action, ports).await?;
+        let beside = monitor::intents(&monitors);
+        announce(context, job, used, &site, &action, ports, beside).await?;
     }
+    monitor::start(context, job, &site, &action.steps, &mut monitors).await;
     state(NodeState::Running);
     let began = draft.phase("staging", began);
-    let ran = steps::run(context, &site, &action.steps, used).await?;
+    let ran = steps::run(context, &site, &action.steps, used).await;
+    // Whatever became of the steps, nothing stays beside them.
+    let nothing = steps::Ran::default();
+    let said = ran.as_ref().unwrap_or(&nothing);
+    draft.monitors = monitor::stop(context, &site, &draft.before, said, monitors).await;
+    let ran = ran?;
     draft.logs = ran.logs;
     draft.processes = ran.processes;
     if job.resumed.is_some() {
@@ -258,6 +269,7 @@ async fn announce(
     site: &steps::Site<'_>,
     action: &Action,
     ports: PortMap,
+    monitors: Vec<StepIntent>,
 ) -> Result<()> {
     let mut steps = Vec::with_capacity(action.steps.len());
     for step in &action.steps {
@@ -286,6 +298,7 @@ async fn announce(
         ports,
         services: services.collect(),
         steps,
+        monitors,
         acquired_unix_ms: job.acquired_unix_ms,
     };
     context.intents.announce(vec![Intent::Node(intent)]).await

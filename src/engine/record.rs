@@ -12,9 +12,9 @@ use super::context::{Context, now_unix_ms};
 use super::event::{CriterionWord, Outcome};
 use super::facts;
 use super::judge::{self, Cause};
-use super::moved::{self, Before};
 use super::node_run::{Draft, Job};
 use super::steps::{Failure, Used};
+use super::{monitor, moved};
 use crate::error::{Error, Result};
 use crate::rule::model::RuleKind;
 
@@ -35,6 +35,8 @@ pub(super) struct NodeEnd {
     pub missed: Vec<String>,
     /// Name and last lines of the log that tells most.
     pub tail: Option<(String, Vec<String>)>,
+    /// What went wrong beside it and decides nothing.
+    pub notes: Vec<String>,
     /// Milliseconds from the acquisition to the end.
     pub duration_ms: u64,
 }
@@ -50,6 +52,7 @@ impl NodeEnd {
             criterion: None,
             missed: Vec::new(),
             tail: None,
+            notes: Vec::new(),
             duration_ms: now_unix_ms().saturating_sub(acquired_unix_ms),
         }
     }
@@ -77,6 +80,25 @@ async fn try_record(
                 name: name.clone(),
                 digest: blob.digest,
                 size_bytes: blob.size_bytes,
+            });
+        }
+    }
+    for (name, is_output, document) in &draft.monitors.documents {
+        let blob = context.store.cas().stage_bytes(document)?;
+        let (digest, size_bytes) = (blob.digest, blob.size_bytes);
+        if *is_output {
+            let schema = Some(monitor::SCHEMA.to_owned());
+            let output = doe_cache::Output {
+                digest,
+                size_bytes,
+                schema,
+            };
+            draft.outputs.insert(format!("monitor.{name}"), output);
+        } else {
+            logs.push(doe_cache::Log {
+                name: format!("monitor-{name}.json"),
+                digest,
+                size_bytes,
             });
         }
     }
@@ -146,7 +168,7 @@ async fn try_record(
         rejudged_from: None,
         spec_manifest: job.spec.clone(),
         action_manifest: job.action.clone(),
-        provenance: provenance(context, job, &draft.before).await?,
+        provenance: provenance(context, job, &draft).await?,
         reusable: failure.is_none() && moved.is_none(),
         not_reusable_because: failure
             .as_ref()
@@ -180,6 +202,7 @@ async fn try_record(
     record.seal();
     let mut end = end_of(&record);
     end.tail = failure.and_then(|failure| failure.tail);
+    end.notes = std::mem::take(&mut draft.monitors.problems);
     let update = NodeUpdate {
         run_id: context.home.run_id.clone(),
         label: record.label.clone(),
@@ -197,7 +220,7 @@ async fn try_record(
     if draft.announced || job.resumed.is_some() {
         context.intents.done(&execution);
     }
-    for (executor, handle) in &draft.processes {
+    for (executor, handle) in draft.processes.iter().chain(&draft.monitors.processes) {
         // What is left there is a copy: nothing depends on its removal.
         let _ = executor.discard(handle).await;
     }
@@ -237,6 +260,7 @@ pub(super) fn end_of(record: &Record) -> NodeEnd {
         criterion: judge::criterion_word(criterion.status),
         missed: judge::missed(criterion),
         tail: None,
+        notes: Vec::new(),
         duration_ms: record.duration_ms(),
     }
 }
@@ -261,7 +285,7 @@ pub(super) fn stored_state(outcome: Outcome) -> StoredState {
     }
 }
 
-async fn provenance(context: &Context, job: &Job, before: &Before) -> Result<Provenance> {
+async fn provenance(context: &Context, job: &Job, draft: &Draft) -> Result<Provenance> {
     let measures = job.rule.kind == RuleKind::Measure;
     let mut hosts = BTreeMap::new();
     let mut told = BTreeMap::new();
@@ -269,7 +293,7 @@ async fn provenance(context: &Context, job: &Job, before: &Before) -> Result<Pro
         told = context.platform.facts.clone();
         for role in &job.roles {
             let host = context.host(Some(role))?;
-            let known = match before.get(&host.name) {
+            let known = match draft.before.get(&host.name) {
                 Some(known) => known.clone(),
                 None => context.facts(&host).await,
             };
@@ -290,6 +314,8 @@ async fn provenance(context: &Context, job: &Job, before: &Before) -> Result<Pro
             hosts.insert(role.clone(), host.name);
         }
     }
+    let beside = draft.monitors.told.iter();
+    told.extend(beside.map(|(name, said)| (name.clone(), said.as_str().into())));
     // What is made from simulated numbers is simulated.
     let inputs_simulated = job.inputs.iter().any(|input| input.simulated);
     Ok(Provenance {

@@ -10,6 +10,7 @@ pub mod followup;
 mod hosts;
 pub mod import;
 pub mod model;
+pub mod monitor;
 pub mod part;
 pub mod parts;
 pub mod platform;

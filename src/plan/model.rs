@@ -15,6 +15,7 @@ use crate::label::Label;
 use crate::rule::Expr;
 use crate::rule::model::{Rule, RuleId};
 
+pub use super::monitor::{Monitor, SampleTime};
 pub use super::probing::{HostFacts, Probing};
 pub use super::values::Settings;
 
@@ -283,6 +284,8 @@ pub struct Platform {
     pub fact_sites: BTreeMap<String, Site>,
     /// How its hosts are looked at before anything runs, when they are.
     pub probing: Option<Probing>,
+    /// What runs beside its nodes.
+    pub monitors: Vec<Monitor>,
     /// Whether service ports are handed out (loopback) rather than taken as the rule names them.
     pub dynamic_ports: bool,
     /// What an hour of one host costs, when the workspace says so.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use doe_cache::Value;
 
 use super::model::{Host, Platform, Price};
-use super::{hosts, probing, reach, reach_ssm};
+use super::{hosts, monitor, probing, reach, reach_ssm};
 use crate::error::{Diagnostic, Site, nearest};
 use crate::source::{Doc, Entry, Item, ItemValue, Table, Text};
 
@@ -71,6 +71,7 @@ fn empty(name: &str) -> Platform {
         facts: BTreeMap::new(),
         fact_sites: BTreeMap::new(),
         probing: None,
+        monitors: Vec::new(),
         dynamic_ports: false,
         cost_per_hour: None,
         sim: BTreeMap::new(),
@@ -128,6 +129,7 @@ fn apply(
         }
     }
     probing::read(&mut table, diags).apply(platform, diags);
+    monitor::read(&mut table, platform, diags);
     if let Some(env) = table.opt_table("env", diags) {
         for entry in env.entries() {
             let what = format!("the variable `{}`", entry.key.text);

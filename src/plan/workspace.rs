@@ -13,7 +13,7 @@ use super::expand::{self, CommandLine, Context, Expanded, name_hints};
 use super::files::plan_files;
 use super::model::{Platform, Workspace};
 use super::resolve::{self, Index};
-use super::{compare, followup, platform, probing, read, remote};
+use super::{compare, followup, monitor, platform, probing, read, remote};
 use crate::error::{Diagnostic, Error, Kind, Result, Severity, nearest};
 use crate::rule::load as rule_load;
 use crate::rule::model::{Rule, RuleId};
@@ -400,6 +400,7 @@ pub(super) fn rules(
     let loaded = rule_load::load_dir(&dir, &shown(&head.rules), &instruments);
     diags.extend(loaded.diags);
     probing::resolve(&mut head.platforms, &loaded.probes, diags);
+    monitor::check(&head.platforms, &loaded.rules, diags);
     Ok((loaded.rules, stems))
 }
 

@@ -41,7 +41,8 @@ const RULES: &str = "[measure]\ndoc = \"d\"\nversion = 1\n\
     [summary.output]\ntext = { path = \"text\" }\n";
 
 const HEAD: &str = "[workspace]\nplatform = \"sim\"\n[platform.sim]\nsim = { seed = 1 }\nprobe = \"r.hosts\"\n\
-    facts = { gpu = \"none\" }\nenv = { HOME_OF = \"x\" }\n";
+    facts = { gpu = \"none\" }\nenv = { HOME_OF = \"x\" }\n\
+    [[platform.sim.monitor]]\nname = \"tick\"\nrun = \"date\"\nin_key = true\n";
 
 fn write(root: &Path) {
     std::fs::create_dir_all(root.join("plans")).unwrap();
@@ -150,6 +151,7 @@ const INPUTS: &[(&str, Edit)] = &[
         Some(("doe.toml", "gpu = \"none\"", "gpu = \"one\"")),
     ),
     ("fact.", Some(("facts", "", ""))),
+    ("monitor.", Some(("doe.toml", "\"date\"", "\"uptime\""))),
     ("platform.sim.model_version", None),
     ("platform.sim.", Some(("doe.toml", "seed = 1", "seed = 2"))),
     ("platform.env.", Some(("doe.toml", "\"x\"", "\"y\""))),
