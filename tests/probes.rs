@@ -465,32 +465,52 @@ fn the_shipped_probe_says_what_simulated_hosts_pretend_to_be() {
 }
 
 #[test]
-fn a_doe_that_is_killed_while_it_asks_leaves_nothing() {
+fn what_a_doe_asked_that_was_killed_ends_at_its_limit() {
     let workspace = lab("", "");
-    workspace.replace(
-        "doe.toml",
-        "[workspace]\n",
-        "[workspace]\nsurvive = \"0s\"\n",
-        1,
-    );
-    workspace.replace(
-        "rules/t.toml",
-        "run = \"echo gpu_count",
-        "run = \"echo >> SCRATCH/x; while :; do sleep 0.05; done; echo gpu_count",
-        1,
-    );
-    let scratch = workspace.path().join("scratch");
-    workspace.replace(
-        "rules/t.toml",
-        "SCRATCH/x",
-        &format!("{}/x", scratch.display()),
-        1,
-    );
+    workspace.replace("rules/t.toml", "timeout = \"20s\"", "timeout = \"3s\"", 1);
+    let x = workspace.path().join("scratch/x").display().to_string();
+    let waits = format!("run = \"echo >> {x}; while :; do sleep 0.05; done; echo gpu_count");
+    workspace.replace("rules/t.toml", "run = \"echo gpu_count", &waits, 1);
     let (mut child, _) = workspace.spawn(&["build", "//p:all"]);
     wait_for("the probe", std::time::Duration::from_secs(30), || {
         (count(&workspace, "x") > 0).then_some(())
     });
     child.kill().unwrap();
     child.wait().unwrap();
+    workspace.assert_nothing_runs();
+}
+
+#[test]
+fn who_asks_or_is_refused_touches_nothing_that_a_killed_doe_left() {
+    let workspace = lab("", "");
+    let wait = format!(
+        "while ! test -e {}/go; do sleep 0.02; done",
+        workspace.path().join("scratch").display()
+    );
+    workspace.write("scratch/then", &wait);
+    let (mut child, _) = workspace.spawn(&["build", "//p:a"]);
+    wait_for("the step", std::time::Duration::from_secs(30), || {
+        (count(&workspace, "ran") > 0).then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let jobs = || workspace.doe(&["jobs", "--json"]).ok().json();
+    let left = jobs();
+    assert_eq!(left.as_array().unwrap().len(), 2, "{left}");
+    workspace.doe(&["probe"]).ok();
+    let plan = workspace.read("plans/p.toml");
+    workspace.write(
+        "plans/p.toml",
+        &format!("[requires]\ngpu_count = 5\n{plan}"),
+    );
+    workspace.doe(&["build", "//p:a"]).exits(3);
+    assert_eq!(jobs(), left);
+    workspace.write("plans/p.toml", &plan);
+    workspace.write("scratch/go", "");
+    assert_eq!(
+        workspace.doe(&["build", "//p:a", "--json"]).ok().summary()["ok"],
+        1
+    );
+    assert_eq!(count(&workspace, "ran"), 1, "it went on");
     workspace.assert_nothing_runs();
 }

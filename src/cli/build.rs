@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::args::{Global, Targets, Waiting};
+use super::fleet::Near;
 use super::out::Out;
 use super::recall::Recall;
 use super::recall::outline::Outlined;
@@ -104,6 +105,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let platform = session::platform(global, &workspace)?;
     if args.dry_run {
         let store = session::store(&workspace)?;
+        facts::tell_age(out, platform);
         let mut decider = session::decider(&graph, platform, &store)?;
         let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
         session::warn(out, &workspace, &graph, &nodes);
@@ -150,14 +152,12 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
     let concerned = facts::concerned(&decider, &args.targets.targets, &nodes, &followups);
     let hosts = hosts_of(&graph, &concerned, platform);
-    let fleet = runtime.block_on(fleet::make(&workspace, platform, &hosts, &store, &doe))?;
+    let reached = fleet::with_left(platform, &hosts, &store)?;
+    let near = runtime.block_on(Near::new(&workspace, platform, &reached, &doe))?;
     // Before anything is paid for: what the hosts are, and whether that is what was said of them.
     let as_read = match !args.rerun && facts::nothing_to_do(&decider, &nodes, &hosts, &followups)? {
         true => None,
-        false => {
-            let places = (workspace.state_dir.as_path(), doe.as_path());
-            runtime.block_on(facts::read(&fleet, platform, &hosts, places))?
-        }
+        false => runtime.block_on(near.ask(&workspace, platform, &hosts, &doe))?,
     };
     file::forget(&workspace.state_dir, platform);
     let platform = as_read.as_ref().unwrap_or(platform);
@@ -174,6 +174,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     if findings.iter().any(|d| d.severity == Severity::Error) {
         return Err(Error::from_diagnostics(findings));
     }
+    let fleet = runtime.block_on(fleet::make(&workspace, platform, near, &store, &doe))?;
 
     let mirror = session::mirror(global, &workspace)?;
     let source = Source {

@@ -1,12 +1,8 @@
 //! Facts of hosts in the commands: all go by what was read last and say how old that is when it is
 //! old; `build` reads them before it begins anything, and `probe` whenever it is called.
 
-use std::path::Path;
-
-use super::fleet::Fleet;
 use super::out::Out;
 use crate::engine::decide::{Decider, Decision};
-use crate::engine::facts::ask::{Ground, ask};
 use crate::engine::facts::file;
 use crate::engine::followup::Choice;
 use crate::error::Result;
@@ -93,22 +89,4 @@ pub fn concerned(
     let mut all = nodes.to_vec();
     all.extend(brought.filter_map(|label| graph.node(label)));
     graph.closure(&all, false)
-}
-
-/// The platform with what its hosts say now.
-pub async fn read(
-    fleet: &Fleet,
-    platform: &Platform,
-    hosts: &[HostSpec],
-    (state, doe): (&Path, &Path),
-) -> Result<Option<Platform>> {
-    let ground = Ground {
-        executor: &*fleet.executor,
-        site: fleet.site.as_ref(),
-        path_prefix: &fleet.path_prefix,
-        env: &fleet.env,
-        doe,
-        state,
-    };
-    ask(&ground, platform, hosts).await
 }

@@ -8,8 +8,9 @@ use doe_cache::{Value, WriterLock};
 use serde_json::json;
 
 use super::args::Global;
+use super::fleet::Near;
 use super::out::Out;
-use super::{diagnose, facts, fleet, session};
+use super::{diagnose, session};
 use crate::engine::facts::check;
 use crate::error::{Error, Kind, Result, Severity, nearest};
 use crate::exec::HostSpec;
@@ -48,10 +49,9 @@ pub fn run(global: &Global, args: &ProbeArgs, out: &mut Out) -> Result<u8> {
         .enable_all()
         .build()
         .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))?;
-    let places = (workspace.state_dir.as_path(), doe.as_path());
     let read = runtime.block_on(async {
-        let fleet = fleet::for_probes(&workspace, platform, &hosts, &doe).await?;
-        facts::read(&fleet, platform, &hosts, places).await
+        let near = Near::new(&workspace, platform, &hosts, &doe).await?;
+        near.ask(&workspace, platform, &hosts, &doe).await
     });
     drop(lock);
     let platform = read?.unwrap_or_else(|| platform.clone());
