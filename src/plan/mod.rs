@@ -11,6 +11,7 @@ mod hosts;
 pub mod import;
 pub mod model;
 pub mod monitor;
+mod order;
 pub mod part;
 pub mod parts;
 pub mod platform;

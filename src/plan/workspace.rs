@@ -2,7 +2,7 @@
 //! is wrong anywhere is told in one go, in the order of files and lines; a workspace comes out
 //! only when nothing is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use doe_cache::remote::Target;
 use super::expand::{self, CommandLine, Context, Expanded, name_hints};
 use super::files::plan_files;
 use super::model::{Platform, Workspace};
+use super::order::in_file_order;
 use super::resolve::{self, Index};
 use super::{compare, followup, monitor, platform, probing, read, remote};
 use crate::error::{Diagnostic, Error, Kind, Result, Severity, nearest};
@@ -473,27 +474,4 @@ fn unused_sets(sets: &CommandLine, complete: bool, rules: &RulesById, diags: &mu
         }
         diags.push(found);
     }
-}
-
-/// Sorts findings by file and line, and drops those that say the same at the same place.
-fn in_file_order(mut diags: Vec<Diagnostic>, ranks: &[String]) -> Vec<Diagnostic> {
-    let rank: HashMap<&str, usize> = (ranks.iter().enumerate())
-        .map(|(rank, name)| (name.as_str(), rank))
-        .collect();
-    diags.sort_by_cached_key(|found| match found.sites.first() {
-        Some((site, _)) => {
-            let rank = rank.get(site.file.name.as_str()).copied();
-            (rank.unwrap_or(usize::MAX - 1), site.range.start)
-        }
-        None => (usize::MAX, 0),
-    });
-    let mut seen = HashSet::new();
-    diags.retain(|found| {
-        let place = found
-            .sites
-            .first()
-            .map(|(site, _)| (site.file.name.clone(), site.range.clone()));
-        seen.insert((found.code, found.message.clone(), place))
-    });
-    diags
 }
