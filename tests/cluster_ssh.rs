@@ -370,3 +370,77 @@ fn what_nobody_wants_any_more_is_ended_on_its_host() {
     assert!(said.iter().any(|said| said.contains("//t:p-1")), "{said:?}");
     wait_until_quiet(&hosts);
 }
+
+#[test]
+fn hosts_say_what_they_are_before_anything_runs_on_them() {
+    if rig::skipped() {
+        return;
+    }
+    let hosts = Hosts::up(2, None);
+    let workspace = served(&hosts);
+    let scratch = workspace.path().join("scratch");
+    workspace.write("scratch/go", "");
+    workspace.write("scratch/driver", "570.86");
+    let rules = workspace.read("rules/t.toml");
+    let probe = "[host]\nkind = \"probe\"\nfact.kernel = { run = \"uname -r\" }\n\
+         fact.address = { run = \"ip -4 -o addr show dev eth0 | awk '{ print $4 }'\" }\n\
+         fact.driver = { type = \"version\", run = \"cat SCRATCH/driver\" }\n";
+    let probe = probe.replace("SCRATCH", scratch.to_str().unwrap());
+    workspace.write("rules/t.toml", &format!("{rules}{probe}"));
+    workspace.replace(
+        "doe.toml",
+        "executor = \"ssh\"\n",
+        "executor = \"ssh\"\nprobe = \"t.host\"\nfacts_in_key = [\"kernel\", \"driver\"]\n",
+        1,
+    );
+    let plan = workspace.read("plans/t.toml");
+    let monitor = "[[platform.pair.monitor]]\nname = \"load\"\nrun = \"while :; do cat /proc/loadavg; sleep 0.05; done\"\n";
+    let head = workspace.read("doe.toml");
+    workspace.write("doe.toml", &format!("{head}{monitor}"));
+    let wanted = format!("second = {{ address = \"{}/24\" }}", hosts.address(1));
+    workspace.write("plans/t.toml", &format!("[requires]\n{wanted}\n{plan}"));
+    let refused = workspace.doe(&["build", "//t:all"]).exits(3).stderr;
+    let (is, name) = (hosts.address(2), hosts.name(2));
+    assert!(
+        refused.contains(&format!("`address` of host `{name}` is `{is}/24`")),
+        "{refused}"
+    );
+    assert!(lines(&workspace, "server").is_empty() && lines(&workspace, "one").is_empty());
+    wait_until_quiet(&hosts);
+
+    workspace.replace("plans/t.toml", &wanted, "driver = \">= 570\"", 1);
+    let ran = workspace.doe(&["build", "//t:all", "--json"]).ok();
+    assert_eq!(ran.summary()["ok"], 2, "{}", ran.summary());
+    let log = ["logs", "//t:p-1", "--log", "monitor-load.json"];
+    let seen = workspace.doe(&log).ok().json();
+    for number in [1, 2] {
+        let host = &seen["hosts"][hosts.name(number)];
+        assert_eq!(host["problem"], serde_json::Value::Null, "{host}");
+        assert!(!host["samples"].as_array().unwrap().is_empty(), "{host}");
+    }
+    workspace.write("scratch/driver", "580.1");
+    let probed = workspace.doe(&["probe", "--json"]).ok().json();
+    for number in [1, 2] {
+        let facts = &probed["hosts"][hosts.name(number)]["facts"];
+        assert_eq!(facts["address"], format!("{}/24", hosts.address(number)));
+        assert_eq!(facts["driver"], "580.1");
+    }
+    let explained = workspace.doe(&["explain", "//t:p-1"]).ok().stdout;
+    let told = format!("+ \"580.1\"  (host `{name}`, read ");
+    assert!(
+        explained.contains("fact.second.driver") && explained.contains(&told),
+        "{explained}"
+    );
+    // Nothing of the probes is left on the hosts.
+    wait_until_quiet(&hosts);
+    for root in std::fs::read_dir(hosts.dir()).unwrap().flatten() {
+        let runs = root.path().join("runs");
+        if let Ok(runs) = std::fs::read_dir(runs) {
+            let names = runs
+                .flatten()
+                .map(|entry| entry.file_name().into_string().unwrap());
+            let probes: Vec<_> = names.filter(|name| name.contains("probe")).collect();
+            assert_eq!(probes, Vec::<String>::new());
+        }
+    }
+}

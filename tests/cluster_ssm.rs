@@ -99,6 +99,22 @@ fn the_campaign_has_the_same_keys_and_survives_its_client() {
         "{again}"
     );
 
+    // What the instances are is asked in the same way.
+    workspace.write(
+        "rules/probe.toml",
+        "[net]\nkind = \"probe\"\nfact.address = { run = \"ip -4 -o addr show dev eth0 | awk '{ print $4 }'\" }\n",
+    );
+    let named = "[platform.cloud]\nprobe = \"probe.net\"\n";
+    workspace.replace("doe.toml", "[platform.cloud]\n", named, 1);
+    let asked = ["probe", "--platform", "cloud", "--json"];
+    let probed = workspace.doe(&asked).ok().json();
+    for number in [1, 2] {
+        let facts = &probed["hosts"][cloud.hosts.name(number)]["facts"];
+        let address = format!("{}/24", cloud.hosts.address(number));
+        assert_eq!(facts["address"], address, "{probed}");
+        assert_eq!(facts["simulated"], true);
+    }
+
     // Nothing that was submitted is open, no secret got into the state or to the service.
     let open = std::fs::read_dir(workspace.path().join(".doe/ssm/intents")).unwrap();
     let open: Vec<_> = open.map(|e| e.unwrap().file_name()).collect();

@@ -94,6 +94,8 @@ pub enum Command {
     Attach(super::attach::AttachArgs),
     /// Cancel a running pattern, or everything
     Cancel(super::cancel::CancelArgs),
+    /// Read what the hosts of a platform are, now
+    Probe(super::probe::ProbeArgs),
     /// Look into the store
     Cache(super::cache::CacheArgs),
     /// Write a small workspace that runs

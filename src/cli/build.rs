@@ -14,13 +14,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::args::{Global, Targets, Waiting};
+use super::fleet::Near;
 use super::out::Out;
 use super::recall::Recall;
 use super::recall::outline::Outlined;
-use super::{fleet, plan, results, session};
+use super::{facts, fleet, plan, results, session};
 use crate::engine::caps::Caps;
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::event::{Event, Sink};
+use crate::engine::facts::{check, file};
 use crate::engine::followup::Choice;
 use crate::engine::preflight;
 use crate::engine::recall::Gather;
@@ -107,6 +109,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let platform = session::platform(global, &workspace)?;
     if args.dry_run {
         let store = session::store(&workspace)?;
+        facts::tell_age(out, platform);
         let mut decider = session::decider(&graph, platform, &store)?;
         let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
         session::warn(out, &workspace, &graph, &nodes);
@@ -128,7 +131,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let store = Arc::new(Store::open(&workspace.state_dir)?);
     let recovered = store.recover(&lock)?;
     let mut decider = session::decider(&graph, platform, &store)?;
-    let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
+    let mut nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
     let followups = match args.no_followups {
         true => Choice::default(),
         false => session::followups(&graph, &args.targets.targets, &nodes, &decider, &store)?,
@@ -145,6 +148,38 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         decider = decider.rerun(nodes.iter().copied());
     }
 
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))?;
+    let doe = std::env::current_exe()
+        .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
+    let concerned = facts::concerned(&decider, &args.targets.targets, &nodes, &followups);
+    let hosts = hosts_of(&graph, &concerned, platform);
+    let reached = fleet::with_left(platform, &hosts, &store)?;
+    let near = runtime.block_on(Near::new(&workspace, platform, &reached, &doe))?;
+    // Before anything is paid for: what the hosts are, and whether that is what was said of them.
+    let as_read = match !args.rerun && facts::nothing_to_do(&decider, &nodes, &hosts, &followups)? {
+        true => None,
+        false => runtime.block_on(near.ask(&workspace, platform, &hosts, &doe))?,
+    };
+    file::forget(&workspace.state_dir, platform);
+    let platform = as_read.as_ref().unwrap_or(platform);
+    let mut decider = decider;
+    if as_read.is_some() {
+        decider = session::decider(&graph, platform, &store)?;
+        nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
+        if args.rerun {
+            decider = decider.rerun(nodes.iter().copied());
+        }
+    }
+    let needed = graph.closure(&nodes, false);
+    let findings = check::check(&graph, &needed, platform);
+    if findings.iter().any(|d| d.severity == Severity::Error) {
+        return Err(Error::from_diagnostics(findings));
+    }
+    let fleet = runtime.block_on(fleet::make(&workspace, platform, near, &store, &doe))?;
+
     let mirror = session::mirror(global, &workspace)?;
     let source = Source {
         mirror: mirror.as_deref(),
@@ -156,17 +191,9 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         store.attach(mirror.clone());
     }
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))?;
     let mut console = Console::new(out);
     console.gather = recall.is_some().then(|| Gather::new(out.json));
     let ended = runtime.block_on(async {
-        let doe = std::env::current_exe()
-            .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
-        let hosts = hosts_of(&graph, &needed, platform);
-        let fleet = fleet::make(&workspace, platform, &hosts, &store, &doe).await?;
         let local = fleet.local.clone();
         let mut notices = fleet.remains.notices();
         notices.extend(taken_in(&recovered));

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::args::{Global, Targets};
 use super::out::Out;
 use super::{diagnose, session};
-use crate::engine::{instruments, preflight};
+use crate::engine::{facts, instruments, preflight};
 use crate::error::{Diagnostic, Error, Kind, Result, Severity};
 use crate::graph::Graph;
 use crate::label::{Selector, Target};
@@ -40,8 +40,10 @@ pub fn run(global: &Global, args: &CheckArgs, out: &mut Out) -> Result<u8> {
                     let nodes = session::targets(&graph, &args.targets.targets, &decider, &store)?;
                     patterns = nodes.len();
                     found.extend(preflight::check(&graph, &nodes, platform));
+                    found.extend(facts::check::check(&graph, &nodes, platform));
                     let errors = found.iter().any(|d| d.severity == Severity::Error);
                     if args.up_to_date && !errors {
+                        super::facts::tell_age(out, platform);
                         let plan = decider.plan(&nodes)?;
                         let stale = plan
                             .iter()

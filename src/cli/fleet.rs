@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use doe_cache::Store;
 
+use crate::engine::facts::ask as facts;
 use crate::engine::intent;
 use crate::engine::remains::{Away, Remains, Within};
 use crate::error::Result;
@@ -39,12 +40,84 @@ pub struct Fleet {
     pub remains: Remains,
 }
 
-/// Makes what runs the scripts of a platform on the `needed` hosts of it, and looks for what killed
-/// runs left. `doe` is this program. The caller holds the writer's lock.
+/// The hosts of a platform, connected to, with everything there that scripts call. Nothing of what
+/// killed runs left is touched: who looks, or only asks, may stop here.
+pub struct Near {
+    ground: Option<Ground>,
+    site: Option<Site>,
+    path_prefix: Vec<PathBuf>,
+    env: BTreeMap<String, String>,
+}
+
+impl Near {
+    /// Connects to the `needed` hosts. `doe` is this program.
+    pub async fn new(
+        workspace: &Workspace,
+        platform: &Platform,
+        needed: &[HostSpec],
+        doe: &Path,
+    ) -> Result<Self> {
+        let mut near = Self {
+            ground: Ground::new(workspace, platform, needed).await?,
+            site: None,
+            path_prefix: Vec::new(),
+            env: BTreeMap::new(),
+        };
+        match &near.ground {
+            Some(ground) => near.site = Some(ship::settle(ground, workspace, platform, doe).await?),
+            None => (near.path_prefix, near.env) = ship::surroundings(workspace, platform, doe)?,
+        }
+        Ok(near)
+    }
+
+    /// What asks these hosts what they are, now.
+    pub async fn ask(
+        &self,
+        workspace: &Workspace,
+        platform: &Platform,
+        hosts: &[HostSpec],
+        doe: &Path,
+    ) -> Result<Option<Platform>> {
+        let executor: Arc<dyn Executor> = match &self.ground {
+            Some(ground) => ground.remote.clone(),
+            None => {
+                // Without a reaper of its own: who guards what a killed run left goes on to do so.
+                let options = LocalOptions {
+                    keep_on_death: true,
+                    ..LocalOptions::new(doe)
+                };
+                let root = workspace.state_dir.join("exec");
+                Arc::new(LocalExecutor::new(root, options)?)
+            }
+        };
+        let ground = facts::Ground {
+            executor: &*executor,
+            site: self.site.as_ref(),
+            path_prefix: &self.path_prefix,
+            env: &self.env,
+            doe,
+            state: &workspace.state_dir,
+        };
+        facts::ask(&ground, platform, hosts).await
+    }
+}
+
+/// The `needed` hosts and those that killed runs left something on; none when none is needed.
+pub fn with_left(platform: &Platform, needed: &[HostSpec], store: &Store) -> Result<Vec<HostSpec>> {
+    let mut hosts = needed.to_vec();
+    if !hosts.is_empty() {
+        let left = left_on(platform, store)?.into_iter();
+        hosts.extend(left.filter(|host| !needed.iter().any(|known| known.name == host.name)));
+    }
+    Ok(hosts)
+}
+
+/// Makes what runs the scripts of a platform on its hosts, and looks for what killed runs left.
+/// The caller holds the writer's lock.
 pub async fn make(
     workspace: &Workspace,
     platform: &Platform,
-    needed: &[HostSpec],
+    near: Near,
     store: &Store,
     doe: &Path,
 ) -> Result<Fleet> {
@@ -53,31 +126,21 @@ pub async fn make(
         ..LocalOptions::new(doe)
     };
     let local = LocalExecutor::new(workspace.state_dir.join("exec"), options)?;
-    let mut hosts = needed.to_vec();
-    if !hosts.is_empty() {
-        let left = left_on(platform, store)?.into_iter();
-        hosts.extend(left.filter(|host| !needed.iter().any(|known| known.name == host.name)));
-    }
-    let reached = Reached::new(workspace, platform, &hosts, local).await?;
+    let reached = Reached::with(platform, near.ground, local);
     if let Some(ground) = &reached.ground {
         // What is on its way to a host could begin after we have looked.
         ground.remote.recall(&ground.hosts).await?;
     }
     // From here on our reaper guards what a killed run left on this machine.
     let remains = reached.remains(store).await?;
-    let mut fleet = Fleet {
+    Ok(Fleet {
         executor: reached.executor(),
         local: reached.local,
-        site: None,
-        path_prefix: Vec::new(),
-        env: BTreeMap::new(),
+        site: near.site,
+        path_prefix: near.path_prefix,
+        env: near.env,
         remains,
-    };
-    match &reached.ground {
-        Some(ground) => fleet.site = Some(ship::settle(ground, workspace, platform, doe).await?),
-        None => (fleet.path_prefix, fleet.env) = ship::surroundings(workspace, platform, doe)?,
-    }
-    Ok(fleet)
+    })
 }
 
 /// The hosts of a platform that killed runs left something on, as far as the platform has them.
@@ -120,12 +183,16 @@ impl Reached {
         local: LocalExecutor,
     ) -> Result<Self> {
         let ground = Ground::new(workspace, platform, hosts).await?;
-        Ok(Self {
+        Ok(Self::with(platform, ground, local))
+    }
+
+    fn with(platform: &Platform, ground: Option<Ground>, local: LocalExecutor) -> Self {
+        Self {
             local: Arc::new(local),
             platform: platform.name.clone(),
             private: root_in_plan(platform).contains("%w"),
             ground,
-        })
+        }
     }
 
     /// What runs scripts that have a role.

@@ -58,6 +58,7 @@ const PHASE2: &[(&str, &str)] = &[
         "rules/analysis.toml",
         include_str!("../../rules/analysis.toml"),
     ),
+    ("rules/hosts.toml", include_str!("../../rules/hosts.toml")),
 ];
 
 /// Runs the command.

@@ -30,9 +30,9 @@ pub struct JobsArgs {}
 /// Something that runs.
 #[derive(Debug, Serialize)]
 pub struct Job {
-    /// `step` or `service`.
+    /// `step`, `service` or `monitor`.
     pub kind: &'static str,
-    /// The pattern, of a step.
+    /// The pattern, of a step or a monitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
     /// Name of the step or service.
@@ -138,6 +138,14 @@ pub fn jobs(looking: &mut Looking<'_>, state_dir: &Path, store: &Store) -> Resul
             for step in &node.steps {
                 let (name, at) = (&step.name, (&step.place, &node.home));
                 let job = look("step", name, at, &step.token, node.acquired_unix_ms)?;
+                found.extend(job.map(|job| Job {
+                    label: Some(node.label.clone()),
+                    ..job
+                }));
+            }
+            for monitor in &node.monitors {
+                let (name, at) = (&monitor.name, (&monitor.place, &node.home));
+                let job = look("monitor", name, at, &monitor.token, node.acquired_unix_ms)?;
                 found.extend(job.map(|job| Job {
                     label: Some(node.label.clone()),
                     ..job

@@ -11,6 +11,7 @@ mod check;
 mod completions;
 mod diagnose;
 mod explain;
+mod facts;
 mod fleet;
 mod graph;
 pub mod import;
@@ -25,12 +26,14 @@ mod mirror;
 mod out;
 mod parse;
 mod plan;
+mod probe;
 mod proxy;
 mod query;
 mod recall;
 mod results;
 mod session;
 mod sim;
+mod stamp;
 mod status;
 
 use std::io::Write;
@@ -41,6 +44,7 @@ use clap::Parser;
 use args::{Cli, Command, Global};
 use out::Out;
 
+use crate::engine::monitor::STAMP_COMMAND;
 use crate::exec::reaper::{REAPER_COMMAND, reaper_main};
 use crate::exec::session::{SESSION_COMMAND, session_main};
 
@@ -75,6 +79,8 @@ fn hidden() -> Option<ExitCode> {
         session_main(arguments)
     } else if command == REAPER_COMMAND {
         reaper_main(arguments)
+    } else if command == STAMP_COMMAND {
+        stamp::stamp_main()
     } else {
         return None;
     };
@@ -116,6 +122,7 @@ fn run(global: &Global, command: Command, out: &mut Out) -> crate::error::Result
         Command::Parse(args) => parse::run(&args),
         Command::Analyze(args) => analyze::run(&args, out),
         Command::Sim(args) => sim::run(&args),
+        Command::Probe(args) => probe::run(global, &args, out),
         Command::Completions(args) => completions::run(&args, out),
     }
 }

@@ -68,6 +68,7 @@ pub fn run(global: &Global, args: &PlanArgs, out: &mut Out) -> Result<u8> {
             let graph = session::graph(&workspace)?;
             let store = session::store(&workspace)?;
             let platform = session::platform(global, &workspace)?;
+            super::facts::tell_age(out, platform);
             let mut decider = session::decider(&graph, platform, &store)?;
             let nodes = session::targets(&graph, targets, &decider, &store)?;
             session::warn(out, &workspace, &graph, &nodes);

@@ -50,6 +50,7 @@ impl Recall {
         Some(Self {
             memory: Memory::new(&state, &question),
             places: Places {
+                platform: (global.platform.clone()).unwrap_or_else(|| folders.platform.clone()),
                 root,
                 folders,
                 program: std::env::current_exe().ok()?,

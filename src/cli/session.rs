@@ -22,7 +22,9 @@ use crate::plan::workspace::{LoadOptions, find_root};
 /// Reads the workspace that the global options name.
 pub fn workspace(global: &Global) -> Result<Workspace> {
     let (root, options) = place(global)?;
-    Workspace::load(&root, &options)
+    let mut workspace = Workspace::load(&root, &options)?;
+    super::facts::recall(&mut workspace);
+    Ok(workspace)
 }
 
 /// Where the workspace is, and with what it is read.

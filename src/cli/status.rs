@@ -15,7 +15,9 @@ pub fn run(global: &Global, args: &Targets, out: &mut Out) -> Result<u8> {
     let workspace = session::workspace(global)?;
     let graph = session::graph(&workspace)?;
     let store = session::store(&workspace)?;
-    let decider = session::decider(&graph, session::platform(global, &workspace)?, &store)?;
+    let platform = session::platform(global, &workspace)?;
+    super::facts::tell_age(out, platform);
+    let decider = session::decider(&graph, platform, &store)?;
     let nodes = session::targets(&graph, &args.targets, &decider, &store)?;
     let plan = decider.plan(&nodes)?;
     let states = store.latest_states()?;

@@ -10,6 +10,7 @@ use doe_cache::{Digest, Store};
 use tokio::sync::{Mutex, watch};
 
 use super::commit::Committer;
+use super::facts::again::Readings;
 use super::intent::{Home, Intents};
 use super::moved::{Program, Reading};
 use super::scratch::Scratch;
@@ -50,6 +51,8 @@ pub(super) struct Context {
     pub abort: watch::Receiver<bool>,
     /// What was read of each host in this run.
     pub(crate) facts: Mutex<BTreeMap<String, Reading>>,
+    /// What the platform's probe read of each host in this run.
+    pub(super) probed: Readings,
     /// Which file `doe` was when the run began.
     pub(crate) program: Program,
 }

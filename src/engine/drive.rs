@@ -380,6 +380,9 @@ impl<'w> Drive<'_, '_, 'w> {
                 lines: lines.clone(),
             });
         }
+        for note in &end.notes {
+            self.journal.warn("monitor", note.clone(), Some(label));
+        }
         if end.again && self.put_off(task, &end)? {
             return Ok(());
         }

@@ -134,8 +134,18 @@ pub struct NodeIntent {
     pub services: Vec<UseIntent>,
     /// Its steps in order.
     pub steps: Vec<StepIntent>,
+    /// What runs beside them.
+    #[serde(default)]
+    pub monitors: Vec<StepIntent>,
     /// When it got its hosts.
     pub acquired_unix_ms: u64,
+}
+
+impl NodeIntent {
+    /// Everything that may have been started for it, its services apart.
+    pub fn all(&self) -> impl Iterator<Item = &StepIntent> {
+        self.steps.iter().chain(&self.monitors)
+    }
 }
 
 /// One line.
@@ -166,7 +176,7 @@ impl Open {
     /// Where what has a role runs, each with the folders that it uses.
     pub fn on_hosts(&self) -> impl Iterator<Item = (&Place, &Home)> {
         let steps = self.nodes.iter().flat_map(|node| {
-            let roles = node.steps.iter().filter(|step| step.place.role.is_some());
+            let roles = node.all().filter(|step| step.place.role.is_some());
             roles.map(move |step| (&step.place, &node.home))
         });
         let services = self.services.iter();
@@ -177,7 +187,7 @@ impl Open {
 
     /// Everything that may have been started.
     pub fn tokens(&self) -> impl Iterator<Item = &Token> {
-        let steps = self.nodes.iter().flat_map(|node| &node.steps);
+        let steps = self.nodes.iter().flat_map(NodeIntent::all);
         let services = self.services.iter().map(|service| &service.token);
         services.chain(steps.map(|step| &step.token))
     }
@@ -394,6 +404,7 @@ mod tests {
             previous: None,
             services: Vec::new(),
             steps: Vec::new(),
+            monitors: Vec::new(),
             acquired_unix_ms: 7,
         })
     }

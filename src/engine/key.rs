@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use doe_cache::{Class, Digest, KeyEncoder, Manifest, Value};
 
-use super::instruments;
+use super::{facts, instruments, monitor};
 use crate::error::{Error, Kind, Result, Site};
 use crate::label::Label;
 use crate::plan::model::{Host, Pattern, Platform, Setting, Source};
@@ -257,6 +257,8 @@ fn surroundings(
     }
     if rule.kind == RuleKind::Measure {
         platform_entries(manifest, platform);
+        facts::key::entries(manifest, rule, platform);
+        monitor::entries(manifest, rule, platform);
     }
     Ok(())
 }
@@ -269,6 +271,9 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         hosts,
         roles: _, // placement is recorded; the hosts' facts say what they are
         facts,
+        fact_sites: _,    // where they are written
+        probing: _,       // what was read is in `facts::key`, by role
+        monitors: _,      // `monitor::entries`, by rule
         dynamic_ports: _, // addresses
         cost_per_hour: _, // what it costs is no part of what comes out
         sim,

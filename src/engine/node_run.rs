@@ -10,9 +10,11 @@ use doe_cache::Output;
 
 use super::context::{Context, attempt_name, folder_of, now_unix_ms};
 use super::event::NodeState;
+use super::facts;
 use super::intent::{Intent, NodeIntent, Place, PortMap, StepIntent, UseIntent};
 use super::job::Job;
 use super::judge::{self, Cause, Document};
+use super::monitor;
 use super::moved::{self, Before};
 use super::record::{NodeEnd, record};
 use super::services::real_ports;
@@ -32,6 +34,10 @@ pub(super) struct Draft {
     pub(super) phases: BTreeMap<String, u64>,
     /// What the hosts said of themselves before it began.
     pub(super) before: Before,
+    /// What was seen beside it.
+    pub(super) monitors: monitor::Kept,
+    /// What its probe says that has moved while it ran.
+    pub(super) moved: Option<String>,
     /// Processes whose folders hold nothing that is not kept elsewhere once the record is stored.
     pub(super) processes: Vec<(Arc<dyn Executor>, Handle)>,
     /// Whether it was announced before it began.
@@ -130,6 +136,7 @@ async fn execute(
         None => context.tmp(home, &context.scratch, &job.scratch(), on_hosts)?,
     };
     draft.before = moved::before(context, job).await?;
+    facts::again::before(context, job).await?;
     let inputs = super::inputs::put(context, job, &home.run_dir.join(&below)).await?;
     let site = steps::Site {
         home,
@@ -145,23 +152,36 @@ async fn execute(
     if job.resumed.is_none() {
         end_previous(context, job, &action).await?;
     }
+    let mut monitors = monitor::planned(context, job, &site)?;
     if job.resumed.is_none() && draft.announced {
-        announce(context, job, used, &site, &action, ports).await?;
+        let beside = monitor::intents(&monitors);
+        announce(context, job, used, &site, &action, ports, beside).await?;
     }
+    monitor::start(context, job, &site, &action.steps, &mut monitors).await;
     state(NodeState::Running);
     let began = draft.phase("staging", began);
-    let ran = steps::run(context, &site, &action.steps, used).await?;
+    let ran = steps::run(context, &site, &action.steps, used).await;
+    // Whatever became of the steps, nothing stays beside them.
+    let nothing = steps::Ran::default();
+    let said = ran.as_ref().unwrap_or(&nothing);
+    draft.monitors = monitor::stop(context, &site, &draft.before, said, monitors).await;
+    let ran = ran?;
     draft.logs = ran.logs;
     draft.processes = ran.processes;
     if job.resumed.is_some() {
         draft.resumed(job.acquired_unix_ms).await?;
     }
     draft.failure = ran.failure;
-    state(NodeState::Collecting);
-    let began = match job.resumed {
+    let mut began = match job.resumed {
         Some(_) => now_unix_ms(),
         None => draft.phase("running", began),
     };
+    if draft.failure.is_none() && context.platform.probing.is_some() {
+        // Still alone with its hosts: reading them disturbs nobody.
+        draft.moved = facts::again::after(context, job).await?;
+        began = draft.phase("probing", began);
+    }
+    state(NodeState::Collecting);
     collect(context, job, &action.outputs, &work, &kept, draft).await?;
     draft.phase("collecting", began);
     Ok(())
@@ -190,6 +210,7 @@ async fn announce(
     site: &steps::Site<'_>,
     action: &Action,
     ports: PortMap,
+    monitors: Vec<StepIntent>,
 ) -> Result<()> {
     let mut steps = Vec::with_capacity(action.steps.len());
     for step in &action.steps {
@@ -220,6 +241,7 @@ async fn announce(
         previous: job.previous.as_ref().map(|previous| previous.record),
         services: services.collect(),
         steps,
+        monitors,
         acquired_unix_ms: job.acquired_unix_ms,
     };
     context.intents.announce(vec![Intent::Node(intent)]).await

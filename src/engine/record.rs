@@ -11,11 +11,12 @@ use doe_cache::{
 use super::context::{Context, now_unix_ms};
 use super::event::{CriterionWord, Outcome};
 use super::expected;
+use super::facts;
 use super::job::Job;
 use super::judge::{self, Cause};
-use super::moved::{self, Before};
 use super::node_run::Draft;
 use super::steps::{Failure, Used};
+use super::{monitor, moved};
 use crate::error::{Error, Result};
 use crate::rule::classes::is_infrastructure;
 use crate::rule::model::RuleKind;
@@ -37,6 +38,8 @@ pub(super) struct NodeEnd {
     pub missed: Vec<String>,
     /// Name and last lines of the log that tells most.
     pub tail: Option<(String, Vec<String>)>,
+    /// What went wrong beside it and decides nothing.
+    pub notes: Vec<String>,
     /// Milliseconds from the acquisition to the end.
     pub duration_ms: u64,
     /// Which attempt it was and how many there may be, when that was a question.
@@ -56,6 +59,7 @@ impl NodeEnd {
             criterion: None,
             missed: Vec::new(),
             tail: None,
+            notes: Vec::new(),
             duration_ms: now_unix_ms().saturating_sub(acquired_unix_ms),
             attempt: None,
             again: false,
@@ -85,6 +89,25 @@ async fn try_record(
                 name: name.clone(),
                 digest: blob.digest,
                 size_bytes: blob.size_bytes,
+            });
+        }
+    }
+    for (name, is_output, document) in &draft.monitors.documents {
+        let blob = context.store.cas().stage_bytes(document)?;
+        let (digest, size_bytes) = (blob.digest, blob.size_bytes);
+        if *is_output {
+            let schema = Some(monitor::SCHEMA.to_owned());
+            let output = doe_cache::Output {
+                digest,
+                size_bytes,
+                schema,
+            };
+            draft.outputs.insert(format!("monitor.{name}"), output);
+        } else {
+            logs.push(doe_cache::Log {
+                name: format!("monitor-{name}.json"),
+                digest,
+                size_bytes,
             });
         }
     }
@@ -141,7 +164,10 @@ async fn try_record(
     let failed = failure.is_some() && met.is_none();
     let moved = match failed {
         true => None,
-        false => moved::since(context, job, &draft.before).await?,
+        false => match draft.moved.take() {
+            None => moved::since(context, job, &draft.before).await?,
+            moved => moved,
+        },
     };
     let mut record = Record {
         schema: RECORD_SCHEMA,
@@ -163,7 +189,7 @@ async fn try_record(
         rejudged_from: None,
         spec_manifest: job.spec.clone(),
         action_manifest: job.action.clone(),
-        provenance: provenance(context, job, &draft.before).await?,
+        provenance: provenance(context, job, &draft).await?,
         reusable: !failed && moved.is_none(),
         not_reusable_because: failure
             .as_ref()
@@ -200,6 +226,7 @@ async fn try_record(
     end.tail = failure.filter(|_| failed).and_then(|failure| failure.tail);
     let stopped = context.is_aborted() || *job.cancel.borrow();
     end.again = spoiled && job.attempt < job.retry.attempts && !stopped;
+    end.notes = std::mem::take(&mut draft.monitors.problems);
     let update = NodeUpdate {
         run_id: context.home.run_id.clone(),
         label: record.label.clone(),
@@ -220,7 +247,7 @@ async fn try_record(
     if draft.announced || job.resumed.is_some() {
         context.intents.done(&execution);
     }
-    for (executor, handle) in &draft.processes {
+    for (executor, handle) in draft.processes.iter().chain(&draft.monitors.processes) {
         // What is left there is a copy: nothing depends on its removal.
         let _ = executor.discard(handle).await;
     }
@@ -260,6 +287,7 @@ pub(super) fn end_of(record: &Record) -> NodeEnd {
         criterion: judge::criterion_word(criterion.status),
         missed: judge::missed(criterion),
         tail: None,
+        notes: Vec::new(),
         duration_ms: record.duration_ms(),
         attempt: record.attempts.map(|of| (record.attempt, of)),
         again: false,
@@ -287,24 +315,37 @@ pub(super) fn stored_state(outcome: Outcome) -> StoredState {
     }
 }
 
-async fn provenance(context: &Context, job: &Job, before: &Before) -> Result<Provenance> {
+async fn provenance(context: &Context, job: &Job, draft: &Draft) -> Result<Provenance> {
     let measures = job.rule.kind == RuleKind::Measure;
     let mut hosts = BTreeMap::new();
-    let mut facts = BTreeMap::new();
+    let mut told = BTreeMap::new();
     if measures {
-        facts = context.platform.facts.clone();
+        told = context.platform.facts.clone();
         for role in &job.roles {
             let host = context.host(Some(role))?;
-            let known = match before.get(&host.name) {
+            let known = match draft.before.get(&host.name) {
                 Some(known) => known.clone(),
                 None => context.facts(&host).await,
             };
             for (fact, value) in known {
-                facts.insert(format!("host.{}.{fact}", host.name), Value::Str(value));
+                told.insert(format!("host.{}.{fact}", host.name), Value::Str(value));
+            }
+            // What the platform's own probe read, with its types, goes before.
+            if let Some(read) = facts::again::known(context, &host.name) {
+                let at = |fact: &str| format!("host.{}.{fact}", host.name);
+                let read_ms = i64::try_from(read.read_unix_ms).unwrap_or(i64::MAX);
+                told.insert(at("facts_read_unix_ms"), Value::Int(read_ms));
+                told.extend(
+                    read.facts
+                        .iter()
+                        .map(|(fact, value)| (at(fact), value.clone())),
+                );
             }
             hosts.insert(role.clone(), host.name);
         }
     }
+    let beside = draft.monitors.told.iter();
+    told.extend(beside.map(|(name, said)| (name.clone(), said.as_str().into())));
     // What is made from simulated numbers is simulated.
     let inputs_simulated = job.inputs.iter().any(|input| input.simulated);
     Ok(Provenance {
@@ -313,6 +354,6 @@ async fn provenance(context: &Context, job: &Job, before: &Before) -> Result<Pro
         executor: context.executor(measures.then_some("")).name().to_owned(),
         doe_version: env!("CARGO_PKG_VERSION").to_owned(),
         hosts,
-        facts,
+        facts: told,
     })
 }

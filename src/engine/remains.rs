@@ -165,7 +165,7 @@ impl Remains {
             }
         }
         let nodes = remains.nodes.iter();
-        let steps = nodes.flat_map(|left| left.intent.steps.iter().map(|step| &step.token));
+        let steps = nodes.flat_map(|left| left.intent.all().map(|step| &step.token));
         let known: Vec<&Token> = steps.chain(&seen).collect();
         let strays = living
             .iter()
@@ -292,7 +292,7 @@ impl Remains {
         let mut over = Vec::new();
         for LeftNode { intent, standing } in std::mem::take(&mut self.nodes) {
             let mut pids = Vec::new();
-            for step in &intent.steps {
+            for step in intent.all() {
                 let executor = executor_of(&step.place, &intent.home, executor, local);
                 let host = step.place.spec();
                 let ended = executor.revoke(&host, &step.token, GRACE).await?;

@@ -32,6 +32,7 @@ use super::resolve::{Final, Resolution, resolve, reuse};
 use super::retry::Retries;
 use super::schedule::{Limits, Scheduler, TaskId};
 use super::scratch::Scratch;
+use super::search_path::search_path;
 use crate::error::{Error, Result};
 use crate::exec::{Executor, Site};
 use crate::graph::{Graph, NodeId};
@@ -201,6 +202,9 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     });
     for notice in options.notices.iter().cloned().chain(cleared) {
         journal.warn("leftovers", notice, None);
+    }
+    for news in platform.probing.iter().flat_map(|probing| &probing.news) {
+        journal.warn("facts", news.clone(), None);
     }
     remote::tell_asked(&mut journal, &options);
     let estimates: BTreeMap<NodeId, f64> = prepared
@@ -448,26 +452,9 @@ fn context(
     let run_dir = run_dir
         .canonicalize()
         .map_err(|e| Error::io("find", &run_dir, &e))?;
-    let bin = run_dir.join("bin");
-    std::fs::create_dir_all(&bin).map_err(|e| Error::io("make", &bin, &e))?;
-    let link = bin.join("doe");
-    std::os::unix::fs::symlink(&options.doe, &link).map_err(|e| Error::io("link", &link, &e))?;
-    let inherited =
-        std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    let folders = options.path_prefix.iter().cloned();
-    let folders = folders
-        .chain([bin])
-        .chain(std::env::split_paths(&inherited));
-    let path = std::env::join_paths(folders).map_err(|cause| {
-        Error::new(
-            crate::error::Kind::Usage,
-            "bad-path",
-            "the search path cannot be made",
-        )
-        .cause(cause)
-    })?;
+    let path = search_path(&run_dir.join("bin"), &options.path_prefix, &options.doe)?;
     let mut env = options.env.clone();
-    env.insert("PATH".into(), path.to_string_lossy().into_owned());
+    env.insert("PATH".into(), path);
     Ok(Context {
         executor,
         local,
@@ -489,6 +476,7 @@ fn context(
         env,
         abort,
         facts: Default::default(),
+        probed: Default::default(),
         program: Program::of(&options.doe),
     })
 }

@@ -244,6 +244,10 @@ const STANDING: &[(&str, &str)] = &[
         "unknown-executor",
         "docs/executors.md says what executors there are",
     ),
+    (
+        "unknown-fact",
+        "facts are declared by the probe as `fact.NAME`, or by the platform in `facts`",
+    ),
     ("unknown-host", "name a host of the platform"),
     (
         "unknown-instrument",
@@ -261,6 +265,10 @@ const STANDING: &[(&str, &str)] = &[
     (
         "unknown-platform",
         "platforms are `[platform.NAME]` in `doe.toml`; `sim` always exists",
+    ),
+    (
+        "unknown-probe",
+        "a probe is a table of a rule file with `kind = \"probe\"`, named `file.table`",
     ),
     (
         "unknown-rule",

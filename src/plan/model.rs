@@ -16,6 +16,8 @@ use crate::rule::Expr;
 use crate::rule::model::{Rule, RuleId};
 use crate::rule::retry::RetryPolicy;
 
+pub use super::monitor::{Monitor, SampleTime};
+pub use super::probing::{HostFacts, Probing};
 pub use super::values::Settings;
 
 /// Everything that was read.
@@ -56,6 +58,21 @@ pub struct Plan {
     pub followups: Vec<Followup>,
     /// Pairs of layers that are compared.
     pub compares: Vec<Compare>,
+    /// What its hosts must be.
+    pub requires: Vec<HostClaim>,
+}
+
+/// What a plan says of a host: `gpu_count = ">= 4"`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostClaim {
+    /// Only of the host of this role.
+    pub role: Option<String>,
+    /// Name of the fact.
+    pub fact: String,
+    /// As written.
+    pub text: String,
+    /// Where.
+    pub site: Site,
 }
 
 impl Plan {
@@ -313,6 +330,12 @@ pub struct Platform {
     pub roles: BTreeMap<String, String>,
     /// Facts that enter the keys: instance type, GPU, driver, versions.
     pub facts: BTreeMap<String, Value>,
+    /// Where each of them is declared.
+    pub fact_sites: BTreeMap<String, Site>,
+    /// How its hosts are looked at before anything runs, when they are.
+    pub probing: Option<Probing>,
+    /// What runs beside its nodes.
+    pub monitors: Vec<Monitor>,
     /// Whether service ports are handed out (loopback) rather than taken as the rule names them.
     pub dynamic_ports: bool,
     /// What an hour of one host costs, when the workspace says so.

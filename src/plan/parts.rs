@@ -28,8 +28,8 @@ pub fn load_rules(root: &Path, options: &LoadOptions) -> Result<RulesOnly> {
     let (doc, found) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE)?;
     let unreadable = has_errors(&found);
     diags.extend(found);
-    let head = head(&doc, unreadable, options, &mut diags);
-    let (rules, _) = rules(root, &head.rules, options, &mut diags)?;
+    let mut head = head(&doc, unreadable, options, &mut diags);
+    let (rules, _) = rules(root, &mut head, options, &mut diags)?;
     if has_errors(&diags) {
         return Err(Error::from_diagnostics(diags));
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use doe_cache::Value;
 
 use super::model::{Host, Platform, Price};
-use super::{hosts, reach, reach_ssm};
+use super::{hosts, monitor, probing, reach, reach_ssm};
 use crate::error::{Diagnostic, Site, nearest};
 use crate::source::{Doc, Entry, Item, ItemValue, Table, Text};
 
@@ -69,6 +69,9 @@ fn empty(name: &str) -> Platform {
         hosts: BTreeMap::new(),
         roles: BTreeMap::new(),
         facts: BTreeMap::new(),
+        fact_sites: BTreeMap::new(),
+        probing: None,
+        monitors: Vec::new(),
         dynamic_ports: false,
         cost_per_hour: None,
         sim: BTreeMap::new(),
@@ -117,10 +120,16 @@ fn apply(
                 let what = format!("`{}`", entry.key.text);
                 if let Some(value) = entry.item.to_value(&what, diags) {
                     merge(values, &entry.key.text, value);
+                    if key == "facts" {
+                        let site = entry.item.site.clone();
+                        platform.fact_sites.insert(entry.key.text.clone(), site);
+                    }
                 }
             }
         }
     }
+    probing::read(&mut table, diags).apply(platform, diags);
+    monitor::read(&mut table, platform, diags);
     if let Some(env) = table.opt_table("env", diags) {
         for entry in env.entries() {
             let what = format!("the variable `{}`", entry.key.text);

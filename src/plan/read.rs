@@ -2,13 +2,13 @@
 //! and nowhere else, and what has the wrong shape is a finding and left out. Nothing here knows
 //! parameters, expressions or other plans.
 
-use super::expect;
 use super::model::{Condition, Expectation};
 use super::repeat::RepeatDecl;
 use super::schema::{
     CellPick, Common, CompareDecl, EstimateDecl, ExpectDecl, FactorDecl, FollowupDecl, LayerDecl,
     OverrideDecl, PatternDecl, Pick, PlanDecl, SettingDecl,
 };
+use super::{claim, expect};
 use crate::error::{Diagnostic, Severity};
 use crate::rule::retry::RetryDef;
 use crate::source::{Doc, Entry, Item, ItemValue, Spanned, Table, Text};
@@ -33,6 +33,9 @@ pub(super) fn read(doc: &Doc, package: &str, diags: &mut Diags) -> PlanDecl {
     }
     if let Some(settings) = root.opt_table("settings", diags) {
         plan.settings = settings_of(&settings, diags);
+    }
+    if let Some(requires) = root.opt_table("requires", diags) {
+        plan.requires = claim::read(&requires, diags);
     }
     for table in root.tables("layer", diags) {
         plan.layers.extend(layer(table, package, diags));

@@ -3,7 +3,7 @@
 
 use doe_cache::Value;
 
-use super::model::Expectation;
+use super::model::{Expectation, HostClaim};
 use super::repeat::RepeatDecl;
 use crate::error::Site;
 use crate::rule::retry::RetryDef;
@@ -34,6 +34,8 @@ pub(super) struct PlanDecl {
     pub followups: Vec<FollowupDecl>,
     /// `[[compare]]`.
     pub compares: Vec<CompareDecl>,
+    /// `[requires]`.
+    pub requires: Vec<HostClaim>,
 }
 
 /// `key = value` in a table of settings.

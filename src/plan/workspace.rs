@@ -2,7 +2,7 @@
 //! is wrong anywhere is told in one go, in the order of files and lines; a workspace comes out
 //! only when nothing is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,9 @@ use doe_cache::remote::Target;
 use super::expand::{self, CommandLine, Context, Expanded, name_hints};
 use super::files::plan_files;
 use super::model::{Platform, Workspace};
+use super::order::in_file_order;
 use super::resolve::{self, Index};
-use super::{compare, followup, platform, read, remote};
+use super::{compare, followup, monitor, platform, probing, read, remote};
 use crate::error::{Diagnostic, Error, Kind, Result, Severity, nearest};
 use crate::rule::load as rule_load;
 use crate::rule::model::{Rule, RuleId};
@@ -60,6 +61,8 @@ pub struct Folders {
     pub rules: PathBuf,
     /// The store.
     pub state: PathBuf,
+    /// The platform used when nobody names one.
+    pub platform: String,
 }
 
 /// Reads nothing but the folders out of `doe.toml`; `None` when anything is wrong with it, or when
@@ -73,6 +76,7 @@ pub fn folders(root: &Path) -> Option<Folders> {
         plans: head.plans,
         rules: head.rules,
         state: head.state,
+        platform: head.default_platform,
     })
 }
 
@@ -130,8 +134,8 @@ impl Workspace {
 /// A workspace without plans: all that plans are expanded with. `None` when anything is wrong.
 pub(super) fn shell(root: &Path, options: &LoadOptions) -> Option<Workspace> {
     let (doc, mut diags) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE).ok()?;
-    let head = head(&doc, false, options, &mut diags);
-    let (rules, _) = rules(root, &head.rules, options, &mut diags).ok()?;
+    let mut head = head(&doc, false, options, &mut diags);
+    let (rules, _) = rules(root, &mut head, options, &mut diags).ok()?;
     diags.is_empty().then(|| Workspace {
         root: root.to_owned(),
         state_dir: root.join(&head.state),
@@ -159,8 +163,8 @@ fn load(root: &Path, options: &LoadOptions) -> Result<(Option<Workspace>, Vec<Di
     let (doc, found) = Doc::read(&root.join(WORKSPACE_FILE), WORKSPACE_FILE)?;
     let unreadable = has_errors(&found);
     diags.extend(found);
-    let head = head(&doc, unreadable, options, &mut diags);
-    let (rules, stems) = rules(root, &head.rules, options, &mut diags)?;
+    let mut head = head(&doc, unreadable, options, &mut diags);
+    let (rules, stems) = rules(root, &mut head, options, &mut diags)?;
     let broken_files = broken_files(&head.rules, &diags);
     let sources = plan_files(&root.join(&head.plans), &shown(&head.plans), &mut diags)?;
     if sources.is_empty() && !has_errors(&diags) {
@@ -375,15 +379,16 @@ fn shown(path: &Path) -> String {
 
 type RulesById = BTreeMap<RuleId, Arc<Rule>>;
 
-/// All rules, and the stems of the files that are there.
+/// All rules, and the stems of the files that are there; platforms get the probes that they name.
 pub(super) fn rules(
     root: &Path,
-    folder: &Path,
+    head: &mut Head,
     options: &LoadOptions,
     diags: &mut Vec<Diagnostic>,
 ) -> Result<(RulesById, BTreeSet<String>)> {
-    let dir = root.join(folder);
+    let dir = root.join(&head.rules);
     if !dir.exists() {
+        probing::resolve(&mut head.platforms, &BTreeMap::new(), diags);
         return Ok((BTreeMap::new(), BTreeSet::new()));
     }
     let mut stems = BTreeSet::new();
@@ -398,9 +403,11 @@ pub(super) fn rules(
         .iter()
         .map(String::as_str)
         .collect();
-    let (rules, found) = rule_load::load_dir(&dir, &shown(folder), &instruments);
-    diags.extend(found);
-    Ok((rules, stems))
+    let loaded = rule_load::load_dir(&dir, &shown(&head.rules), &instruments);
+    diags.extend(loaded.diags);
+    probing::resolve(&mut head.platforms, &loaded.probes, diags);
+    monitor::check(&head.platforms, &loaded.rules, diags);
+    Ok((loaded.rules, stems))
 }
 
 /// Stems of the rule files that have errors.
@@ -472,27 +479,4 @@ fn unused_sets(sets: &CommandLine, complete: bool, rules: &RulesById, diags: &mu
         }
         diags.push(found);
     }
-}
-
-/// Sorts findings by file and line, and drops those that say the same at the same place.
-fn in_file_order(mut diags: Vec<Diagnostic>, ranks: &[String]) -> Vec<Diagnostic> {
-    let rank: HashMap<&str, usize> = (ranks.iter().enumerate())
-        .map(|(rank, name)| (name.as_str(), rank))
-        .collect();
-    diags.sort_by_cached_key(|found| match found.sites.first() {
-        Some((site, _)) => {
-            let rank = rank.get(site.file.name.as_str()).copied();
-            (rank.unwrap_or(usize::MAX - 1), site.range.start)
-        }
-        None => (usize::MAX, 0),
-    });
-    let mut seen = HashSet::new();
-    diags.retain(|found| {
-        let place = found
-            .sites
-            .first()
-            .map(|(site, _)| (site.file.name.clone(), site.range.clone()));
-        seen.insert((found.code, found.message.clone(), place))
-    });
-    diags
 }

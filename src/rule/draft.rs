@@ -119,7 +119,7 @@ impl Draft {
                 "measure" => RuleKind::Measure,
                 "analysis" => RuleKind::Analysis,
                 other => {
-                    let allowed = ["measure", "analysis"];
+                    let allowed = ["measure", "analysis", "probe"];
                     diags.push(params::not_one_of("`kind`", other, &allowed, &text.site));
                     return None;
                 }

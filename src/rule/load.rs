@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::check;
 use super::draft::Draft;
+use super::host::{self, Probes};
 use super::model::{Rule, RuleId};
 use crate::error::{Diagnostic, Severity, Site, nearest};
 use crate::source::Doc;
@@ -25,6 +26,17 @@ pub struct RuleFile<'a> {
     pub text: &'a str,
 }
 
+/// What rule files hold.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Rules by id.
+    pub rules: Rules,
+    /// Probes of hosts by id.
+    pub probes: Probes,
+    /// Findings.
+    pub diags: Vec<Diagnostic>,
+}
+
 /// Loads one file that extends nothing outside itself. `instruments` are the ones that scripts may
 /// call: `measure openai`, `parse iperf3`, `proxy`.
 pub fn load_file(
@@ -35,11 +47,18 @@ pub fn load_file(
 ) -> (Rules, Vec<Diagnostic>) {
     let mut loader = Loader::new(instruments);
     loader.read(path, name, stem);
-    loader.finish()
+    let loaded = loader.finish();
+    (loaded.rules, loaded.diags)
 }
 
 /// Loads texts together; a rule may extend one of another file.
 pub fn load_texts(files: &[RuleFile<'_>], instruments: &[&str]) -> (Rules, Vec<Diagnostic>) {
+    let loaded = load_all(files, instruments);
+    (loaded.rules, loaded.diags)
+}
+
+/// Loads texts together, probes of hosts included.
+pub fn load_all(files: &[RuleFile<'_>], instruments: &[&str]) -> Loaded {
     let mut loader = Loader::new(instruments);
     for file in files {
         let (doc, diags) = Doc::parse(file.name, file.text);
@@ -50,7 +69,7 @@ pub fn load_texts(files: &[RuleFile<'_>], instruments: &[&str]) -> (Rules, Vec<D
 
 /// Loads all `*.toml` files of a folder together, in the order of their names. `shown` is how
 /// messages call the folder.
-pub fn load_dir(dir: &Path, shown: &str, instruments: &[&str]) -> (Rules, Vec<Diagnostic>) {
+pub fn load_dir(dir: &Path, shown: &str, instruments: &[&str]) -> Loaded {
     let mut loader = Loader::new(instruments);
     let names = std::fs::read_dir(dir).and_then(|entries| {
         entries
@@ -83,6 +102,7 @@ struct Loader<'a> {
     /// Rules that others extend: what they do not use themselves is for those.
     extended: BTreeSet<RuleId>,
     rules: Rules,
+    probes: Probes,
     diags: Vec<Diagnostic>,
 }
 
@@ -93,6 +113,7 @@ impl<'a> Loader<'a> {
             drafts: BTreeMap::new(),
             extended: BTreeSet::new(),
             rules: BTreeMap::new(),
+            probes: BTreeMap::new(),
             diags: Vec::new(),
         }
     }
@@ -128,6 +149,13 @@ impl<'a> Loader<'a> {
         }
         for entry in doc.table().entries() {
             let before = self.diags.len();
+            if host::is_probe(&entry.item) {
+                if let Some(probe) = host::read(stem, entry, &mut self.diags) {
+                    label(&mut self.diags[before..], &probe.id);
+                    self.probes.insert(probe.id.clone(), Arc::new(probe));
+                }
+                continue;
+            }
             if let Some(draft) = Draft::read(stem, entry, &mut self.diags) {
                 label(&mut self.diags[before..], &draft.id);
                 self.drafts.insert(draft.id.clone(), draft);
@@ -135,14 +163,18 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn finish(mut self) -> (Rules, Vec<Diagnostic>) {
+    fn finish(mut self) -> Loaded {
         let ids: Vec<_> = self.drafts.keys().cloned().collect();
         self.extended = self.drafts.values().filter_map(parent).collect();
         for id in &ids {
             self.resolve(id, &ids, &mut Vec::new());
         }
         self.unread_by_all();
-        (self.rules, self.diags)
+        Loaded {
+            rules: self.rules,
+            probes: self.probes,
+            diags: self.diags,
+        }
     }
 
     /// What a rule that others extend does not read may be theirs to read; what none of them reads

@@ -9,6 +9,8 @@ mod define;
 pub mod digest;
 mod draft;
 pub mod expr;
+pub mod fact;
+pub mod host;
 mod jinja;
 mod lex;
 pub mod load;

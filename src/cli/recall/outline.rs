@@ -4,6 +4,7 @@
 use doe_cache::{Digest, Store};
 
 use super::super::args::Global;
+use super::super::facts;
 use super::super::out::Out;
 use super::super::session;
 use super::Recall;
@@ -130,10 +131,11 @@ impl<'a> Outlined<'a> {
             return Ok(None);
         }
         let (root, options) = session::place(self.global)?;
-        let Some(part) = settings_only(&root, &options, &edits) else {
+        let Some(mut part) = settings_only(&root, &options, &edits) else {
             self.memory.note("more than values of settings was edited");
             return Ok(None);
         };
+        facts::recall(&mut part.workspace);
         let edited = edits.len();
         let Ok(graph) = Graph::build(&part.workspace) else {
             return Ok(None);

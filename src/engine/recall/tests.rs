@@ -7,11 +7,13 @@ use doe_cache::{Class, Digest, Manifest, Store};
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine::context::now_unix_ms;
 use crate::engine::event::Body;
+use crate::engine::facts;
 use crate::engine::instruments;
 use crate::engine::key::{self, Need, Needs};
 use crate::graph::Graph;
-use crate::plan::model::Workspace;
+use crate::plan::model::{HostFacts, Workspace};
 use crate::plan::workspace::{LoadOptions, folders};
 use crate::rule::action::Binding;
 use crate::rule::render::render;
@@ -32,14 +34,16 @@ const RULES: &str = "[measure]\ndoc = \"d\"\nversion = 1\n\
     [[measure.step]]\nname = \"go\"\nrole = \"here\"\ntimeout = \"1m\"\n\
     run = \"doe measure openai --url http://x --out {{ out.text }}; echo {{ i }}\"\n\
     [measure.output]\ntext = { path = \"text\" }\n\
+    [hosts]\nkind = \"probe\"\nfact.tuned = { run = \"uname -r\" }\n\
     [summary]\nkind = \"analysis\"\ndoc = \"d\"\n\
     param.i = { type = \"int\", doc = \"i\" }\n\
     [[summary.step]]\nname = \"sum\"\ntimeout = \"1m\"\n\
     run = \"cat {{ inputs }} > {{ out.text }}; echo {{ i }}\"\n\
     [summary.output]\ntext = { path = \"text\" }\n";
 
-const HEAD: &str = "[workspace]\nplatform = \"sim\"\n[platform.sim]\nsim = { seed = 1 }\n\
-    facts = { gpu = \"none\" }\nenv = { HOME_OF = \"x\" }\n";
+const HEAD: &str = "[workspace]\nplatform = \"sim\"\n[platform.sim]\nsim = { seed = 1 }\nprobe = \"r.hosts\"\n\
+    facts = { gpu = \"none\" }\nenv = { HOME_OF = \"x\" }\n\
+    [[platform.sim.monitor]]\nname = \"tick\"\nrun = \"date\"\nin_key = true\n";
 
 fn write(root: &Path) {
     std::fs::create_dir_all(root.join("plans")).unwrap();
@@ -53,6 +57,7 @@ fn look(root: &Path) -> World {
     World::look(&Places {
         root: root.to_owned(),
         folders: folders(root).unwrap(),
+        platform: folders(root).unwrap().platform,
         program: std::env::current_exe().unwrap(),
     })
     .unwrap()
@@ -66,7 +71,9 @@ fn manifests(root: &Path) -> Vec<Manifest> {
     };
     let workspace = Workspace::load(root, &options).unwrap();
     let graph = Graph::build(&workspace).unwrap();
-    let platform = &workspace.platforms[&workspace.default_platform];
+    let mut platform = workspace.platforms[&workspace.default_platform].clone();
+    facts::file::recall(&workspace.state_dir, &mut platform);
+    let platform = &platform;
     let store = Store::open(&workspace.state_dir).unwrap();
     let known = store.runs(1).unwrap().len();
     let mut found = Vec::new();
@@ -86,6 +93,29 @@ fn manifests(root: &Path) -> Vec<Manifest> {
         found.push(key::action_manifest(pattern, &action, platform, &needs).unwrap());
     }
     found
+}
+
+/// The hosts of the platform say that they are tuned so.
+fn say(root: &Path, tuned: &str) {
+    let options = LoadOptions {
+        known_instruments: instruments::known(),
+        ..LoadOptions::default()
+    };
+    let workspace = Workspace::load(root, &options).unwrap();
+    let mut platform = workspace.platforms[&workspace.default_platform].clone();
+    let facts = HostFacts {
+        facts: [("tuned".to_owned(), tuned.into())].into(),
+        read_unix_ms: now_unix_ms() - 1,
+        just_read: true,
+    };
+    let facts = std::sync::Arc::new(facts);
+    let hosts = platform
+        .hosts
+        .keys()
+        .map(|host| (host.clone(), facts.clone()));
+    let known = hosts.collect();
+    platform.probing.as_mut().unwrap().known = known;
+    facts::file::keep(&workspace.state_dir, &platform).unwrap();
 }
 
 /// The values of all entries of a kind that enter keys, in order.
@@ -121,6 +151,8 @@ const INPUTS: &[(&str, Edit)] = &[
         "platform.fact.",
         Some(("doe.toml", "gpu = \"none\"", "gpu = \"one\"")),
     ),
+    ("fact.", Some(("facts", "", ""))),
+    ("monitor.", Some(("doe.toml", "\"date\"", "\"uptime\""))),
     ("platform.sim.model_version", None),
     ("platform.sim.", Some(("doe.toml", "seed = 1", "seed = 2"))),
     ("platform.env.", Some(("doe.toml", "\"x\"", "\"y\""))),
@@ -154,6 +186,7 @@ fn every_input_of_a_key_is_a_part_of_the_world() {
     write(root);
     let store = Store::open(root.join(".doe")).unwrap();
     begin(&store, "r0");
+    say(root, "6.8");
     let before = manifests(root);
     // A kind of entry that this test does not know must be given a place in the world first.
     for (path, entry) in before.iter().flat_map(Manifest::walk) {
@@ -176,6 +209,9 @@ fn every_input_of_a_key_is_a_part_of_the_world() {
         if *file == "store" {
             begin(&store, "r1");
             assert!(!world.holds(&look(root)));
+        } else if *file == "facts" {
+            say(root, "6.9");
+            assert_ne!(values(&manifests(root), prefix), was);
         } else {
             let path = root.join(file);
             let text = std::fs::read_to_string(&path).unwrap();
@@ -195,7 +231,9 @@ fn every_input_of_a_key_is_a_part_of_the_world() {
             );
         }
         let now = look(root);
-        let other: Vec<&str> = world.differences(&now).collect();
+        // Of another platform other facts are known.
+        let is_edit = |part: &&str| *part != "facts" || part == file;
+        let other: Vec<&str> = world.differences(&now).filter(is_edit).collect();
         assert_eq!(other, [*file], "{prefix}");
     }
 }
@@ -213,6 +251,29 @@ fn begin(store: &Store, run_id: &str) {
             started_unix_ms: 1,
         })
         .unwrap();
+}
+
+/// An answer stands no longer than the reading that it rests on.
+#[test]
+fn facts_that_are_too_old_are_another_world_each_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    write(root);
+    say(root, "6.8");
+    let world = look(root);
+    assert_eq!(world.differences(&look(root)).count(), 0);
+    let path = root.join(".doe/facts/sim.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace("\"max_age_ms\": 600000", "\"max_age_ms\": 0"),
+    )
+    .unwrap();
+    let old = look(root);
+    assert_eq!(world.differences(&old).collect::<Vec<_>>(), ["facts"]);
+    assert!(!old.holds(&look(root)) && old.differences(&look(root)).count() == 1);
+    std::fs::write(&path, "{").unwrap();
+    assert_eq!(look(root).differences(&look(root)).count(), 0);
 }
 
 /// What is not in a key but in what is printed: names, notes, files that are there or not.

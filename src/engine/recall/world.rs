@@ -1,5 +1,5 @@
 //! Everything that an answer can depend on, by name: the program, `doe.toml`, every rule file and
-//! plan (and which of them there are), the store. Files count by their bytes, which is what they
+//! plan (and which of them there are), the facts of hosts, the store. Files count by their bytes, which is what they
 //! say; how they look from outside is only asked to be sure that nothing moved while the answer
 //! was worked out.
 
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use doe_cache::{Digest, Generation, KeyEncoder, Standing, Value};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::instruments;
+use crate::engine::{facts, instruments};
 use crate::error::{Error, Kind, Result};
 use crate::plan::workspace::{Folders, WORKSPACE_FILE};
 
@@ -27,6 +27,8 @@ pub struct Places {
     pub folders: Folders,
     /// This program.
     pub program: PathBuf,
+    /// The platform that is asked about: what is known of its hosts counts.
+    pub platform: String,
 }
 
 /// Digests by name.
@@ -57,10 +59,13 @@ impl World {
             plans,
             rules,
             state,
+            platform: _, // unless somebody names one
         } = &places.folders;
         for (name, folder) in [("plans", plans), ("rules", rules)] {
             look.folder(&places.root.join(folder), name, 0)?;
         }
+        let known = facts::file::standing(&places.root.join(state), &places.platform);
+        look.parts.insert("facts".into(), known);
         let standing = Standing::of(places.root.join(state))?;
         let said = standing.as_ref().map(|s| s.digest().hex());
         look.parts

@@ -117,6 +117,7 @@ pub(super) fn expand(
             patterns: Vec::new(),
             followups: Vec::new(),
             compares: Vec::new(),
+            requires: decl.requires.clone(),
         },
         units: Vec::new(),
         links: Vec::new(),

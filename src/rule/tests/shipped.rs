@@ -42,6 +42,19 @@ fn shipped() -> Rules {
 }
 
 #[test]
+fn the_shipped_probes_load_without_a_finding() {
+    let file = RuleFile {
+        name: "rules/hosts.toml",
+        stem: "hosts",
+        text: include_str!("../../../rules/hosts.toml"),
+    };
+    let loaded = crate::rule::load::load_all(&[file], SHIPPED);
+    assert_eq!(lines(&loaded.diags), "");
+    let ids: Vec<_> = loaded.probes.keys().map(|id| id.0.as_str()).collect();
+    assert_eq!(ids, ["hosts.gpu", "hosts.host"]);
+}
+
+#[test]
 fn every_shipped_rule_loads_without_a_finding() {
     let rules = shipped();
     let ids: Vec<_> = rules.keys().map(|id| id.0.as_str()).collect();

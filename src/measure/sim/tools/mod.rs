@@ -6,6 +6,7 @@
 //! Durations are the real ones times `time_scale`; the numbers printed are not scaled. Noise is
 //! a function of the profile's seed and the command line, so a run can be repeated exactly.
 
+mod ec2;
 mod etcd;
 mod fabtests;
 mod fi_info;
@@ -31,6 +32,7 @@ use super::SimProfile;
 pub const NAMES: &[&str] = &[
     "all_gather_perf",
     "all_reduce_perf",
+    "ec2-metadata",
     "etcd",
     "fi_info",
     "fi_pingpong",
@@ -101,6 +103,7 @@ impl Sim<'_> {
         self.err.flush()?;
         let status = match self.tool {
             "all_gather_perf" | "all_reduce_perf" | "reduce_scatter_perf" => nccl::run(self),
+            "ec2-metadata" => ec2::run(self),
             "etcd" => etcd::run(self),
             "fi_info" => fi_info::run(self),
             "fi_pingpong" | "fi_rdm_bw" | "fi_rdm_pingpong" | "fi_rma_bw" | "fi_rma_pingpong" => {
