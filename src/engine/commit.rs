@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use doe_cache::remote::Uploader;
 use doe_cache::{Batch, Digest, NodeUpdate, Record, Store};
@@ -16,9 +16,10 @@ use crate::error::{Error, Kind, Result};
 
 /// Records that are written together at most.
 const MOST: usize = 256;
-/// How long a record waits for company. Nothing beside what a measurement takes, and a hundred
-/// short analyses come in meanwhile.
-const GATHER: Duration = Duration::from_millis(30);
+/// How long a record waits for company: 32 ms in all. Nothing beside what a measurement takes, and
+/// many short analyses come in meanwhile.
+const PAUSE: Duration = Duration::from_millis(4);
+const LOOKS: u32 = 8;
 
 struct Order {
     record: Option<Record>,
@@ -119,24 +120,21 @@ fn gone() -> Error {
     Error::new(Kind::Bug, "committer-gone", "the writer of results is gone")
 }
 
-/// What is written together with the first.
+/// What is written together with the first. Looks again and again instead of waiting for a deadline:
+/// that would be a time of the clock, and clocks jump.
 fn gather(first: Order, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsize) -> Vec<Order> {
-    let until = Instant::now() + GATHER;
     let mut orders = vec![first];
-    loop {
+    for _ in 0..LOOKS {
         orders.extend(inbox.try_iter().take(MOST - orders.len()));
         let waiting = orders.iter().filter(|order| order.done.is_some()).count();
         let flush = |order: &Order| order.done.is_some() && order.record.is_none();
-        let left = until.saturating_duration_since(Instant::now());
         let all_here = waiting >= under_way.load(Ordering::Relaxed);
-        if orders.len() >= MOST || all_here || left.is_zero() || orders.iter().any(flush) {
-            return orders;
+        if orders.len() >= MOST || all_here || orders.iter().any(flush) {
+            break;
         }
-        match inbox.recv_timeout(left) {
-            Ok(order) => orders.push(order),
-            Err(_) => return orders,
-        }
+        std::thread::sleep(PAUSE);
     }
+    orders
 }
 
 fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsize) {
