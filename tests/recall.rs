@@ -417,6 +417,17 @@ text = { path = \"text\" }
     let (numbers, words) = (layer("n", "number"), layer("w", "word"));
     let text = format!("[plan]\ntitle = \"t\"\nrules = [\"r\"]\n{words}{numbers}");
     lab.write("plans/p.toml", &text);
+    let warned = |rules: &str| {
+        lab.write("rules/r.toml", rules);
+        let checked = lab.doe(&["check", "//..."]).ok();
+        checked.stdout.contains("no-inputs")
+    };
+    assert!(warned(&rules.replacen(
+        "printf",
+        "wc {{ inputs }}; printf",
+        1
+    )));
+    assert!(!warned(rules), "they look at nothing");
     lab.doe(&["build", "//..."]).ok();
     for _ in 0..2 {
         let again = lab.doe(&["build", "//..."]).ok().stdout;

@@ -58,6 +58,22 @@ fn overwrite(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
+/// A log cannot be made again: the record says what it was, and its loss is told when it is found.
+#[test]
+fn a_damaged_log_is_told_once() {
+    let root = tempfile::tempdir().unwrap();
+    let store = life(root.path());
+    let snapshot = store.bulk().unwrap();
+    let record = snapshot.current("//t:p1").unwrap().record;
+    let log = store.record(&record).unwrap().logs[0].digest;
+    let path = store.layout().blob(&log);
+    overwrite(&path, b"something else");
+    let damage = store.verify(&VerifyOptions::ALL).unwrap().damage;
+    assert!(damage.iter().any(|d| d.name == log.hex()), "{damage:?}");
+    assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+    assert!(store.record(&record).unwrap().usable());
+}
+
 #[test]
 fn a_whole_store_is_whole() {
     let root = tempfile::tempdir().unwrap();

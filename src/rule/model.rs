@@ -76,6 +76,18 @@ pub struct Rule {
     pub site: Site,
 }
 
+impl Rule {
+    /// Whether any of its steps names the list of results that it is given.
+    pub fn mentions_inputs(&self) -> bool {
+        let texts = self
+            .steps
+            .iter()
+            .flat_map(|step| step.env.values().chain([&step.run]));
+        let mut texts = texts.chain(self.env.values());
+        texts.any(|text| text.text.contains("inputs"))
+    }
+}
+
 /// A parameter's type.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ParamType {

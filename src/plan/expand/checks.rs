@@ -121,10 +121,11 @@ pub(super) fn unused_rules(
     }
 }
 
-/// Analyses that are given nothing to look at.
+/// Analyses that would look at results and are given none.
 pub(in crate::plan) fn without_inputs(plan: &Plan, diags: &mut Vec<Diagnostic>) {
     for pattern in &plan.patterns {
-        if pattern.rule.kind == RuleKind::Analysis && pattern.needs.is_empty() {
+        let looks = pattern.rule.kind == RuleKind::Analysis && pattern.rule.mentions_inputs();
+        if looks && pattern.needs.is_empty() {
             let message = "this analysis has no results to look at";
             let found = Diagnostic::warning("no-inputs", message)
                 .at(pattern.site.clone(), "")
