@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use support::Workspace;
+use support::{Ran, Workspace};
 
 const RULES: &str = r#"[probe]
 doc = "Prints a number."
@@ -146,7 +146,10 @@ struct Transcript<'w> {
 
 impl Transcript<'_> {
     fn run(&mut self, words: &[&str]) -> String {
-        let ran = self.lab.doe(words);
+        // Files are named as people name them: in the folder where they are.
+        let mut command = self.lab.command(words);
+        let output = command.current_dir(self.lab.path()).output().unwrap();
+        let ran = Ran::of(words, output);
         let line = self.masks.apply(&format!("$ doe {}", words.join(" ")));
         self.text += &line;
         self.text += &self.masks.apply(&ran.stdout);
