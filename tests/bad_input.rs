@@ -750,3 +750,55 @@ fn the_command_line_is_checked_too() {
     assert_eq!(nowhere.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&nowhere.stderr).contains("doe init"));
 }
+
+#[test]
+fn a_port_that_two_servers_of_a_node_want_is_found_before_anything_starts() {
+    let workspace = lab();
+    let server = |name: &str| {
+        format!(
+            "[[probe.service]]\nname = \"{name}\"\nrole = \"{name}\"\nports = {{ http = 8100 }}\n\
+             run = \"exec sleep 60\"\n\
+             ready = {{ tcp = \"{{{{ self.ip }}}}:8100\", within = \"5s\" }}\n"
+        )
+    };
+    let rules = workspace.read("rules/lab.toml");
+    let roles = "roles = { client = {}, a = {}, b = {} }";
+    let rules = rules.replace("roles = { client = {} }", roles);
+    workspace.write(
+        "rules/lab.toml",
+        &format!("{rules}{}{}", server("a"), server("b")),
+    );
+    let hosts = |b: &str| {
+        format!(
+            "[workspace]\nplatform = \"here\"\n[platform.here]\nexecutor = \"local\"\n\
+             roles = {{ client = \"x\", a = \"x\", b = \"{b}\" }}\n\
+             [platform.here.host.x]\naddress = \"127.0.0.1\"\n\
+             [platform.here.host.y]\naddress = \"127.0.0.1\"\n"
+        )
+    };
+    workspace.write("doe.toml", &hosts("x"));
+    let found = findings(&workspace, 3);
+    let codes: Vec<_> = found.iter().map(|(code, ..)| code.as_str()).collect();
+    assert_eq!(codes, ["port-twice"; 2], "{found:?}");
+    assert!(found[0].2.contains("wanted by `a` and `b`"), "{found:?}");
+    workspace.doe(&["build", "//lab:long"]).exits(3);
+    workspace.write("doe.toml", &hosts("y"));
+    assert_eq!(findings(&workspace, 0), []);
+}
+
+#[test]
+fn what_keeps_everything_from_loading_is_told_whatever_is_asked_for() {
+    let workspace = lab();
+    workspace.write(
+        "plans/other.toml",
+        "[plan]\ntitle = \"other\"\nrules = [\"lab\"]\n",
+    );
+    workspace.replace(
+        "rules/lab.toml",
+        "timeout = \"1m\"",
+        "timeout = \"1 m o\"",
+        1,
+    );
+    let told = workspace.doe(&["check", "//other:all"]).exits(3).stdout;
+    assert!(told.contains("rules/lab.toml"), "{told}");
+}

@@ -250,6 +250,58 @@ fn damage_is_found_put_aside_and_mended_by_running_again() {
 }
 
 #[test]
+fn a_damaged_input_is_made_again_by_the_build_that_needs_it() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    let shown = lab
+        .doe(&["cache", "show", "//lab:p-1", "--json"])
+        .ok()
+        .json();
+    let blob = shown["outputs"]["result"]["digest"].as_str().unwrap();
+    let path = lab
+        .path()
+        .join(format!(".doe/cas/{}/{}", &blob[..2], &blob[2..]));
+    let good = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "{\"schema\": \"probe-v1\", \"tokens\": 7}").unwrap();
+    // The sum is to run, and would read it.
+    lab.replace("plans/lab.toml", "[1, 2]", "[1, 2, 3]", 1);
+    lab.replace("plans/lab.toml", "\"p-2\"]", "\"p-2\", \"p-3\"]", 1);
+    let built = lab.doe(&["build", "//...", "--json"]).ok();
+    let (summary, mut warnings) = (built.summary(), built.events());
+    warnings.retain(|event| event["event"] == "warning");
+    assert_eq!(
+        (&summary["ok"], &summary["reused"]),
+        (&3.into(), &1.into()),
+        "{summary}"
+    );
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0]["code"], "damaged", "{warnings:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), good);
+    lab.doe(&["cache", "verify"]).ok();
+    lab.assert_nothing_runs();
+}
+
+#[test]
+fn a_record_whose_file_is_gone_stands_for_nothing() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    let record = record_of(&lab, "//lab:p-2");
+    let file = format!(".doe/records/{}/{record}.json", &record[..2]);
+    let file = lab.path().join(file);
+    std::fs::remove_file(file).unwrap();
+    let plan = lab.doe(&["plan", "//..."]).ok().stdout;
+    assert!(plan.contains("its record is no longer"), "{plan}");
+    let built = lab.doe(&["build", "//...", "--json"]).ok().summary();
+    assert_eq!(
+        (&built["ok"], &built["reused"]),
+        (&1.into(), &2.into()),
+        "{built}"
+    );
+    lab.assert_nothing_runs();
+}
+
+#[test]
 fn results_travel_with_their_provenance() {
     let from = lab("1, 2", false);
     from.doe(&["build", "//..."]).ok();

@@ -28,6 +28,7 @@ pub struct CheckArgs {
 /// Runs the command.
 pub fn run(global: &Global, args: &CheckArgs, out: &mut Out) -> Result<u8> {
     let mut patterns = 0;
+    let mut loaded = true;
     let mut found = match session::workspace(global) {
         Ok(workspace) => {
             let mut found = workspace.warnings.clone();
@@ -63,11 +64,14 @@ pub fn run(global: &Global, args: &CheckArgs, out: &mut Out) -> Result<u8> {
             found
         }
         Err(error) if error.kind == Kind::Plan && !error.diagnostics.is_empty() => {
+            loaded = false;
             error.diagnostics
         }
         Err(error) => return Err(error),
     };
-    found.retain(|d| concerns(d, &args.targets.targets));
+    // Where the files make no workspace nothing can be built, whatever was asked for.
+    let broken = |d: &Diagnostic| !loaded && d.severity == Severity::Error;
+    found.retain(|d| broken(d) || concerns(d, &args.targets.targets));
     let (errors, warnings): (Vec<_>, Vec<_>) =
         found.iter().partition(|d| d.severity == Severity::Error);
     if out.json {

@@ -247,7 +247,9 @@ pub fn decider<'w>(
     let snapshot: Snapshot = store.bulk()?;
     // A record that cannot be read only makes the reason less exact.
     let history = move |digest: &doe_cache::Digest| store.record(digest).ok();
-    Ok(Decider::new(graph, platform, snapshot, Box::new(history)))
+    let present = move |digest: &doe_cache::Digest| store.layout().record(digest).is_file();
+    let decider = Decider::new(graph, platform, snapshot, Box::new(history));
+    Ok(decider.looking(Box::new(present)))
 }
 
 struct StoreOracle<'a> {

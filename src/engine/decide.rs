@@ -145,12 +145,16 @@ impl Decision {
 /// Fetches a record, to say why a node runs; decisions themselves never need one.
 pub type History<'w> = Box<dyn Fn(&Digest) -> Option<Record> + Send + Sync + 'w>;
 
+/// Says whether a record's file is there.
+pub type Present<'w> = Box<dyn Fn(&Digest) -> bool + Send + Sync + 'w>;
+
 /// The judge with what it judges by.
 pub struct Decider<'w> {
     graph: &'w Graph<'w>,
     platform: &'w Platform,
     snapshot: Snapshot,
     history: History<'w>,
+    present: Option<Present<'w>>,
     rerun: BTreeSet<NodeId>,
     /// Records whose outputs cannot be had: they stand for nothing.
     lost: BTreeSet<Digest>,
@@ -171,10 +175,23 @@ impl<'w> Decider<'w> {
             platform,
             snapshot,
             history,
+            present: None,
             rerun: BTreeSet::new(),
             lost: BTreeSet::new(),
             shown: vec![OnceLock::new(); graph.len()],
         }
+    }
+
+    /// Holds against the files what the snapshot says is stored: the index may know of a record
+    /// that is gone.
+    pub fn looking(mut self, present: Present<'w>) -> Self {
+        self.present = Some(present);
+        self
+    }
+
+    fn stands(&self, record: &Digest) -> bool {
+        let present = self.present.as_ref();
+        !self.lost.contains(record) && present.is_none_or(|present| present(record))
     }
 
     /// What dependents see of a node once it has these outputs.
@@ -233,6 +250,11 @@ impl<'w> Decider<'w> {
         self.lost.insert(record);
     }
 
+    /// Whether a record was given up so.
+    pub(super) fn is_lost(&self, record: &Digest) -> bool {
+        self.lost.contains(record)
+    }
+
     /// A record that was kept.
     pub(super) fn record(&self, digest: &Digest) -> Option<Record> {
         (self.history)(digest)
@@ -253,7 +275,7 @@ impl<'w> Decider<'w> {
         let spec_key = spec.key();
         if !asked
             && let Some(found) = self.snapshot.by_spec(&spec_key)
-            && !self.lost.contains(&found.record)
+            && self.stands(&found.record)
         {
             let hit = if found.judge == judge {
                 Hit::Spec
@@ -283,7 +305,7 @@ impl<'w> Decider<'w> {
             });
         }
         if let Some(found) = self.snapshot.by_action(&action_key)
-            && !self.lost.contains(&found.record)
+            && self.stands(&found.record)
         {
             let hit = if found.judge == judge {
                 Hit::Action
@@ -373,8 +395,12 @@ impl<'w> Decider<'w> {
     }
 
     fn why(&self, node: NodeId, keyed: &Keyed) -> Why {
-        let Some(last) = self.last(self.graph.label(node)) else {
-            return Why::NeverRan;
+        let label = self.graph.label(node);
+        let Some(last) = self.last(label) else {
+            return match self.snapshot.latest(&label.to_string()) {
+                None => Why::NeverRan,
+                Some(_) => Why::NotReusable("its record is no longer in the store".to_owned()),
+            };
         };
         let changes: Vec<Change> = Manifest::diff(&last.spec_manifest, &keyed.spec)
             .into_iter()

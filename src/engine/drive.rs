@@ -21,7 +21,7 @@ use super::order::Line;
 use super::prepare::Task;
 use super::record::{NodeEnd, stored_state};
 use super::remains::Remains;
-use super::resolve::{Final, Resolution, final_of, resolve, reuse};
+use super::resolve::{Final, Resolution, Told, final_of, is_damage, resolve, reuse};
 use super::retry::{Retries, wait_for};
 use super::schedule::{Command, Scheduler, TaskId};
 use super::scratch::Scratch;
@@ -210,7 +210,28 @@ impl<'w> Drive<'_, '_, 'w> {
         let node = self.tasks[task.index()].node;
         let run_id = &self.context.home.run_id;
         let store = &self.context.store;
-        let ended = reuse(store, self.decider, run_id, node, record, hit, keyed)?;
+        let mut told = Told::default();
+        let ended = reuse(
+            store,
+            &mut told,
+            self.decider,
+            run_id,
+            node,
+            record,
+            hit,
+            keyed,
+        );
+        let ended = match ended {
+            Ok(ended) => ended,
+            // As good as not there: the node is executed.
+            Err(error) if is_damage(&error) && !self.decider.is_lost(&record) => {
+                self.decider.lose(record);
+                self.journal.warn("damaged", error.message, None);
+                return self.decide(task);
+            }
+            Err(error) => return Err(error),
+        };
+        told.write(store)?;
         if let Some(record) = ended.record.filter(|_| hit == Hit::Rejudge) {
             self.context.committer.share(record);
         }
@@ -239,7 +260,16 @@ impl<'w> Drive<'_, '_, 'w> {
                 .push((task, keyed));
             return Ok(());
         }
-        let mut job = self.job(task, *keyed, action, key)?;
+        let mut job = match self.job(task, *keyed, action, key) {
+            Ok(job) => job,
+            // What it needs was damaged while the run went on. Others are not its concern.
+            Err(error) if is_damage(&error) => {
+                let what = error.message;
+                let reason = format!("needs a result that was damaged meanwhile: {what}");
+                return self.end(task, Final::without_result(Outcome::Blocked, reason));
+            }
+            Err(error) => return Err(error),
+        };
         self.leaders.insert(key, task);
         let begun = self.begun_before(task, &key);
         job.resumed = begun.as_ref().map(|(resumed, _)| resumed.clone());

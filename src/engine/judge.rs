@@ -15,6 +15,7 @@ use super::event::CriterionWord;
 use crate::error::Error;
 use crate::exec::trouble::{self, Trouble};
 use crate::plan::model::{Condition, Expectation};
+use crate::rule::classes::is_infrastructure;
 use crate::rule::expr::Expr;
 use crate::rule::model::{MetricDef, Rule, SampleDef};
 use crate::rule::scope::Scope;
@@ -279,10 +280,13 @@ impl Cause {
 }
 
 /// The class of a failure: the first entry of the rule that matches, in file order, else what the
-/// cause itself says. A rule's entry with both a pattern and an exit code needs both.
+/// cause itself says. A rule's entry with both a pattern and an exit code needs both. What ran out
+/// of time did so whatever its log says of the network: it is never tried again.
 pub fn classify(rule: &Rule, cause: Cause, logs: &[&str]) -> String {
     for entry in &rule.failures {
-        if entry.log.is_none() && entry.exit_code.is_none() {
+        let unsaid = entry.log.is_none() && entry.exit_code.is_none();
+        let late = cause == Cause::Timeout && is_infrastructure(rule, &entry.class);
+        if unsaid || late {
             continue;
         }
         let code = entry

@@ -19,6 +19,7 @@ failure = [
   {{ class = "busy", exit_code = 75, log = "try again" }},
   {{ class = "oom", log = "out of KV blocks" }},
   {{ class = "usage", exit_code = 2 }},
+  {{ class = "infrastructure", log = "Network is unreachable" }},
 ]
 [[r.step]]
 name = "go"
@@ -272,6 +273,8 @@ fn failures_get_the_first_class_that_matches() {
         (Cause::Service, "CUDA out of memory", "oom"),
         (Cause::Service, "", "service-died"),
         (Cause::Timeout, "CUDA out of memory", "timeout"),
+        (Cause::Exit(1), "Network is unreachable", "infrastructure"),
+        (Cause::Timeout, "Network is unreachable", "timeout"),
         (Cause::Lost, "", "lost"),
         (Cause::Lost, "CUDA out of memory", "oom"),
         (Cause::Host(Trouble::Unreachable), "", "unreachable"),

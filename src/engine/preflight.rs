@@ -10,7 +10,7 @@ use crate::error::Diagnostic;
 use crate::graph::{Graph, NodeId};
 use crate::measure::sim::SimProfile;
 use crate::plan::model::{Host, Platform};
-use crate::rule::action::Binding;
+use crate::rule::action::{Action, Binding};
 use crate::rule::render::render;
 
 /// The host that a role is bound to: by its name, else by the platform's fallback `*`.
@@ -90,6 +90,15 @@ fn of_node(graph: &Graph<'_>, node: NodeId, platform: &Platform) -> Vec<Diagnost
         };
         gpus.entry(&host.name).or_insert((0, host)).0 += demand.gpus;
     }
+    for (host, port, users) in ports_twice(&action, platform) {
+        let message = format!("port {port} of host `{host}` is wanted by {users} at once");
+        found.push(
+            Diagnostic::error("port-twice", message)
+                .label(&pattern.label)
+                .at(pattern.site.clone(), "asked here")
+                .hint("bind their roles to different hosts, or give the rule other ports"),
+        );
+    }
     for (needed, host) in gpus.into_values() {
         if needed > host.gpus {
             found.push(
@@ -107,4 +116,37 @@ fn of_node(graph: &Graph<'_>, node: NodeId, platform: &Platform) -> Vec<Diagnost
         }
     }
     found
+}
+
+/// Ports that two parts of one node want on the same host at the same time, by host and number,
+/// with who they are. Steps run one after another, but for those of one gang.
+fn ports_twice(action: &Action, platform: &Platform) -> Vec<(String, u16, String)> {
+    let mut users: BTreeMap<(&str, u16), Vec<(&str, Option<&str>)>> = BTreeMap::new();
+    let services = action.services.iter();
+    let services = services.map(|s| (s.name.as_str(), None, Some(s.role.as_str()), &s.ports));
+    let steps = action.steps.iter().map(|s| {
+        let beside = s.gang.as_deref().unwrap_or(&s.name);
+        (s.name.as_str(), Some(beside), s.role.as_deref(), &s.ports)
+    });
+    for (name, gang, role, ports) in services.chain(steps).filter(|_| !platform.dynamic_ports) {
+        let Some(host) = role.and_then(|role| host_of(platform, role)) else {
+            continue;
+        };
+        for &port in ports.values() {
+            let users = users.entry((&host.name, port)).or_default();
+            users.push((name, gang));
+        }
+    }
+    let mut twice = Vec::new();
+    for ((host, port), users) in users {
+        let at_once = |a: Option<&str>, b: Option<&str>| a.is_none() || b.is_none() || a == b;
+        let pairs = users.iter().enumerate();
+        let mut pairs =
+            pairs.flat_map(|(at, (_, a))| users[..at].iter().map(move |(_, b)| (*a, *b)));
+        if pairs.any(|(a, b)| at_once(a, b)) {
+            let names: Vec<_> = users.iter().map(|(name, _)| format!("`{name}`")).collect();
+            twice.push((host.to_owned(), port, names.join(" and ")));
+        }
+    }
+    twice
 }

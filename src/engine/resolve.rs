@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use doe_cache::{Digest, Record, Store, Summary};
+use doe_cache::{Batch, Digest, Link, Record, Store, Summary};
 
 use super::decide::{Decider, Decision, Hit, Keyed, Why};
 use super::event::{CriterionWord, Outcome};
@@ -205,10 +205,42 @@ fn fate(ended: &Final) -> &'static str {
     }
 }
 
+/// What the store is to be told of reuses: written together, for one sync costs as much as many.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    links: Vec<Link>,
+    records: Vec<Record>,
+}
+
+impl Told {
+    /// Records that wait at most: they may be large.
+    const MOST: usize = 256;
+
+    /// Makes all of it durable.
+    pub(super) fn write(&mut self, store: &Store) -> Result<()> {
+        if self.links.is_empty() && self.records.is_empty() {
+            return Ok(());
+        }
+        store.write(&Batch {
+            links: &std::mem::take(&mut self.links),
+            records: &std::mem::take(&mut self.records),
+            ..Batch::default()
+        })?;
+        Ok(())
+    }
+}
+
+/// Whether an error says that what is stored cannot be used: it is then as good as not there.
+pub(super) fn is_damage(error: &Error) -> bool {
+    error.kind == Kind::Integrity || error.code == "store-not-found"
+}
+
 /// Lets a stored result stand for a node: links its key and label to the record where they led
-/// elsewhere, and judges its outputs again where the definitions have changed.
+/// elsewhere, and judges its outputs again where the definitions have changed. What is new of it
+/// is in `told` and stands in the store once that is written.
 pub(super) fn reuse(
     store: &Store,
+    told: &mut Told,
     decider: &mut Decider<'_>,
     run_id: &str,
     node: NodeId,
@@ -217,7 +249,7 @@ pub(super) fn reuse(
     keyed: &Keyed,
 ) -> Result<Final> {
     if hit == Hit::Rejudge {
-        return rejudge(store, decider, run_id, node, record, keyed);
+        return rejudge(store, told, decider, run_id, node, record, keyed);
     }
     let graph = decider.graph();
     let label = graph.label(node);
@@ -228,8 +260,17 @@ pub(super) fn reuse(
         .map(|summary| summary.record);
     if hit == Hit::Action || stands != Some(record) {
         let spec_key = keyed.spec.key();
-        store.link_spec(spec_key, record, &text)?;
         decider.learn_link(spec_key, &record, label);
+        told.links.push(Link {
+            spec_key,
+            record,
+            label: text,
+        });
+    }
+    let repeated = &graph.pattern(node).repeats;
+    if repeated.reference.is_some() || !graph.pattern(node).expect.is_empty() {
+        // Records are read below, perhaps one that waits.
+        told.write(store)?;
     }
     let own = graph.pattern(node).expect.iter().cloned();
     let expect: Vec<_> = own.chain(reference::expectation(decider, node)).collect();
@@ -264,6 +305,7 @@ pub(super) fn reuse(
 /// times and the provenance of the execution.
 fn rejudge(
     store: &Store,
+    told: &mut Told,
     decider: &mut Decider<'_>,
     run_id: &str,
     node: NodeId,
@@ -327,7 +369,7 @@ fn rejudge(
             (judged.metrics, judged.texts, judged.samples);
     }
     record.seal();
-    let digest = store.commit(&record)?;
+    let digest = record.id()?;
     let summary = record.summary(digest);
     let result = match record.verdicts.good() {
         true => Final {
@@ -343,6 +385,10 @@ fn rejudge(
         },
     };
     decider.learn(node, summary);
+    told.records.push(record);
+    if told.records.len() >= Told::MOST {
+        told.write(store)?;
+    }
     Ok(result)
 }
 

@@ -14,9 +14,9 @@ use tokio::sync::{mpsc, watch};
 use super::caps::{Caps, Gate};
 use super::commit::Committer;
 use super::context::{Context, new_run_id, now_unix_ms};
-use super::decide::{Decider, Hit};
+use super::decide::Decider;
 use super::drive::Drive;
-use super::event::{Body, Outcome, Sink, Summary};
+use super::event::{Body, Sink, Summary};
 use super::followup::{Choice, Watch, at_the_begin, tell_left_out, tell_opening};
 use super::forecast::expected_s;
 use super::intent::{Home, Intents};
@@ -28,11 +28,12 @@ use super::record::stored_state;
 use super::reference;
 use super::remains::Remains;
 use super::remote::{self, Warmed};
-use super::resolve::{Final, Resolution, resolve, reuse};
+use super::resolve::Final;
 use super::retry::Retries;
 use super::schedule::{Limits, Scheduler, TaskId};
 use super::scratch::Scratch;
 use super::search_path::search_path;
+use super::survey::{Survey, survey};
 use crate::error::{Error, Result};
 use crate::exec::{Executor, Site};
 use crate::graph::{Graph, NodeId};
@@ -127,38 +128,16 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     let wanted: BTreeSet<NodeId> = graph.closure(targets, false).into_iter().collect();
     let mut journal = Journal::new(sink);
     journal.remote.clone_from(&options.warmed.imported);
-    let mut rejudged = Vec::new();
-
     // First what needs nothing: with luck that is all.
-    let mut finals: Vec<Option<Final>> = vec![None; graph.len()];
-    let mut reused = Vec::new();
-    let mut tasks = Vec::new();
-    let mut planned = (0, 0);
-    for &node in graph.order().iter().filter(|node| wanted.contains(node)) {
-        let resolution = resolve(graph, decider, &finals, node)?;
-        let ended = match resolution {
-            Resolution::Reuse { record, hit, keyed } => {
-                let ended = reuse(&store, decider, &run_id, node, record, hit, &keyed)?;
-                rejudged.extend(ended.record.filter(|_| hit == Hit::Rejudge));
-                ended
-            }
-            Resolution::Enough(why) => Final::without_result(Outcome::Skipped, why),
-            Resolution::Blocked(reason) => Final::without_result(Outcome::Blocked, reason),
-            Resolution::Run { .. } | Resolution::Wait { runs: true } => {
-                planned.0 += 1;
-                tasks.push(node);
-                continue;
-            }
-            Resolution::Wait { runs: false } => {
-                planned.1 += 1;
-                tasks.push(node);
-                continue;
-            }
-        };
-        finals[node.index()] = Some(ended);
-        reused.push(node);
-    }
-    tasks.sort_unstable();
+    let Survey {
+        mut finals,
+        ended: reused,
+        tasks,
+        planned,
+        mut rejudged,
+        made,
+        warnings: damaged,
+    } = survey(&store, decider, &run_id, &wanted)?;
     let mut watch = Watch::new(graph, &options.followups, &wanted);
     let opening = at_the_begin(&mut watch, &store, decider, &run_id, &mut finals)?;
     rejudged.extend(&opening.rejudged);
@@ -202,6 +181,9 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     });
     for notice in options.notices.iter().cloned().chain(cleared) {
         journal.warn("leftovers", notice, None);
+    }
+    for damage in damaged {
+        journal.warn("damaged", damage, None);
     }
     for news in platform.probing.iter().flat_map(|probing| &probing.news) {
         journal.warn("facts", news.clone(), None);
@@ -292,7 +274,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             unfit,
             brought_starts: 0,
             held_back: None,
-            made: Default::default(),
+            made,
             retries,
             line,
         };

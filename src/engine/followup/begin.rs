@@ -13,7 +13,7 @@ use crate::engine::drive::Drive;
 use crate::engine::event::Body;
 use crate::engine::forecast::expected_s;
 use crate::engine::journal::Journal;
-use crate::engine::resolve::{Final, Resolution, resolve, reuse};
+use crate::engine::resolve::{Final, Resolution, Told, resolve, reuse};
 use crate::engine::schedule::TaskId;
 use crate::error::Result;
 use crate::graph::NodeId;
@@ -58,7 +58,9 @@ pub(in crate::engine) fn at_the_begin(
             else {
                 continue;
             };
-            let ended = reuse(store, decider, run_id, node, record, hit, &keyed)?;
+            let mut told = Told::default();
+            let ended = reuse(store, &mut told, decider, run_id, node, record, hit, &keyed)?;
+            told.write(store)?;
             opening
                 .rejudged
                 .extend(ended.record.filter(|_| hit == Hit::Rejudge));
