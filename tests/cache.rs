@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::{Workspace, wait_for};
@@ -436,6 +436,55 @@ fn two_builds_wait_and_readers_never_do() {
     assert_eq!(after["failed"], 0, "{after}");
     lab.doe(&["cache", "verify"]).ok();
     lab.assert_nothing_runs();
+}
+
+#[test]
+fn builds_with_nothing_to_do_refuse_nobody() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    let builds: Vec<_> = (0..12)
+        .map(|_| {
+            let mut build = lab.command(&["build", "//...", "--json"]);
+            build.stdout(Stdio::piped()).stderr(Stdio::piped());
+            build.spawn().unwrap()
+        })
+        .collect();
+    for build in builds {
+        let output = build.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+    }
+}
+
+#[test]
+fn who_leaves_at_the_third_interrupt_gives_no_lock_back() {
+    let lab = lab("1, 99", false);
+    lab.replace(
+        "rules/lab.toml",
+        "  echo up > ",
+        "  trap '' TERM\n  echo up > ",
+        2,
+    );
+    lab.replace("plans/lab.toml", "\"p-2\"]", "\"p-99\"]", 1);
+    lab.doe(&["build", "//lab:p-1"]).ok();
+    let (mut build, _) = lab.spawn(&["build", "//lab:p-99"]);
+    wait_for("the step", Duration::from_secs(60), || {
+        lab.path().join("up").exists().then_some(())
+    });
+    let pid = build.id().to_string();
+    for _ in 0..3 {
+        let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        assert!(sent.success());
+        // Those that come together count as one.
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let status = build.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    let left = lab.read(".doe/lock");
+    assert!(left.contains(&format!("pid {pid}\n")), "{left}");
+    std::fs::write(lab.path().join("go"), "").unwrap();
+    lab.doe(&["build", "//..."]).ok();
+    lab.doe(&["cache", "verify"]).ok();
 }
 
 fn read_often(mut command: Command, times: usize) {

@@ -228,6 +228,10 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     })?;
     // A third Ctrl-C leaves at once: do not wait for what hangs.
     runtime.shutdown_background();
+    if ended.left {
+        // What hangs may be writing: who comes next must see that nobody gave the lock back.
+        std::mem::forget(lock);
+    }
     let Console { view, gather, .. } = console;
     if ended.begun {
         trace::write(&store.layout().runs().join(&ended.run_id))?;

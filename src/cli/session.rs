@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use doe_cache::remote::Mirror;
 use doe_cache::{Snapshot, Store, WriterLock};
@@ -152,11 +153,20 @@ pub fn lock(state_dir: &Path, waiting: &Waiting, out: &mut Out) -> Result<Writer
     Ok(lock)
 }
 
+/// How long everybody waits for another, asked to or not.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// The right to write, for somebody who most likely will not: see [`WriterLock::hold`].
 pub fn hold(state_dir: &Path, waiting: &Waiting, out: &mut Out) -> Result<WriterLock> {
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let Some(Wait(limit)) = waiting.wait else {
-        return Ok(WriterLock::hold(state_dir, &command)?);
+        // Builds with nothing to do hold it for milliseconds: nobody is refused because of them.
+        return Ok(WriterLock::hold_within(
+            state_dir,
+            &command,
+            Some(GRACE),
+            &mut |_| {},
+        )?);
     };
     let mut tell = |holder: &str| out.note(format!("waiting for {holder}"));
     Ok(WriterLock::hold_within(

@@ -98,6 +98,8 @@ pub struct Ended {
     pub summary: Summary,
     /// Whether the user stopped it.
     pub interrupted: bool,
+    /// Whether the user left before it was over: something may still be writing.
+    pub left: bool,
     /// Its name.
     pub run_id: String,
     /// Whether anything was executed or noted, so that there is a folder and an entry of it.
@@ -319,6 +321,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     Ok(Ended {
         summary,
         interrupted,
+        left: level > 2,
         run_id,
         begun,
     })

@@ -1,15 +1,18 @@
 //! The console of a terminal: a bar over all nodes, a line for each node under way with where it
-//! runs, a line of services, and above them what has ended. It draws from the view alone.
+//! runs, a line of services, and above them what has ended. It draws from the view alone; times go
+//! on between events.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::plain::line;
 use super::style::Style;
 use super::text::{count, cut, seconds};
-use super::view::View;
+use super::view::{Pace, View};
 use crate::engine::event::{Event, NodeState, ServiceState, Sink};
 
 /// Lines of nodes under way; further ones are counted.
@@ -23,6 +26,8 @@ pub struct Live {
     slots: BTreeMap<String, ProgressBar>,
     style: Style,
     view: View,
+    /// With the time of the event that it is of, and when that came.
+    pace: Arc<Mutex<(Pace, u64, Instant)>>,
     width: usize,
 }
 
@@ -31,7 +36,17 @@ impl Live {
     pub fn new(target: ProgressDrawTarget, width: usize, style: Style) -> Self {
         let bars = MultiProgress::with_draw_target(target);
         let total = bars.add(ProgressBar::new(0));
-        total.set_style(template("{bar:30} {pos}/{len} {elapsed} {msg}"));
+        let pace = Arc::new(Mutex::new((Pace::default(), 0_u64, Instant::now())));
+        let paced = pace.clone();
+        let left = move |_: &ProgressState, to: &mut dyn Write| {
+            let (pace, at, came) = &*paced.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = at.saturating_add(came.elapsed().as_millis() as u64);
+            if let Some(eta) = pace.eta_s(now) {
+                let _ = write!(to, ", about {} left", seconds(eta));
+            }
+        };
+        let whole = template("{bar:30} {pos}/{len} {elapsed} {msg}{left}");
+        total.set_style(whole.with_key("left", left));
         total.enable_steady_tick(Duration::from_millis(200));
         let services = bars.add(ProgressBar::new_spinner());
         services.set_style(template("{msg}"));
@@ -42,6 +57,7 @@ impl Live {
             slots: BTreeMap::new(),
             style,
             view: View::default(),
+            pace,
             width: width.max(40),
         }
     }
@@ -61,9 +77,8 @@ impl Live {
         if bad > 0 {
             message.push_str(&self.style.bad(&format!(", {bad} failed")));
         }
-        if let Some(eta) = self.view.eta_s(self.view.now_unix_ms) {
-            message.push_str(&format!(", about {} left", seconds(eta)));
-        }
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) =
+            (self.view.pace(), self.view.now_unix_ms, Instant::now());
         self.total.set_message(message);
         self.services
             .set_message(cut(&self.services_line(), self.width));

@@ -254,6 +254,14 @@ fn only_known_lengths_make_an_estimate() {
     let mut later = view_of(&all[..9]);
     // 60 s of work took 8 s of the clock; one more node of 60 s is known.
     assert_eq!(later.eta_s(1_008_000), Some(8.0));
+    // It has run 2 s of its 60: 62 s of work in 10 s. It never counts for more than was expected.
+    let close = |at: u64, s: f64| (later.eta_s(at).unwrap() - s).abs() < 1e-9;
+    assert!(
+        close(1_010_000, 58.0 * 10.0 / 62.0),
+        "{:?}",
+        later.eta_s(1_010_000)
+    );
+    assert!(close(1_100_000, 0.0), "{:?}", later.eta_s(1_100_000));
     later.event(&Event::new(
         1_000_000,
         Body::Planned {

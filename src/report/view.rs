@@ -20,6 +20,36 @@ pub struct Active {
     pub hosts: Vec<String>,
 }
 
+/// How fast the work of known length goes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Pace {
+    /// Whether every length is known.
+    known: bool,
+    started_unix_ms: u64,
+    /// Expected seconds of what has ended.
+    done_s: f64,
+    /// Expected seconds of what has not begun.
+    waiting_s: f64,
+    /// Since when what runs does, with its expected seconds.
+    running: Vec<(u64, f64)>,
+}
+
+impl Pace {
+    /// Seconds to the end, from how fast the work of known length went so far. Nothing when a
+    /// length is unknown or nothing of known length has ended: it is never made up. What runs
+    /// counts for the time it has run, at most for what was expected of it.
+    pub fn eta_s(&self, now_unix_ms: u64) -> Option<f64> {
+        if !self.known || self.done_s <= 0.0 {
+            return None;
+        }
+        let since = |then: u64| now_unix_ms.saturating_sub(then) as f64 / 1000.0;
+        let running = self.running.iter();
+        let begun: f64 = running.clone().map(|(at, s)| since(*at).min(*s)).sum();
+        let left = self.waiting_s + running.map(|(_, s)| s).sum::<f64>() - begun;
+        Some(left * since(self.started_unix_ms) / (self.done_s + begun))
+    }
+}
+
 /// A service as last told.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceView {
@@ -106,15 +136,27 @@ impl View {
         ok + reused + failed + invalid + blocked + cancelled + skipped
     }
 
-    /// Seconds to the end, from how fast the work of known length went so far. Nothing when a
-    /// length is unknown or nothing of known length has ended: it is never made up.
+    /// Seconds to the end, as [`Pace::eta_s`].
     pub fn eta_s(&self, now_unix_ms: u64) -> Option<f64> {
-        if !self.estimated || self.done_estimate_s <= 0.0 {
-            return None;
+        self.pace().eta_s(now_unix_ms)
+    }
+
+    /// What an estimate of the end is made of.
+    pub fn pace(&self) -> Pace {
+        let mut pace = Pace {
+            known: self.estimated,
+            started_unix_ms: self.started_unix_ms,
+            done_s: self.done_estimate_s,
+            ..Pace::default()
+        };
+        for (label, estimate_s) in &self.estimates {
+            let active = self.active.get(label);
+            match active.and_then(|active| active.acquired_unix_ms) {
+                Some(since) => pace.running.push((since, *estimate_s)),
+                None => pace.waiting_s += estimate_s,
+            }
         }
-        let elapsed_s = now_unix_ms.saturating_sub(self.started_unix_ms) as f64 / 1000.0;
-        let left: f64 = self.estimates.values().sum();
-        Some(left * elapsed_s / self.done_estimate_s)
+        pace
     }
 
     /// Services that are starting or ready.
