@@ -253,6 +253,45 @@ fn a_dead_service_tears_the_node_and_it_runs_anew() {
     workspace.assert_nothing_runs();
 }
 
+/// The second member waits for the first to be ready, and `doe` is killed before that.
+#[test]
+fn a_gang_of_which_a_part_had_begun_runs_anew() {
+    let workspace = served("10m", &[1]);
+    let scratch = workspace.path().join("scratch");
+    let rule = r#"
+[served]
+param.n = { type = "int", default = 1, doc = "of the steps" }
+roles = { first = {} }
+[[served.step]]
+name = "a"
+gang = "pair"
+role = "first"
+timeout = "10m"
+ready = { file = "SCRATCH/go", within = "9m" }
+run = "echo a >> SCRATCH/a; while ! test -e SCRATCH/go; do sleep 0.02; done"
+[[served.step]]
+name = "b"
+gang = "pair"
+after = ["a"]
+role = "first"
+timeout = "10m"
+run = "echo b >> SCRATCH/b; echo '{}' > {{ out.result }}"
+[served.output]
+result = { path = "r.json" }
+"#;
+    workspace.write(
+        "rules/t.toml",
+        &rule.replace("SCRATCH", scratch.to_str().unwrap()),
+    );
+    kill(build_until(&workspace, "a"));
+    go(&workspace);
+    assert_eq!(build(&workspace).summary()["ok"], 1);
+    // The first had ended well by then or not: what it did, it did alone.
+    assert_eq!(lines(&workspace, "a"), ["a", "a"]);
+    assert_eq!(lines(&workspace, "b"), ["b"]);
+    workspace.assert_nothing_runs();
+}
+
 #[test]
 fn running_work_is_shown_followed_and_cancelled() {
     let workspace = served("10m", &[1, 2]);

@@ -103,6 +103,9 @@ pub struct StepIntent {
     pub token: Token,
     /// Where.
     pub place: Place,
+    /// Whom it runs together with, or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gang: Option<String>,
 }
 
 fn first() -> u32 {

@@ -218,6 +218,7 @@ async fn announce(
         steps.push(StepIntent {
             name: step.name.clone(),
             token: site.token(&step.name),
+            gang: step.gang.clone(),
             place: Place {
                 role: step.role.clone(),
                 host: host.name,

@@ -2,7 +2,7 @@
 //! be made of it. A result is taken only when every step of its node has run or goes on and every
 //! service it used lived long enough; whatever is in doubt is ended, and runs again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -193,9 +193,17 @@ impl Remains {
     async fn standing(&self, node: &NodeIntent, within: Within<'_>) -> Result<Standing> {
         let torn = |why: String| Ok(Standing::Torn(why));
         let (mut begun, mut over, mut last_end) = (0, 0, 0);
+        // By gang: whether any of its members has begun, and whether any has not.
+        let mut gangs: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
         for step in &node.steps {
             let executor = within.of(&step.place, &node.home);
-            let Some(handle) = executor.find(&step.place.spec(), &step.token).await? else {
+            let found = executor.find(&step.place.spec(), &step.token).await?;
+            if let Some(gang) = &step.gang {
+                let (some, not_all) = gangs.entry(gang).or_default();
+                *some |= found.is_some();
+                *not_all |= found.is_none();
+            }
+            let Some(handle) = found else {
                 continue;
             };
             begun += 1;
@@ -210,6 +218,10 @@ impl Remains {
         }
         if begun == 0 {
             return torn("none of its steps had begun".into());
+        }
+        // What measured alone while nobody was there to start the others is no measurement.
+        if let Some((gang, _)) = gangs.iter().find(|(_, stand)| **stand == (true, true)) {
+            return torn(format!("only a part of gang `{gang}` had begun"));
         }
         let is_over = over == node.steps.len();
         for used in &node.services {

@@ -127,6 +127,7 @@ pub(super) fn planned<'c>(
                 intent: StepIntent {
                     name: monitor.name.clone(),
                     token: site.token(&what),
+                    gang: None,
                     place: Place {
                         role: Some(role.clone()),
                         host: host.name.clone(),
