@@ -107,6 +107,14 @@ async fn every_class_is_that_of_a_real_failure_and_only_infrastructure_is_tried_
             3,
         ),
         (
+            // It ran out of time, whatever its log says of the network.
+            "late",
+            "echo 'NCCL WARN: link down' >&2; exec sleep 600",
+            "class = \"link_down\", log = \"link down\", infrastructure = true",
+            "timeout",
+            1,
+        ),
+        (
             "plain",
             "echo 'NCCL WARN: link down' >&2; exit 1",
             "class = \"link_down\", log = \"link down\"",
@@ -115,12 +123,12 @@ async fn every_class_is_that_of_a_real_failure_and_only_infrastructure_is_tried_
         ),
     ];
     let (mut rules, mut plan) = (String::new(), String::new());
-    for (name, script, entry, _, _) in cases {
+    for (name, script, entry, class, _) in cases {
         let mut text = counted(name, script);
         if !entry.is_empty() {
             text = with_failure(&text, name, entry);
         }
-        if name == "timeout" {
+        if class == "timeout" {
             text = text.replace("timeout = \"1m\"", "timeout = \"300ms\"");
         }
         rules.push_str(&text);
@@ -457,4 +465,30 @@ async fn a_failure_that_is_expected_is_the_result_and_its_absence_is_invalid() {
         (node.outcome, node.class.as_deref()),
         (Outcome::Failed, Some("program"))
     );
+}
+
+/// A client may end well although its server died at the end: what its logs say names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_result_is_called_by_what_its_logs_say() {
+    let mut rules = String::new();
+    for (name, said) in [
+        ("dead", "EngineDeadError: see above"),
+        ("odd", "all is well"),
+    ] {
+        let text = rule(name, &format!("echo '{said}' >&2"));
+        let entry = "class = \"engine_dead\", log = \"EngineDeadError\"";
+        rules.push_str(&with_failure(&text, name, entry));
+        rules.push_str(&format!("[{name}.valid]\nthat = [\"result.got == 2\"]\n"));
+    }
+    let plan = pattern("dead", "dead", "") + &pattern("odd", "odd", "");
+    let lab = Lab::new(&rules, &plan);
+    let built = lab.build().await;
+    for (name, class) in [("dead", Some("engine_dead")), ("odd", None)] {
+        let node = built.node(&label(name));
+        assert_eq!(node.outcome, Outcome::Invalid, "{node:?}");
+        assert_eq!(node.class.as_deref(), class, "{node:?}");
+        let record = lab.record(&label(name));
+        assert_eq!(record.verdicts.execution.status, ExecutionStatus::Ok);
+        assert_eq!(record.verdicts.execution.class.as_deref(), class);
+    }
 }

@@ -17,7 +17,7 @@ use crate::exec::trouble::{self, Trouble};
 use crate::plan::model::{Condition, Expectation};
 use crate::rule::classes::is_infrastructure;
 use crate::rule::expr::Expr;
-use crate::rule::model::{MetricDef, Rule, SampleDef};
+use crate::rule::model::{MetricDef, Rule, SampleDef, Text};
 use crate::rule::scope::Scope;
 
 /// An output as it was found.
@@ -292,9 +292,7 @@ pub fn classify(rule: &Rule, cause: Cause, logs: &[&str]) -> String {
         let code = entry
             .exit_code
             .is_none_or(|code| cause == Cause::Exit(code));
-        let log = entry.log.as_ref().is_none_or(|pattern| {
-            Regex::new(&pattern.text).is_ok_and(|regex| logs.iter().any(|log| regex.is_match(log)))
-        });
+        let log = entry.log.as_ref().is_none_or(|log| is_in(log, logs));
         if code && log {
             return entry.class.clone();
         }
@@ -322,6 +320,19 @@ pub fn classify(rule: &Rule, cause: Cause, logs: &[&str]) -> String {
         Cause::Exit(_) | Cause::Signal(_) | Cause::Program => "program",
     }
     .to_owned()
+}
+
+/// What the logs of a result that is not valid speak of: the class of the first entry of the rule
+/// whose pattern is in them. Servers that die may answer to the end, and their clients end well.
+pub fn class_in_logs(rule: &Rule, logs: &[&str]) -> Option<String> {
+    let entries = rule.failures.iter();
+    let mut of_logs = entries.filter(|entry| entry.exit_code.is_none());
+    let found = of_logs.find(|entry| entry.log.as_ref().is_some_and(|log| is_in(log, logs)));
+    found.map(|entry| entry.class.clone())
+}
+
+fn is_in(pattern: &Text, logs: &[&str]) -> bool {
+    Regex::new(&pattern.text).is_ok_and(|regex| logs.iter().any(|log| regex.is_match(log)))
 }
 
 fn holds(condition: &Condition, x: f64) -> bool {

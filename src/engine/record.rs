@@ -148,10 +148,16 @@ async fn try_record(
             }
             let criterion = judge::criterion_of(&job.expect, &judged);
             (metrics, texts, samples) = (judged.metrics, judged.texts, judged.samples);
+            let is_valid = judged.validity.failed.is_empty();
             Verdicts {
                 execution: Execution {
                     status: ExecutionStatus::Ok,
-                    class: None,
+                    class: match is_valid {
+                        true => None,
+                        false => {
+                            with_texts(&draft.logs, |logs| judge::class_in_logs(&job.rule, logs))
+                        }
+                    },
                     reason: None,
                     exit_code: Some(0),
                 },
@@ -255,13 +261,17 @@ async fn try_record(
 }
 
 fn classify(job: &Job, failure: &Failure, logs: &[(String, Vec<u8>)]) -> String {
-    let logs: Vec<_> = logs
-        .iter()
-        .map(|(_, log)| String::from_utf8_lossy(log))
-        .collect();
-    let mut texts: Vec<&str> = logs.iter().map(|log| log.as_ref()).collect();
-    texts.push(&failure.reason);
-    judge::classify(&job.rule, failure.cause, &texts)
+    with_texts(logs, |texts| {
+        let texts: Vec<&str> = texts.iter().copied().chain([&*failure.reason]).collect();
+        judge::classify(&job.rule, failure.cause, &texts)
+    })
+}
+
+fn with_texts<T>(logs: &[(String, Vec<u8>)], read: impl FnOnce(&[&str]) -> T) -> T {
+    let logs = logs.iter().map(|(_, log)| String::from_utf8_lossy(log));
+    let logs: Vec<_> = logs.collect();
+    let texts: Vec<&str> = logs.iter().map(|log| log.as_ref()).collect();
+    read(&texts)
 }
 
 /// What a finished record says about its node.
