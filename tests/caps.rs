@@ -116,3 +116,27 @@ async fn the_canary_of_a_service_goes_first() {
     }
     assert_eq!(built.node(&label("s2n1")).outcome, Outcome::Ok);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_must_come_up_first_counts() {
+    let plan = cell(1, 1, "") + &cell(1, 2, "");
+    let lab = Lab::new(&served("sleep 3", "true"), &plan);
+    let built = build(&lab, Caps::default()).await;
+    assert_eq!(built.ended.summary.ok, 2);
+    // The second took next to nothing, for the service was up. Now it is not.
+    let limited = |seconds: f64| Build {
+        caps: Caps {
+            max_s: Some(seconds),
+            ..Caps::default()
+        },
+        rerun: &["//t:p-s1n2"],
+        ..Build::default()
+    };
+    let built = lab.build_with(limited(2.0)).await;
+    assert_eq!(built.node(&label("s1n2")).outcome, Outcome::Cancelled);
+    let reason = built.reason(&label("s1n2"));
+    assert!(reason.contains("it is expected to take 3"), "{reason}");
+    assert_eq!(lab.lines("starts").len(), 1);
+    let built = lab.build_with(limited(600.0)).await;
+    assert_eq!(built.node(&label("s1n2")).outcome, Outcome::Ok);
+}

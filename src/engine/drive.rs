@@ -9,6 +9,7 @@ use doe_cache::{Digest, NodeState as StoredState, NodeUpdate};
 use tokio::sync::{mpsc, watch};
 
 use super::caps::Gate;
+use super::caps::drive::StartTimes;
 use super::context::{Context, now_unix_ms};
 use super::decide::{Decider, Hit, Keyed, Why};
 use super::event::{Body, NodeState, Outcome};
@@ -64,6 +65,8 @@ pub(super) struct Drive<'d, 's, 'w> {
     pub(super) scratches: HashMap<String, Arc<Scratch>>,
     /// Limits and canaries.
     pub(super) gate: Gate,
+    /// Read when the gate first needs it.
+    pub(super) start_times: Option<StartTimes>,
     /// What finished results may call for.
     pub(super) watch: Watch<'w>,
     /// Service starts for what they called for.

@@ -272,6 +272,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             scratches: Default::default(),
             remains,
             gate: Gate::new(options.caps, currency),
+            start_times: None,
             watch,
             unfit,
             brought_starts: 0,

@@ -1,11 +1,22 @@
 //! The gate in a run: who is decided to run asks here, and whoever ends is noted.
 
+use std::collections::HashMap;
+
+use doe_cache::Record;
+
 use super::{Answer, Asks};
 use crate::engine::drive::Drive;
 use crate::engine::event::Outcome;
 use crate::engine::forecast::{cost, expected_s};
 use crate::engine::schedule::TaskId;
 use crate::error::Result;
+use crate::graph::NodeId;
+
+/// The phase of a node in which its services come up.
+const SERVICES: &str = "services";
+
+/// Seconds by rule and name of the service.
+pub(in crate::engine) type StartTimes = HashMap<(String, String), f64>;
 
 impl Drive<'_, '_, '_> {
     /// A task is to run as soon as no limit and no canary keeps it.
@@ -13,7 +24,8 @@ impl Drive<'_, '_, '_> {
         match self.gate.is_open() {
             true => self.scheduler.admit(task),
             false => {
-                self.gate.ask(task, self.asks(task));
+                let asks = self.asks(task);
+                self.gate.ask(task, asks);
                 self.scheduler.park(task);
             }
         }
@@ -23,14 +35,18 @@ impl Drive<'_, '_, '_> {
     pub(in crate::engine) fn ask_again(&mut self, task: TaskId) {
         match self.gate.is_open() {
             true => self.scheduler.admit(task),
-            false => self.gate.ask(task, self.asks(task)),
+            false => {
+                let asks = self.asks(task);
+                self.gate.ask(task, asks);
+            }
         }
     }
 
     /// A task goes on that a killed run had begun: nothing keeps it, and it counts.
     pub(in crate::engine) fn go_on(&mut self, task: TaskId) {
         if !self.gate.is_open() {
-            self.gate.pass(task, self.asks(task));
+            let asks = self.asks(task);
+            self.gate.pass(task, asks);
         }
         self.scheduler.admit(task);
     }
@@ -73,16 +89,67 @@ impl Drive<'_, '_, '_> {
         }
     }
 
-    fn asks(&self, task: TaskId) -> Asks {
+    fn asks(&mut self, task: TaskId) -> Asks {
+        let times = match self.start_times.take() {
+            Some(times) => times,
+            None => self.read_start_times(),
+        };
+        let asks = self.asks_with(task, &times);
+        self.start_times = Some(times);
+        asks
+    }
+
+    fn asks_with(&self, task: TaskId, times: &StartTimes) -> Asks {
         let planned = &self.tasks[task.index()];
         let pattern = self.decider.graph().pattern(planned.node);
         let per_hour = cost(self.decider.platform(), pattern, 3600.0);
         let mut services: Vec<_> = planned.services.iter().map(|(_, id)| *id).collect();
         services.sort_unstable();
+        let mut seconds = expected_s(self.decider, planned.node);
+        let mut starts = Vec::new();
+        // What the plan expects is of the whole; what is remembered is in parts.
+        if let Some(record) = self.remembered(planned.node) {
+            let up_ms = record.timings.phases.get(SERVICES).copied().unwrap_or(0);
+            seconds = Some(record.duration_ms().saturating_sub(up_ms) as f64 / 1000.0);
+            for (name, id) in &planned.services {
+                if self.services[id.index()].instance().is_some() {
+                    continue;
+                }
+                match times.get(&(pattern.rule.id.to_string(), name.clone())) {
+                    Some(start_s) => starts.push((*id, *start_s)),
+                    None => seconds = None,
+                }
+            }
+        }
         Asks {
-            seconds: expected_s(self.decider, planned.node),
+            seconds,
+            starts,
             per_hour: per_hour.unwrap_or(0.0),
             services,
         }
+    }
+
+    fn remembered(&self, node: NodeId) -> Option<Record> {
+        let label = self.decider.graph().label(node).to_string();
+        let current = self.decider.snapshot().current(&label)?;
+        let alike = current.simulated == self.decider.platform().simulated;
+        self.decider.record(&current.record).filter(|_| alike)
+    }
+
+    /// How long services took to come up when they last did, whoever's result stands by now.
+    fn read_start_times(&self) -> StartTimes {
+        let mut times = StartTimes::new();
+        let graph = self.decider.graph();
+        let served = |node: &NodeId| !graph.pattern(*node).rule.services.is_empty();
+        let nodes = graph.nodes().filter(served);
+        for record in nodes.filter_map(|node| self.remembered(node)) {
+            let up_ms = record.timings.phases.get(SERVICES).copied().unwrap_or(0);
+            for used in record.services.iter().filter(|used| used.started_for_this) {
+                let of = (record.rule.clone(), used.name.clone());
+                let known = times.entry(of).or_insert(0.0);
+                *known = known.max(up_ms as f64 / 1000.0);
+            }
+        }
+        times
     }
 }

@@ -1,11 +1,12 @@
 //! What keeps a node that is decided to run from being begun: limits on hours and cost, and the
 //! canary of its services. A limit is never crossed by what was expected: whatever is begun has its
-//! time set aside until it has ended and counts as what it took. One of which nobody knows how long
+//! time set aside until it has ended and counts as what it took; the time that its services need to
+//! come up is that of the first that begins. One of which nobody knows how long
 //! it takes is begun only while nothing else is under way, so that it alone can cross a limit.
 
-mod drive;
+pub(super) mod drive;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
 use super::schedule::{ServiceId, TaskId};
@@ -25,8 +26,10 @@ pub struct Caps {
 /// A node as far as limits go.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asks {
-    /// Seconds that it is expected to take, when anybody knows.
+    /// Seconds that it is expected to take once its services are up, when anybody knows.
     pub seconds: Option<f64>,
+    /// Seconds that those of its services that are down are expected to take to come up.
+    pub starts: Vec<(ServiceId, f64)>,
     /// What an hour of its hosts costs.
     pub per_hour: f64,
     /// Its services.
@@ -55,6 +58,8 @@ pub(super) struct Gate {
     spent_s: f64,
     spent_cost: f64,
     canaries: HashMap<Vec<ServiceId>, Canary>,
+    /// Services whose start is set aside or spent.
+    charged: BTreeSet<ServiceId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,6 +81,7 @@ impl Gate {
             spent_s: 0.0,
             spent_cost: 0.0,
             canaries: HashMap::new(),
+            charged: BTreeSet::new(),
         }
     }
 
@@ -130,7 +136,11 @@ impl Gate {
             order.sort_by(|a, b| seconds(a).total_cmp(&seconds(b)));
         }
         for task in order {
-            let asks = self.waiting[&task].clone();
+            let mut asks = self.waiting[&task].clone();
+            let starts = asks.starts.iter();
+            let starts = starts.filter(|(service, _)| !self.charged.contains(service));
+            let start_s = starts.map(|(_, seconds)| *seconds).fold(0.0, f64::max);
+            asks.seconds = asks.seconds.map(|seconds| seconds + start_s);
             let canary = match self.caps.canary && !asks.services.is_empty() {
                 true => self.canaries.get(&asks.services).copied(),
                 false => Some(Canary::Back),
@@ -152,6 +162,7 @@ impl Gate {
                             .insert(asks.services.clone(), Canary::Sent(task));
                     }
                     self.waiting.remove(&task);
+                    self.charged.extend(&asks.services);
                     self.begun.insert(task, asks);
                     answers.push(Answer::Begin(task));
                 }
@@ -238,6 +249,7 @@ mod tests {
     fn asks(seconds: Option<f64>, per_hour: f64, service: Option<u32>) -> Asks {
         Asks {
             seconds,
+            starts: Vec::new(),
             per_hour,
             services: service.map(ServiceId).into_iter().collect(),
         }
@@ -300,6 +312,24 @@ mod tests {
                     .into()
             )]
         );
+    }
+
+    #[test]
+    fn the_first_that_begins_pays_for_its_services() {
+        let caps = Caps {
+            max_s: Some(100.0),
+            ..Caps::default()
+        };
+        let mut gate = Gate::new(caps, "");
+        let with_start = |seconds, start| Asks {
+            starts: vec![(ServiceId(0), start)],
+            ..asks(Some(seconds), 0.0, Some(0))
+        };
+        gate.ask(TaskId(0), with_start(50.0, 60.0));
+        gate.ask(TaskId(1), with_start(10.0, 60.0));
+        gate.ask(TaskId(2), with_start(30.0, 60.0));
+        // 70 are set aside for the second, which leaves the others theirs alone.
+        assert_eq!(begun(&mut gate), [100, 1, 2]);
     }
 
     #[test]
