@@ -185,26 +185,21 @@ pub(crate) fn quarantine(file: &Path, dir: &Path, name: &str) -> Result<PathBuf>
     unreachable!("a folder holds fewer than 2^32 files of one name")
 }
 
+/// What lies in a folder; nothing where there is no folder.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    let list = || -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    match list() {
+        Err(e) if matches!(e.kind(), NotFound | NotADirectory) => Ok(Vec::new()),
+        other => other.map_err(|e| Error::io("list", dir, &e)),
+    }
+}
+
 /// Calls `visit` for every file two levels down (`ab/cdef…`), in no particular order. A folder
 /// that is not there has no files; a file that vanishes meanwhile is passed over.
 pub(crate) fn files_below(dir: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) -> Result<()> {
-    fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
-        let list = || -> io::Result<Vec<PathBuf>> {
-            fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
-        };
-        match list() {
-            Ok(entries) => Ok(entries),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                Ok(Vec::new())
-            }
-            Err(e) => Err(Error::io("list", dir, &e)),
-        }
-    }
     for folder in entries(dir)? {
         for path in entries(&folder)? {
             match fs::symlink_metadata(&path) {
@@ -220,9 +215,13 @@ pub(crate) fn files_below(dir: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata
 
 /// Whether [`files_below`] would find any file.
 pub(crate) fn any_below(dir: &Path) -> Result<bool> {
-    let mut found = false;
-    files_below(dir, &mut |_, _| found = true)?;
-    Ok(found)
+    let is_file = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+    for folder in entries(dir)? {
+        if entries(&folder)?.iter().any(is_file) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn sync(root: &Path, paths: &[&Path]) -> Result<()> {

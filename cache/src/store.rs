@@ -86,19 +86,35 @@ impl Store {
 
     fn with(root: &Path, access: Access) -> Result<Self> {
         let layout = Layout::new(root);
-        let lost = !layout.index().exists() && durable::any_below(&layout.records())?;
-        if lost && access == Access::Read {
-            return Err(Error::Corrupt {
-                what: "the index".to_owned(),
-                detail: "it is missing, although there are records".to_owned(),
-                quarantined: None,
-            });
+        let lost = |how: &str| Error::Corrupt {
+            what: "the index".to_owned(),
+            detail: format!("it is {how}, although there are records"),
+            quarantined: None,
+        };
+        let missing = !layout.index().exists();
+        if missing && access == Access::Read && durable::any_below(&layout.records())? {
+            return Err(lost("missing"));
         }
         let store = Self::with_index(layout, access)?;
-        if lost {
-            store.fill(&mut RebuildReport::default())?;
+        if store.was_never_filled()? {
+            match access {
+                Access::Read => return Err(lost("empty")),
+                Access::Write => store.fill(&mut RebuildReport::default())?,
+            }
         }
         Ok(store)
+    }
+
+    /// Whether there are records and the index was never told of any: it was lost, cut to nothing,
+    /// or whoever made it again died before it was full.
+    fn was_never_filled(&self) -> Result<bool> {
+        let index = self.index();
+        let none = index.query_row("SELECT NOT EXISTS (SELECT 1 FROM record)", [], |r| r.get(0))?;
+        // One that was written to knows what it does not hold: what a crash left out of it is
+        // taken in by whoever recovers.
+        Ok(none
+            && generation::read(&index)?.count == 0
+            && durable::any_below(&self.layout.records())?)
     }
 
     /// Opens the store for writing with whatever its index holds.
