@@ -60,6 +60,17 @@ pub(crate) struct Told {
     pub(crate) damage: Option<String>,
 }
 
+impl Told {
+    /// Runs are told in this order.
+    pub(crate) fn place(&self) -> (i64, u64, String) {
+        (
+            self.seq,
+            self.info.started_unix_ms,
+            self.info.run_id.clone(),
+        )
+    }
+}
+
 fn lines(notes: &[Note]) -> Result<String> {
     notes.iter().map(checked::line).collect()
 }
@@ -310,13 +321,32 @@ impl Store {
             .iter()
             .map(|(_, run)| self.layout().notes(&run.info.run_id))
             .collect();
+        let mut lost = Vec::new();
         for path in files(self.layout())? {
-            if !known.contains(&path) {
-                // Its begin was never committed, so it did nothing.
-                let run = path.parent().and_then(Path::file_name).unwrap_or_default();
-                let name = format!("notes-{}", run.to_string_lossy());
-                quarantine::aside(self.layout(), &path, &name, "the index has no such run")?;
+            if known.contains(&path) {
+                continue;
             }
+            match read(&path)? {
+                // It did something, so its begin was committed: the index lost it.
+                Ok(told) if !told.notes.is_empty() => lost.push(told),
+                // Its begin was never committed, so it did nothing.
+                _ => {
+                    let run = path.parent().and_then(Path::file_name).unwrap_or_default();
+                    let name = format!("notes-{}", run.to_string_lossy());
+                    quarantine::aside(self.layout(), &path, &name, "the index has no such run")?;
+                }
+            }
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        lost.sort_by_key(Told::place);
+        self.transaction(|db| lost.iter().try_for_each(|told| replay(db, told)))?;
+        // They have other places among the runs now, which a rebuild is to give them too.
+        for told in &lost {
+            let (seq, run) = runs::one(&self.index(), &told.info.run_id)?;
+            let nodes = self.run_nodes(&run.info.run_id)?;
+            rewrite(self.layout(), seq, &run, &nodes)?;
         }
         Ok(())
     }

@@ -207,8 +207,7 @@ impl Store {
                 Err(why) => report.skipped.push((path, why)),
             }
         }
-        let place = |t: &Told| (t.seq, t.info.started_unix_ms, t.info.run_id.clone());
-        runs.sort_by_key(place);
+        runs.sort_by_key(Told::place);
         runs.iter().try_for_each(|told| notes::replay(db, told))?;
         Ok(runs.len() as u64)
     }
