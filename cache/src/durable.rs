@@ -69,6 +69,26 @@ impl Temp {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Whether it has got its final name.
+    pub(crate) fn is_published(&self) -> bool {
+        self.keep
+    }
+
+    /// The same content in a file that was not synced yet. A sync that failed may leave pages
+    /// behind that count as written and never were: to sync that file again proves nothing.
+    pub(crate) fn again(self) -> Self {
+        let copy = || -> Result<Self> {
+            let failed = |e| Error::io("copy", &self.path, &e);
+            let mut source = File::open(&self.path).map_err(failed)?;
+            let (temp, mut file) = Self::create(self.path.parent().unwrap_or(&self.path))?;
+            io::copy(&mut source, &mut file).map_err(failed)?;
+            temp.finish(&file)?;
+            Ok(temp)
+        };
+        // Without room for a copy the file is still worth a try.
+        copy().unwrap_or(self)
+    }
 }
 
 impl Drop for Temp {
@@ -88,7 +108,13 @@ pub(crate) fn at(point: Point, what: &'static str, path: &Path) -> Result<()> {
 /// Publishes complete temporary files under their final names. Groups become visible in order:
 /// when a file of one group survives a crash, so do all files of the groups before it. On return
 /// everything is durable. Existing files are replaced, so content must follow from the name.
-pub(crate) fn publish(root: &Path, groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<()> {
+pub(crate) fn publish(root: &Path, mut groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<()> {
+    publish_from(root, &mut groups)
+}
+
+/// [`publish`], for whoever wants to have the files back that it did not come to. When it fails,
+/// names that were given may not be on disk, and no later call brings them there: see [`sync_all`].
+pub(crate) fn publish_from(root: &Path, groups: &mut [Vec<(Temp, PathBuf)>]) -> Result<()> {
     let files: Vec<&Path> = groups.iter().flatten().map(|(t, _)| t.path()).collect();
     at(Point::BeforeFsync, "sync", root)?;
     sync(root, &files)?;
@@ -96,7 +122,7 @@ pub(crate) fn publish(root: &Path, groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<
     for group in groups {
         // Folders of which an entry is new.
         let mut parents = BTreeSet::new();
-        for (mut temp, path) in group {
+        for (temp, path) in group {
             let parent = path.parent().unwrap_or(root).to_owned();
             if parents.insert(parent.clone())
                 && let Some(above) = parent.parent().filter(|_| !parent.is_dir())
@@ -109,10 +135,10 @@ pub(crate) fn publish(root: &Path, groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<
                     _ => drop(parents.insert(above.to_owned())),
                 }
             }
-            at(Point::BeforeRename, "rename to", &path)?;
-            fs::rename(&temp.path, &path).map_err(|e| Error::io("rename to", &path, &e))?;
+            at(Point::BeforeRename, "rename to", path)?;
+            fs::rename(&temp.path, &*path).map_err(|e| Error::io("rename to", &*path, &e))?;
             temp.keep = true;
-            at(Point::AfterRename, "rename to", &path)?;
+            at(Point::AfterRename, "rename to", path)?;
         }
         let parents: Vec<&Path> = parents.iter().map(PathBuf::as_path).collect();
         at(Point::BeforeDirSync, "sync", root)?;
@@ -231,6 +257,26 @@ fn sync(root: &Path, paths: &[&Path]) -> Result<()> {
         return rustix::fs::syncfs(&dir).map_err(|e| Error::io("sync", root, &e.into()));
     }
     paths.iter().try_for_each(|path| sync_one(path))
+}
+
+/// Brings to disk whatever lies below a root, whoever left it there unsynced.
+pub(crate) fn sync_all(root: &Path) -> Result<()> {
+    at(Point::BeforeDirSync, "sync", root)?;
+    #[cfg(target_os = "linux")]
+    {
+        let dir = File::open(root).map_err(|e| Error::io("open", root, &e))?;
+        rustix::fs::syncfs(&dir).map_err(|e| Error::io("sync", root, &e.into()))?;
+    }
+    // Files are synced before they get their names: what can be missing are names.
+    #[cfg(not(target_os = "linux"))]
+    for folder in entries(root)?.into_iter().chain([root.to_owned()]) {
+        for below in entries(&folder)?.into_iter().chain([folder]) {
+            if below.is_dir() {
+                sync_one(&below)?;
+            }
+        }
+    }
+    at(Point::AfterDirSync, "sync", root)
 }
 
 /// Makes what is in a file, or the names in a folder, durable.

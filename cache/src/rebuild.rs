@@ -89,6 +89,7 @@ impl Store {
 
     /// Fills the index from the files, whatever it held before.
     pub(crate) fn fill(&self, report: &mut RebuildReport) -> Result<()> {
+        durable::sync_all(self.layout().root())?;
         self.transaction(|db| {
             notes::complete(db, self.layout())?;
             write::clear(db)?;
@@ -110,6 +111,10 @@ impl Store {
         let unsettled = self.layout().unsettled();
         let failed = unsettled.exists().then_some("a write failed");
         let died = lock.predecessor().or(failed);
+        if died.is_some() {
+            // Files that are in their places may not be on disk, and are about to be built on.
+            durable::sync_all(self.layout().root())?;
+        }
         self.settle_notes(died.is_some())?;
         let Some(died) = died else {
             return Ok(Recovered {

@@ -233,7 +233,7 @@ impl Store {
             let path = self.layout.link(&Digest::of(&bytes));
             self.stage_object(&bytes, path, &mut files)?;
         }
-        self.settled(|| self.cas.flush_before(files))?;
+        self.cas.flush_before(files)?;
         self.transaction(|db| {
             for (digest, size, record) in &new {
                 write::insert_record(db, digest, *size, record, true)?;
@@ -462,11 +462,9 @@ impl Store {
     }
 
     /// Does something that may leave files which the index knows nothing of when it fails; the
-    /// next writer is told then. Where not even that can be written, `verify` finds it.
+    /// next writer is told then.
     pub(crate) fn settled<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        work().inspect_err(|_| {
-            let _ = std::fs::File::create(self.layout.unsettled());
-        })
+        work().inspect_err(|_| self.cas.unsettle())
     }
 
     pub(crate) fn writable(&self) -> Result<()> {
