@@ -187,20 +187,16 @@ pub(crate) fn sweep(tmp: &Path) -> Result<u64> {
     Ok(count)
 }
 
-/// Moves a damaged file out of the way, under `name` or, when that is taken, a numbered one.
-/// Returns where it went.
-pub(crate) fn quarantine(file: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
+/// Links a file into a folder, under `name` or, when that is taken, a numbered one; durable on
+/// return. Where it is now too.
+pub(crate) fn keep(file: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
     create_dir(dir)?;
     at(Point::BeforeQuarantine, "quarantine", file)?;
-    for count in 0_u32.. {
-        let target = match count {
-            0 => dir.join(name),
-            n => dir.join(format!("{name}.{n}")),
-        };
+    for target in numbered(dir, name) {
         // A link fails when the name is taken, where a rename would replace.
         match fs::hard_link(file, &target) {
             Ok(()) => {
-                fs::remove_file(file).map_err(|e| Error::io("remove", file, &e))?;
+                sync_one(dir)?;
                 at(Point::AfterQuarantine, "quarantine", file)?;
                 return Ok(target);
             }
@@ -209,6 +205,45 @@ pub(crate) fn quarantine(file: &Path, dir: &Path, name: &str) -> Result<PathBuf>
         }
     }
     unreachable!("a folder holds fewer than 2^32 files of one name")
+}
+
+/// The names that [`keep`] gives, in their order.
+pub(crate) fn numbered(dir: &Path, name: &str) -> impl Iterator<Item = PathBuf> {
+    (0..u32::MAX).map(move |count| match count {
+        0 => dir.join(name),
+        n => dir.join(format!("{name}.{n}")),
+    })
+}
+
+/// Moves a file out of the way, durably: see [`keep`].
+pub(crate) fn quarantine(file: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
+    let target = keep(file, dir, name)?;
+    fs::remove_file(file).map_err(|e| Error::io("remove", file, &e))?;
+    sync_parents([file])?;
+    Ok(target)
+}
+
+/// Removes a file; says whether it was there. It is gone for good after [`sync_parents`].
+pub(crate) fn remove(path: &Path) -> Result<bool> {
+    at(Point::BeforeRemove, "remove", path)?;
+    let there = match fs::remove_file(path) {
+        Ok(()) => true,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(e) => return Err(Error::io("remove", path, &e)),
+    };
+    at(Point::AfterRemove, "remove", path)?;
+    Ok(there)
+}
+
+/// Makes it durable that files came or went.
+pub(crate) fn sync_parents<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let parents: BTreeSet<&Path> = paths.into_iter().filter_map(Path::parent).collect();
+    // One that is gone too has nothing left to lose.
+    let parents: Vec<&Path> = parents.into_iter().filter(|p| p.is_dir()).collect();
+    match parents.first() {
+        Some(first) => sync(first, &parents),
+        None => Ok(()),
+    }
 }
 
 /// What lies in a folder; nothing where there is no folder.

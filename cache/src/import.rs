@@ -79,8 +79,7 @@ impl Store {
         let mut new = Vec::new();
         let (mut known, mut refused) = (0, Vec::new());
         for (digest, bytes, record) in opened.records {
-            let aside = self.layout().quarantine().join(format!("{digest}.json"));
-            if aside.exists() {
+            if self.is_refused(&digest) {
                 refused.push(digest);
             } else if self.record(&digest).is_ok() {
                 known += 1;

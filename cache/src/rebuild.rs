@@ -124,6 +124,9 @@ impl Store {
         };
         let mut report = RebuildReport::default();
         let records = self.transaction(|db| {
+            for digest in quarantine::all_refused(self.layout())? {
+                candidates::forget(db, &digest)?;
+            }
             let known: HashSet<Digest> = db
                 .prepare("SELECT digest FROM record")?
                 .query_map([], |row| row.get(0).map(Digest::from_bytes))?
@@ -150,7 +153,16 @@ impl Store {
         report: &mut RebuildReport,
     ) -> Result<u64> {
         let mut found = Vec::new();
+        let refused = quarantine::all_refused(self.layout())?;
         for (path, digest) in named(&self.layout().records(), known, report)? {
+            // Whoever refused it died before its file was gone.
+            if refused.contains(&digest) {
+                if self.writable().is_ok() {
+                    durable::remove(&path)?;
+                    durable::sync_parents([&*path])?;
+                }
+                continue;
+            }
             if let Some(bytes) = self.intact(&path, &digest, report)? {
                 let head = serde_json::from_slice::<Head>(&bytes);
                 found.push((head.map_or(0, |h| h.recorded_unix_ms), digest, path));

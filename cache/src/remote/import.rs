@@ -62,13 +62,22 @@ impl Store {
         read::is_usable(&self.index(), record)
     }
 
-    /// Takes records of a mirror in, durably, and gives their summaries.
+    /// Whether a record of a mirror is of use here: it is not here, and nobody refused it.
+    pub(super) fn wants(&self, record: &Digest) -> bool {
+        !self.has_usable(record).unwrap_or(false) && !self.is_refused(record)
+    }
+
+    /// Takes records of a mirror in, durably, and gives their summaries. Those that were refused
+    /// here stay out.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::ReadOnly`]; then none of them is in the index.
     pub fn import(&self, records: &[Imported], place: &str) -> Result<Vec<Summary>> {
         let mut files: Vec<(Temp, PathBuf)> = Vec::new();
-        for found in records {
+        // Refused since they were looked up.
+        let welcome = |found: &&Imported| !self.is_refused(&found.digest);
+        let records: Vec<&Imported> = records.iter().filter(welcome).collect();
+        for found in &records {
             let tmp = self.layout().tmp();
             let path = self.layout().record(&found.digest);
             files.push((Temp::with(&tmp, &found.bytes)?, path));
@@ -77,12 +86,12 @@ impl Store {
         }
         self.cas().flush_before(files)?;
         self.transaction(|db| {
-            for found in records {
+            for found in &records {
                 let Imported {
                     digest,
                     record,
                     bytes,
-                } = found;
+                } = *found;
                 // It may be here without its blobs.
                 candidates::forget(db, digest)?;
                 write::insert_record(db, digest, bytes.len() as u64, record, true)?;

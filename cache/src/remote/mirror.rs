@@ -230,7 +230,7 @@ impl Mirror {
         for (key, record) in entries {
             keys_of.entry(record).or_default().push(key);
         }
-        keys_of.retain(|record, _| !store.has_usable(record).unwrap_or(false));
+        keys_of.retain(|record, _| store.wants(record));
         let wanted: Vec<(Digest, Vec<Digest>)> = keys_of.into_iter().collect();
         let answers = pool::each(&wanted, deadline, |(digest, keys)| {
             self.fetch_record(digest, keys)
