@@ -12,7 +12,7 @@ use crate::links::LinkFile;
 use crate::lock::WriterLock;
 use crate::notes::{self, Told};
 use crate::quarantine;
-use crate::record::Record;
+use crate::record::{LAST_UNIX_MS, Record};
 use crate::store::Store;
 use crate::write;
 use rusqlite::Connection;
@@ -174,6 +174,12 @@ impl Store {
         for (_, digest, path) in found {
             let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
             let record = match Record::from_bytes(&bytes) {
+                // It would stand above all that is still to come.
+                Ok(record) if record.recorded_unix_ms > LAST_UNIX_MS => {
+                    let why = "its time is beyond the year 9999".to_owned();
+                    report.skipped.push((path, why));
+                    continue;
+                }
                 Ok(record) => record,
                 Err(error) => {
                     report.skipped.push((path, error.to_string()));

@@ -329,3 +329,25 @@ fn a_first_record_on_its_way_into_the_index_is_no_damage() {
             .is_none()
     );
 }
+
+/// A time that an older program believed stands above nothing once the index is made again.
+#[test]
+fn a_record_from_beyond_the_calendar_is_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    stage(&store, 1);
+    let mut record = sample("//t:p", 1);
+    record.recorded_unix_ms = 400_000_000_000_000;
+    let error = store.commit(&record).unwrap_err();
+    assert!(error.to_string().contains("year 9999"), "{error}");
+    let good = put(&store, "//t:p", 2);
+    let bytes = crate::canonical_json(&record).unwrap();
+    let path = store.layout().record(&Digest::of(&bytes));
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, &bytes).unwrap();
+    drop(store);
+    let (store, report) = Store::rebuild(root.path()).unwrap();
+    assert_eq!(report.skipped.len(), 1, "{report:?}");
+    assert_eq!(store.bulk().unwrap().latest("//t:p").unwrap().record, good);
+    assert!(store.stamp_unix_ms() < 400_000_000_000_000);
+}

@@ -227,10 +227,16 @@ fn poison_is_refused() {
 #[test]
 fn consistent_lies_are_refused() {
     type Lie = fn(&mut Record);
-    let lies: [(&str, Lie); 4] = [
-        ("contradicts itself", |r| r.spec_key = Digest::of(b"x")),
-        ("contradicts itself", |r| r.action_key = Digest::of(b"x")),
-        ("contradicts itself", |r| r.output_digest = Digest::of(b"x")),
+    let lies: [(&str, Lie); 6] = [
+        ("does not follow", |r| r.spec_key = Digest::of(b"x")),
+        ("does not follow", |r| r.action_key = Digest::of(b"x")),
+        ("does not follow", |r| r.output_digest = Digest::of(b"x")),
+        ("beyond the year 9999", |r| {
+            r.recorded_unix_ms = 400_000_000_000_000
+        }),
+        ("a day ahead", |r| {
+            r.recorded_unix_ms = crate::store::now_unix_ms() + 90_000_000
+        }),
         ("may not be reused", |r| r.reusable = false),
     ];
     for (why, lie) in lies {
