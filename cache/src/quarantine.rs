@@ -17,6 +17,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Why most of it is there.
+pub(crate) const MISMATCH: &str = "its content does not match its digest";
+
 /// Ends the name of the note beside a file in quarantine.
 const WHY: &str = ".why";
 

@@ -91,7 +91,9 @@ impl Store {
     pub(crate) fn fill(&self, report: &mut RebuildReport) -> Result<()> {
         durable::sync_all(self.layout().root())?;
         self.transaction(|db| {
-            notes::complete(db, self.layout())?;
+            // What a healthy index knows of damaged files must not go with them.
+            report.quarantined.extend(notes::mend(db, self.layout())?);
+            self.mend(db, report)?;
             write::clear(db)?;
             report.indexed = self.take_records(db, &HashSet::new(), report)?;
             report.links = self.take_links(db, report)?;
@@ -124,6 +126,7 @@ impl Store {
         };
         let mut report = RebuildReport::default();
         let records = self.transaction(|db| {
+            self.mend(db, &mut report)?;
             for digest in quarantine::all_refused(self.layout())? {
                 candidates::forget(db, &digest)?;
             }
@@ -144,6 +147,13 @@ impl Store {
             records,
             swept,
         })
+    }
+
+    fn mend(&self, db: &Connection, report: &mut RebuildReport) -> Result<()> {
+        let aside = self.mend_links(db)?.into_iter();
+        let told = aside.map(|(_, now)| (now, quarantine::MISMATCH.to_owned()));
+        report.quarantined.extend(told);
+        Ok(())
     }
 
     pub(crate) fn take_records(
@@ -201,9 +211,12 @@ impl Store {
     pub(crate) fn take_links(&self, db: &Connection, report: &mut RebuildReport) -> Result<u64> {
         let mut links = Vec::new();
         for (path, digest) in named(&self.layout().links(), &HashSet::new(), report)? {
-            let Some(bytes) = self.intact(&path, &digest, report)? else {
+            let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+            if Digest::of(&bytes) != digest {
+                // What the index has of it is to be written anew before it is put aside.
+                report.skipped.push((path, quarantine::MISMATCH.to_owned()));
                 continue;
-            };
+            }
             match LinkFile::from_bytes(&bytes) {
                 Ok(file) => links.extend(file.links),
                 Err(error) => report.skipped.push((path, error.to_string())),
@@ -227,7 +240,7 @@ impl Store {
                     }
                     runs.push(told);
                 }
-                Err(why) => report.skipped.push((path, why)),
+                Err(why) => report.skipped.push((path, why.to_string())),
             }
         }
         runs.sort_by_key(Told::place);
@@ -246,7 +259,7 @@ impl Store {
         if Digest::of(&bytes) == *digest {
             return Ok(Some(bytes));
         }
-        let why = "its content does not match its digest".to_owned();
+        let why = quarantine::MISMATCH.to_owned();
         let place = match self.writable() {
             Ok(()) => quarantine::aside(self.layout(), path, &format!("{digest}.json"), &why)?,
             // Whoever only looks moves nothing.

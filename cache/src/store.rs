@@ -401,8 +401,7 @@ impl Store {
         let mut quarantined = None;
         if !self.read_only {
             let name = format!("{digest}.json");
-            let why = "its content does not match its digest";
-            let moved = quarantine::aside(&self.layout, &path, &name, why)?;
+            let moved = quarantine::aside(&self.layout, &path, &name, quarantine::MISMATCH)?;
             quarantined = Some(moved);
             self.transaction(|db| candidates::forget(db, digest))?;
         }

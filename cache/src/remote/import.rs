@@ -3,6 +3,7 @@
 
 use super::mirror::Mirror;
 use crate::candidates;
+use crate::checked;
 use crate::digest::Digest;
 use crate::durable::Temp;
 use crate::error::{Error, Result};
@@ -12,7 +13,8 @@ use crate::record::Record;
 use crate::store::Store;
 use crate::summary::Summary;
 use crate::write;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -27,7 +29,26 @@ pub struct Imported {
     pub(super) bytes: Vec<u8>,
 }
 
+/// What lies beside a record from a mirror.
+fn note_of(place: &str) -> Result<String> {
+    checked::line(&place)
+}
+
 impl Store {
+    /// Whether the note beside a record from a mirror is what was written. Older ones were the
+    /// mirror's address and nothing else.
+    pub(crate) fn is_sound_note(path: &Path) -> Result<bool> {
+        let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+        let address = |line: &[u8]| line.starts_with(b"s3://") && !line.contains(&b'\n');
+        Ok(checked::of_line::<String>(&bytes).is_some()
+            || bytes.strip_suffix(b"\n").is_some_and(address))
+    }
+
+    /// Writes such a note, durably, for a record whose origin is not known any more.
+    pub(crate) fn renew_note(&self, path: &Path) -> Result<()> {
+        checked::write(self.layout(), path.to_owned(), &"not known any more")
+    }
+
     /// Lets blobs that are not here be read from a mirror. The first one stays.
     pub fn attach(&self, mirror: Arc<Mirror>) {
         // A second mirror would be a mistake without consequence.
@@ -82,7 +103,7 @@ impl Store {
             let path = self.layout().record(&found.digest);
             files.push((Temp::with(&tmp, &found.bytes)?, path));
             let note = self.layout().imported_note(&found.digest);
-            files.push((Temp::with(&tmp, format!("{place}\n").as_bytes())?, note));
+            files.push((Temp::with(&tmp, note_of(place)?.as_bytes())?, note));
         }
         self.cas().flush_before(files)?;
         self.transaction(|db| {
