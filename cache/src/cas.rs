@@ -9,8 +9,9 @@ use crate::layout::Layout;
 use crate::lock;
 use crate::quarantine;
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,16 @@ pub struct Blob {
 struct Staged {
     temp: Temp,
     size_bytes: u64,
+}
+
+/// What became of a file that is not what its name says.
+enum Discarded {
+    /// It lies in quarantine.
+    Aside(PathBuf),
+    /// It stays where it is: this store only reads.
+    Left,
+    /// It was gone, and maybe another had taken its place.
+    Replaced,
 }
 
 /// The content-addressed store of one root.
@@ -249,15 +260,18 @@ impl Cas {
     /// [`Error::NotFound`]; [`Error::Corrupt`] when the content does not match the digest, in
     /// which case the file was moved to quarantine.
     pub fn get(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let (mut file, path) = self.open_file(digest)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)
-            .map_err(|e| Error::io("read", &path, &e))?;
-        if !locked(&self.verified).contains(digest) {
-            let found = Digest::of(&bytes);
-            self.check(digest, found, &path)?;
+        loop {
+            let (mut file, path) = self.open_file(digest)?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)
+                .map_err(|e| Error::io("read", &path, &e))?;
+            if locked(&self.verified).contains(digest) {
+                return Ok(bytes);
+            }
+            if self.is_good(digest, Digest::of(&bytes), &file, &path)? {
+                return Ok(bytes);
+            }
         }
-        Ok(bytes)
     }
 
     /// The blob as a verified open file, for those too large to hold in memory.
@@ -265,16 +279,20 @@ impl Cas {
     /// # Errors
     /// As [`Self::get`].
     pub fn open(&self, digest: &Digest) -> Result<File> {
-        let (mut file, path) = self.open_file(digest)?;
-        if !locked(&self.verified).contains(digest) {
+        loop {
+            let (mut file, path) = self.open_file(digest)?;
+            if locked(&self.verified).contains(digest) {
+                return Ok(file);
+            }
             let mut hasher = blake3::Hasher::new();
             hasher
                 .update_reader(&mut file)
                 .and_then(|_| file.rewind())
                 .map_err(|e| Error::io("read", &path, &e))?;
-            self.check(digest, hasher.finalize().into(), &path)?;
+            if self.is_good(digest, hasher.finalize().into(), &file, &path)? {
+                return Ok(file);
+            }
         }
-        Ok(file)
     }
 
     /// The next read of the blob verifies it again.
@@ -282,12 +300,22 @@ impl Cas {
         locked(&self.verified).remove(digest);
     }
 
-    fn check(&self, digest: &Digest, found: Digest, path: &Path) -> Result<()> {
+    /// Whether a file that was read is the blob. One that is not is put aside; `false` when a good
+    /// one has taken its place meanwhile, so that it is worth another look.
+    fn is_good(&self, digest: &Digest, found: Digest, file: &File, path: &Path) -> Result<bool> {
         if found == *digest {
             locked(&self.verified).insert(*digest);
-            return Ok(());
+            return Ok(true);
         }
-        let quarantined = self.discard(digest, path)?;
+        let read = file
+            .metadata()
+            .map_err(|e| Error::io("look at", path, &e))?;
+        let same = |now: &Metadata| (now.dev(), now.ino()) == (read.dev(), read.ino());
+        let quarantined = match self.discard(digest, path, same)? {
+            Discarded::Replaced => return Ok(false),
+            Discarded::Aside(place) => Some(place),
+            Discarded::Left => None,
+        };
         Err(Error::Corrupt {
             what: format!("blob `{}`", digest.short()),
             detail: format!("its content has the digest `{}`", found.short()),
@@ -295,16 +323,30 @@ impl Cas {
         })
     }
 
-    fn discard(&self, digest: &Digest, path: &Path) -> Result<Option<PathBuf>> {
+    /// Puts a file aside that is not what its name says, unless another, which `is_bad` does not
+    /// know, has taken its place.
+    fn discard(
+        &self,
+        digest: &Digest,
+        path: &Path,
+        is_bad: impl Fn(&Metadata) -> bool,
+    ) -> Result<Discarded> {
         locked(&self.verified).remove(digest);
         if self.read_only {
-            return Ok(None);
+            return Ok(Discarded::Left);
         }
-        let why = "its content does not match its digest";
-        let moved = quarantine::aside(&self.layout, path, &digest.hex(), why)?;
+        // Nobody in this process brings a good one here meanwhile.
+        let _moving = locked(&self.moving);
+        if !fs::metadata(path).is_ok_and(|now| is_bad(&now)) {
+            return Ok(Discarded::Replaced);
+        }
+        let moved = quarantine::aside(&self.layout, path, &digest.hex(), quarantine::MISMATCH)?;
         // A staged file is gone from its place: it must not be published.
-        locked(&self.staged).remove(digest);
-        Ok(Some(moved))
+        let mut staged = locked(&self.staged);
+        if staged.get(digest).is_some_and(|s| s.temp.path() == path) {
+            staged.remove(digest);
+        }
+        Ok(Discarded::Aside(moved))
     }
 
     /// Whether the blob is there, whole. A file with other content cannot be it: it is moved to
@@ -318,7 +360,8 @@ impl Cas {
                 Err(error) => Err(error),
             },
             Some(_) => {
-                self.discard(&blob.digest, &self.layout.blob(&blob.digest))?;
+                let wrong = |now: &Metadata| now.len() != blob.size_bytes;
+                self.discard(&blob.digest, &self.layout.blob(&blob.digest), wrong)?;
                 Ok(false)
             }
         }
