@@ -77,11 +77,12 @@ struct Row {
 }
 
 impl Store {
-    /// Says what a collection would remove.
+    /// Says what a collection would remove. Nothing of the runs `in_use` is: whoever went on with
+    /// what an ended run had started works in that one's folder.
     ///
     /// # Errors
     /// [`Error::Corrupt`] when a pin cannot be read; [`Error::Io`], [`Error::Database`].
-    pub fn gc_plan(&self, limits: &GcLimits) -> Result<GcPlan> {
+    pub fn gc_plan(&self, limits: &GcLimits, in_use: &BTreeSet<String>) -> Result<GcPlan> {
         let rows = rows(&self.index())?;
         let pinned = self.pinned(&rows)?;
         let mut on_disk: BTreeMap<Digest, u64> = BTreeMap::new();
@@ -143,7 +144,7 @@ impl Store {
             .collect();
         self.dead_links(&rows, &gone, &mut plan)?;
         if let Some(before) = limits.before_unix_ms {
-            self.old_runs(before, &mut plan)?;
+            self.old_runs(before, in_use, &mut plan)?;
         }
         plan.freed_bytes = plan.blobs.iter().map(|(_, size)| size).sum::<u64>()
             + plan.runs.iter().map(|(_, size)| size).sum::<u64>()
@@ -269,11 +270,12 @@ impl Store {
         Ok(())
     }
 
-    fn old_runs(&self, before: u64, plan: &mut GcPlan) -> Result<()> {
+    fn old_runs(&self, before: u64, in_use: &BTreeSet<String>, plan: &mut GcPlan) -> Result<()> {
         let runs = runs::all(&self.index())?;
         for (_, run) in runs {
             let ended = run.ended_unix_ms.unwrap_or(run.info.started_unix_ms);
-            if run.status == RunStatus::Running || ended >= before {
+            let used = run.status == RunStatus::Running || in_use.contains(&run.info.run_id);
+            if used || ended >= before {
                 continue;
             }
             let folder = self.layout().runs().join(&run.info.run_id);

@@ -9,7 +9,7 @@ use crate::record::tests::sample;
 use crate::store::tests::{flip, put, put_with};
 use crate::verify::VerifyOptions;
 
-/// What is done to a store with three records.
+/// What is done to a store with two records.
 type Work = fn(&Store, &Path) -> Result<()>;
 
 fn filled(root: &Path) -> Store {
@@ -44,7 +44,7 @@ fn collect(store: &Store, root: &Path) -> Result<()> {
         max_bytes: None,
     };
     let lock = WriterLock::acquire(root, "gc")?;
-    store.gc_sweep(&lock, &store.gc_plan(&limits)?)
+    store.gc_sweep(&lock, &store.gc_plan(&limits, &Default::default())?)
 }
 
 fn take_in(store: &Store, root: &Path) -> Result<()> {
@@ -65,7 +65,9 @@ fn half_of_a_change_is_seen_by_the_next_writer() {
     ];
     for (name, before, work) in works {
         let mut struck = 0;
-        for point in Point::ALL {
+        // What fails after one step is what fails before the next.
+        let before_step = |point: &&Point| point.as_str().starts_with("before");
+        for point in Point::ALL.iter().filter(before_step) {
             for count in 1.. {
                 let dir = tempfile::tempdir().unwrap();
                 let root = dir.path();
@@ -87,9 +89,11 @@ fn half_of_a_change_is_seen_by_the_next_writer() {
                 assert_eq!(damage, [], "{name}, {fault}");
                 let refused = all_refused(store.layout()).unwrap();
                 drop(store);
-                let (store, _) = Store::rebuild(root).unwrap();
-                for record in refused {
-                    assert!(!store.has_usable(&record).unwrap(), "{name}, {fault}");
+                if !refused.is_empty() {
+                    let (store, _) = Store::rebuild(root).unwrap();
+                    let mut refused = refused.iter();
+                    let back = refused.any(|record| store.has_usable(record).unwrap());
+                    assert!(!back, "{name}, {fault}");
                 }
             }
         }

@@ -178,7 +178,12 @@ fn what_is_refused_can_be_taken_back() {
     // A collection meanwhile must not take its links.
     let lock = WriterLock::acquire(root.path(), "gc").unwrap();
     store
-        .gc_sweep(&lock, &store.gc_plan(&Default::default()).unwrap())
+        .gc_sweep(
+            &lock,
+            &store
+                .gc_plan(&Default::default(), &Default::default())
+                .unwrap(),
+        )
         .unwrap();
     store.restore(&two).unwrap();
     assert_eq!(
