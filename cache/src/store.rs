@@ -96,25 +96,27 @@ impl Store {
             return Err(lost("missing"));
         }
         let store = Self::with_index(layout, access)?;
-        if store.was_never_filled()? {
-            match access {
-                Access::Read => return Err(lost("empty")),
-                Access::Write => store.fill(&mut RebuildReport::default())?,
-            }
+        if !store.was_never_written()? {
+            return Ok(store);
+        }
+        match (durable::any_below(&store.layout.records())?, access) {
+            (true, Access::Read) => return Err(lost("empty")),
+            (true, Access::Write) => store.fill(&mut RebuildReport::default())?,
+            (false, Access::Read) => {}
+            // From now on records that it does not know are on their way into it, or were when
+            // somebody died: whoever recovers takes them in.
+            (false, Access::Write) => store.transaction(|_| Ok(()))?,
         }
         Ok(store)
     }
 
-    /// Whether there are records and the index was never told of any: it was lost, cut to nothing,
-    /// or whoever made it again died before it was full.
-    fn was_never_filled(&self) -> Result<bool> {
+    /// Whether nothing was ever written to the index: it is new, was cut to nothing, or whoever
+    /// made it again died before it was full.
+    fn was_never_written(&self) -> Result<bool> {
         let index = self.index();
-        let none = index.query_row("SELECT NOT EXISTS (SELECT 1 FROM record)", [], |r| r.get(0))?;
-        // One that was written to knows what it does not hold: what a crash left out of it is
-        // taken in by whoever recovers.
-        Ok(none
-            && generation::read(&index)?.count == 0
-            && durable::any_below(&self.layout.records())?)
+        let has_record = "SELECT EXISTS (SELECT 1 FROM record)";
+        Ok(generation::read(&index)?.count == 0
+            && !index.query_row(has_record, [], |row| row.get::<_, bool>(0))?)
     }
 
     /// Opens the store for writing with whatever its index holds.
