@@ -214,6 +214,61 @@ fn nothing_is_lost_with_the_index() {
     lab.assert_nothing_runs();
 }
 
+/// An index that was cut to nothing is a lost one, also when whoever makes it again dies of it.
+#[test]
+fn an_empty_index_runs_nothing_again() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//lab:L0"]).ok();
+    let before = views(&lab);
+    lose_index(&lab);
+    lab.write(".doe/index.sqlite", "");
+    let told = lab.doe(&["plan", "//lab:L0"]).exits(7);
+    assert!(told.stderr.contains("doe cache rebuild"), "{}", told.stderr);
+    for dies in [&["build", "//lab:L0"][..], &["cache", "rebuild"]] {
+        let mut command = lab.command(dies);
+        command.env("DOE_FAULT", "before-commit:1:kill");
+        assert!(!command.status().unwrap().success());
+        lab.doe(&["cache", "verify"]).ok();
+        assert_eq!(views(&lab), before, "{dies:?}");
+        lose_index(&lab);
+    }
+    let built = lab.doe(&["build", "//lab:L0", "--json"]).ok().summary();
+    assert_eq!(
+        (&built["reused"], &built["ok"]),
+        (&2.into(), &0.into()),
+        "{built}"
+    );
+    let list = lab
+        .doe(&["cache", "ls", "--quarantined", "--json"])
+        .ok()
+        .json();
+    assert_eq!(list.as_array().unwrap().len(), 0, "{list}");
+}
+
+/// A look that moves nothing does not take a store that is being written for a damaged one.
+#[test]
+fn a_dry_run_of_verify_waits_for_no_build_and_suspects_none() {
+    let lab = lab("1, 2, 99", false);
+    let dry = || lab.doe(&["cache", "verify", "--dry-run", "--json"]);
+    assert!(!lab.path().join(".doe").exists());
+    dry().ok();
+    assert!(!lab.path().join(".doe").exists(), "looking makes nothing");
+    let (mut child, _) = lab.spawn(&["build", "//lab:L0"]);
+    wait_for("the step", Duration::from_secs(60), || {
+        lab.path().join("up").exists().then_some(())
+    });
+    let seen = dry().ok();
+    assert_eq!(seen.json()["index"], false);
+    assert!(
+        seen.stderr.contains("not held against the files"),
+        "{}",
+        seen.stderr
+    );
+    lab.write("go", "");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(dry().ok().json()["index"], true);
+}
+
 #[test]
 fn damage_is_found_put_aside_and_mended_by_running_again() {
     let lab = lab("1, 2", false);

@@ -125,6 +125,33 @@ fn jobs(workspace: &Workspace) -> Vec<serde_json::Value> {
     jobs.as_array().unwrap().clone()
 }
 
+/// What a killed build had taken over works in the folder of the one before, which has ended.
+#[test]
+fn a_collection_leaves_the_folders_of_what_still_runs() {
+    let workspace = served("10m", &[1]);
+    kill(build_until(&workspace, "two"));
+    let (second, _) = workspace.spawn(&["build", "//t:all", "--json"]);
+    wait_for("the second doe", LONG, || {
+        let all = jobs(&workspace);
+        (all.len() == 2 && all.iter().all(|job| job["doe_pid"] == second.id())).then_some(())
+    });
+    kill(second);
+    let gone = workspace.doe(&["cache", "gc", "--older-than", "0s", "--delete", "--json"]);
+    assert_eq!(gone.ok().json()["run_files"], 0);
+    go(&workspace);
+    let ended = build(&workspace).summary();
+    assert_eq!(
+        (&ended["ok"], &ended["failed"]),
+        (&1.into(), &0.into()),
+        "{ended}"
+    );
+    assert_eq!(lines(&workspace, "two").len(), 1);
+    workspace.assert_nothing_runs();
+    // Now nothing is in use any more.
+    let gone = workspace.doe(&["cache", "gc", "--older-than", "0s", "--delete", "--json"]);
+    assert_ne!(gone.ok().json()["run_files"], 0);
+}
+
 #[test]
 fn steps_and_services_go_on_and_each_runs_once() {
     let workspace = served("10m", &[1, 2]);

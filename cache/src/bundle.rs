@@ -6,7 +6,7 @@
 use crate::digest::Digest;
 use crate::durable::{self, Temp};
 use crate::error::{Error, Result};
-use crate::links::{LinkFile, Linked};
+use crate::links::{self, LinkFile, Linked};
 use crate::lock;
 use crate::record::Record;
 use crate::store::{Store, now_unix_ms};
@@ -247,20 +247,7 @@ fn add(
 
 /// The links to these records, in their order.
 fn links_to(db: &Connection, records: &BTreeSet<Digest>) -> Result<Vec<Linked>> {
-    let mut statement = db.prepare(
-        "SELECT k.spec_key, r.digest, k.label, k.linked_unix_ms
-         FROM link k JOIN record r ON r.id = k.record_id
-         ORDER BY k.linked_unix_ms, k.spec_key, k.label",
-    )?;
-    let rows = statement.query_map([], |row| {
-        Ok(Linked {
-            spec_key: Digest::from_bytes(row.get(0)?),
-            record: Digest::from_bytes(row.get(1)?),
-            label: row.get(2)?,
-            linked_unix_ms: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
-        })
-    })?;
-    let links: Vec<Linked> = rows.collect::<rusqlite::Result<_>>()?;
+    let links = links::all(db)?;
     let wanted = links
         .into_iter()
         .filter(|link| records.contains(&link.record));

@@ -6,11 +6,14 @@ use crate::digest::Digest;
 use crate::durable::{self, Temp};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::lock;
 use crate::quarantine;
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A blob as it was stored.
@@ -28,6 +31,16 @@ struct Staged {
     size_bytes: u64,
 }
 
+/// What became of a file that is not what its name says.
+enum Discarded {
+    /// It lies in quarantine.
+    Aside(PathBuf),
+    /// It stays where it is: this store only reads.
+    Left,
+    /// It was gone, and maybe another had taken its place.
+    Replaced,
+}
+
 /// The content-addressed store of one root.
 #[derive(Debug)]
 pub struct Cas {
@@ -38,10 +51,12 @@ pub struct Cas {
     /// here nor there.
     moving: Mutex<()>,
     verified: Mutex<HashSet<Digest>>,
+    /// Whether a write failed, so that files may be in their places and not on disk.
+    unsynced: AtomicBool,
 }
 
 /// The maps are valid after every statement, so a panic elsewhere does not spoil them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -53,6 +68,7 @@ impl Cas {
             staged: Mutex::default(),
             moving: Mutex::default(),
             verified: Mutex::default(),
+            unsynced: AtomicBool::new(false),
         }
     }
 
@@ -132,24 +148,61 @@ impl Cas {
     /// Makes all staged blobs durable.
     ///
     /// # Errors
-    /// [`Error::Io`]; what was staged is then to be put again.
+    /// [`Error::Io`]; what was staged is then staged still.
     pub fn flush(&self) -> Result<()> {
         self.flush_before(Vec::new())
     }
 
     /// Makes all staged blobs durable and then `after`, in one pass: no file of `after` is ever
-    /// seen without the blobs.
+    /// seen without the blobs. Blobs that it does not come to stay staged.
     pub(crate) fn flush_before(&self, after: Vec<(Temp, PathBuf)>) -> Result<()> {
-        let _moving = lock(&self.moving);
-        let staged = std::mem::take(&mut *lock(&self.staged));
-        if staged.is_empty() && after.is_empty() {
-            return Ok(());
+        let _moving = locked(&self.moving);
+        let staged = std::mem::take(&mut *locked(&self.staged));
+        self.publish(staged, after)
+    }
+
+    /// Brings blobs and then other files to their places, while the caller holds `moving`.
+    fn publish(&self, staged: BTreeMap<Digest, Staged>, after: Vec<(Temp, PathBuf)>) -> Result<()> {
+        let sizes: Vec<(Digest, u64)> = staged.iter().map(|(d, s)| (*d, s.size_bytes)).collect();
+        let place = |(digest, staged): (Digest, Staged)| (staged.temp, self.layout.blob(&digest));
+        let blobs: Vec<(Temp, PathBuf)> = staged.into_iter().map(place).collect();
+        let mut groups = [blobs, after];
+        let published = self.publish_synced(&mut groups);
+        if published.is_err() {
+            self.unsettle();
+            let [blobs, _] = groups;
+            for ((digest, size_bytes), (temp, _)) in sizes.into_iter().zip(blobs) {
+                if !temp.is_published() {
+                    let blob = Blob { digest, size_bytes };
+                    self.stage(blob, temp.again());
+                }
+            }
         }
-        let blobs = staged
-            .into_iter()
-            .map(|(digest, staged)| (staged.temp, self.layout.blob(&digest)))
-            .collect();
-        durable::publish(self.layout.root(), vec![blobs, after])
+        published
+    }
+
+    fn publish_synced(&self, groups: &mut [Vec<(Temp, PathBuf)>]) -> Result<()> {
+        // What an earlier failure left unsynced is found in its place, and must be on disk before
+        // anything is built on it.
+        if self.unsynced.swap(false, Ordering::AcqRel) {
+            durable::sync_all(self.layout.root())?;
+        }
+        match groups.iter().all(Vec::is_empty) {
+            true => Ok(()),
+            false => durable::publish_from(self.layout.root(), groups),
+        }
+    }
+
+    /// Says that a write failed half-way: files may say more than the index does, and may not be
+    /// on disk. This process syncs before it builds on them; the next writer is told by a mark or,
+    /// where none can be made, by the lock, which is then found as if its holder had died.
+    pub(crate) fn unsettle(&self) {
+        self.unsynced.store(true, Ordering::Release);
+        let root = self.layout.root();
+        let mark = File::create(self.layout.unsettled());
+        if mark.and_then(|_| File::open(root)?.sync_all()).is_err() {
+            lock::hand_on(root);
+        }
     }
 
     /// Whether the blob is stored or staged.
@@ -175,7 +228,7 @@ impl Cas {
 
     fn locate(&self, digest: &Digest) -> Option<(PathBuf, u64)> {
         let look = || {
-            if let Some(staged) = lock(&self.staged).get(digest) {
+            if let Some(staged) = locked(&self.staged).get(digest) {
                 return Some((staged.temp.path().to_owned(), staged.size_bytes));
             }
             let path = self.layout.blob(digest);
@@ -183,7 +236,7 @@ impl Cas {
             meta.is_file().then_some((path, meta.len()))
         };
         look().or_else(|| {
-            let _moving = lock(&self.moving);
+            let _moving = locked(&self.moving);
             look()
         })
     }
@@ -207,15 +260,18 @@ impl Cas {
     /// [`Error::NotFound`]; [`Error::Corrupt`] when the content does not match the digest, in
     /// which case the file was moved to quarantine.
     pub fn get(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let (mut file, path) = self.open_file(digest)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)
-            .map_err(|e| Error::io("read", &path, &e))?;
-        if !lock(&self.verified).contains(digest) {
-            let found = Digest::of(&bytes);
-            self.check(digest, found, &path)?;
+        loop {
+            let (mut file, path) = self.open_file(digest)?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)
+                .map_err(|e| Error::io("read", &path, &e))?;
+            if locked(&self.verified).contains(digest) {
+                return Ok(bytes);
+            }
+            if self.is_good(digest, Digest::of(&bytes), &file, &path)? {
+                return Ok(bytes);
+            }
         }
-        Ok(bytes)
     }
 
     /// The blob as a verified open file, for those too large to hold in memory.
@@ -223,29 +279,43 @@ impl Cas {
     /// # Errors
     /// As [`Self::get`].
     pub fn open(&self, digest: &Digest) -> Result<File> {
-        let (mut file, path) = self.open_file(digest)?;
-        if !lock(&self.verified).contains(digest) {
+        loop {
+            let (mut file, path) = self.open_file(digest)?;
+            if locked(&self.verified).contains(digest) {
+                return Ok(file);
+            }
             let mut hasher = blake3::Hasher::new();
             hasher
                 .update_reader(&mut file)
                 .and_then(|_| file.rewind())
                 .map_err(|e| Error::io("read", &path, &e))?;
-            self.check(digest, hasher.finalize().into(), &path)?;
+            if self.is_good(digest, hasher.finalize().into(), &file, &path)? {
+                return Ok(file);
+            }
         }
-        Ok(file)
     }
 
     /// The next read of the blob verifies it again.
     pub(crate) fn distrust(&self, digest: &Digest) {
-        lock(&self.verified).remove(digest);
+        locked(&self.verified).remove(digest);
     }
 
-    fn check(&self, digest: &Digest, found: Digest, path: &Path) -> Result<()> {
+    /// Whether a file that was read is the blob. One that is not is put aside; `false` when a good
+    /// one has taken its place meanwhile, so that it is worth another look.
+    fn is_good(&self, digest: &Digest, found: Digest, file: &File, path: &Path) -> Result<bool> {
         if found == *digest {
-            lock(&self.verified).insert(*digest);
-            return Ok(());
+            locked(&self.verified).insert(*digest);
+            return Ok(true);
         }
-        let quarantined = self.discard(digest, path)?;
+        let read = file
+            .metadata()
+            .map_err(|e| Error::io("look at", path, &e))?;
+        let same = |now: &Metadata| (now.dev(), now.ino()) == (read.dev(), read.ino());
+        let quarantined = match self.discard(digest, path, same)? {
+            Discarded::Replaced => return Ok(false),
+            Discarded::Aside(place) => Some(place),
+            Discarded::Left => None,
+        };
         Err(Error::Corrupt {
             what: format!("blob `{}`", digest.short()),
             detail: format!("its content has the digest `{}`", found.short()),
@@ -253,16 +323,30 @@ impl Cas {
         })
     }
 
-    fn discard(&self, digest: &Digest, path: &Path) -> Result<Option<PathBuf>> {
-        lock(&self.verified).remove(digest);
+    /// Puts a file aside that is not what its name says, unless another, which `is_bad` does not
+    /// know, has taken its place.
+    fn discard(
+        &self,
+        digest: &Digest,
+        path: &Path,
+        is_bad: impl Fn(&Metadata) -> bool,
+    ) -> Result<Discarded> {
+        locked(&self.verified).remove(digest);
         if self.read_only {
-            return Ok(None);
+            return Ok(Discarded::Left);
         }
-        let why = "its content does not match its digest";
-        let moved = quarantine::aside(&self.layout, path, &digest.hex(), why)?;
+        // Nobody in this process brings a good one here meanwhile.
+        let _moving = locked(&self.moving);
+        if !fs::metadata(path).is_ok_and(|now| is_bad(&now)) {
+            return Ok(Discarded::Replaced);
+        }
+        let moved = quarantine::aside(&self.layout, path, &digest.hex(), quarantine::MISMATCH)?;
         // A staged file is gone from its place: it must not be published.
-        lock(&self.staged).remove(digest);
-        Ok(Some(moved))
+        let mut staged = locked(&self.staged);
+        if staged.get(digest).is_some_and(|s| s.temp.path() == path) {
+            staged.remove(digest);
+        }
+        Ok(Discarded::Aside(moved))
     }
 
     /// Whether the blob is there, whole. A file with other content cannot be it: it is moved to
@@ -276,7 +360,8 @@ impl Cas {
                 Err(error) => Err(error),
             },
             Some(_) => {
-                self.discard(&blob.digest, &self.layout.blob(&blob.digest))?;
+                let wrong = |now: &Metadata| now.len() != blob.size_bytes;
+                self.discard(&blob.digest, &self.layout.blob(&blob.digest), wrong)?;
                 Ok(false)
             }
         }
@@ -293,24 +378,20 @@ impl Cas {
 
     fn stage(&self, blob: Blob, temp: Temp) {
         // Another thread may have staged the same: then this copy is dropped.
-        lock(&self.staged).entry(blob.digest).or_insert(Staged {
+        locked(&self.staged).entry(blob.digest).or_insert(Staged {
             temp,
             size_bytes: blob.size_bytes,
         });
     }
 
     fn flush_one(&self, digest: &Digest) -> Result<()> {
-        let _moving = lock(&self.moving);
-        let staged = lock(&self.staged).remove(digest);
-        match staged {
-            Some(staged) => {
-                let file = (staged.temp, self.layout.blob(digest));
-                durable::publish(self.layout.root(), vec![vec![file]])
-            }
-            // It was there before, or another thread's flush took it along.
-            None if self.layout.blob(digest).is_file() => Ok(()),
-            None => Err(missing(digest)),
+        let _moving = locked(&self.moving);
+        let staged = locked(&self.staged).remove_entry(digest);
+        // It was there before, or another thread's flush took it along.
+        if staged.is_none() && !self.layout.blob(digest).is_file() {
+            return Err(missing(digest));
         }
+        self.publish(staged.into_iter().collect(), Vec::new())
     }
 
     fn writable(&self) -> Result<()> {

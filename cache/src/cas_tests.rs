@@ -130,6 +130,25 @@ fn a_blob_cut_short_is_replaced_by_the_next_put() {
     assert_eq!(cas.get(&blob.digest).unwrap(), b"precious");
 }
 
+/// Who has read a damaged file and comes late finds the good one that has taken its place.
+#[test]
+fn a_good_blob_is_not_put_aside_for_a_bad_one_that_was_there_before() {
+    let root = tempfile::tempdir().unwrap();
+    let cas = cas(root.path());
+    let blob = cas.put_bytes(b"whole").unwrap();
+    let path = cas.path(&blob.digest).unwrap();
+    damage(&path, |bytes| bytes[0] ^= 1);
+    let late = File::open(&path).unwrap();
+    // Meanwhile another has found the damage and made the blob again.
+    assert_eq!(cas.put_bytes(b"whole").unwrap(), blob);
+    let read = Digest::of(b"vhole");
+    let aside = root.path().join("quarantine");
+    let before = files_below(&aside);
+    assert!(!cas.is_good(&blob.digest, read, &late, &path).unwrap());
+    assert_eq!(files_below(&aside), before);
+    assert_eq!(cas.get(&blob.digest).unwrap(), b"whole");
+}
+
 #[test]
 fn each_blob_is_verified_once_a_process() {
     let root = tempfile::tempdir().unwrap();

@@ -69,6 +69,26 @@ impl Temp {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Whether it has got its final name.
+    pub(crate) fn is_published(&self) -> bool {
+        self.keep
+    }
+
+    /// The same content in a file that was not synced yet. A sync that failed may leave pages
+    /// behind that count as written and never were: to sync that file again proves nothing.
+    pub(crate) fn again(self) -> Self {
+        let copy = || -> Result<Self> {
+            let failed = |e| Error::io("copy", &self.path, &e);
+            let mut source = File::open(&self.path).map_err(failed)?;
+            let (temp, mut file) = Self::create(self.path.parent().unwrap_or(&self.path))?;
+            io::copy(&mut source, &mut file).map_err(failed)?;
+            temp.finish(&file)?;
+            Ok(temp)
+        };
+        // Without room for a copy the file is still worth a try.
+        copy().unwrap_or(self)
+    }
 }
 
 impl Drop for Temp {
@@ -88,7 +108,13 @@ pub(crate) fn at(point: Point, what: &'static str, path: &Path) -> Result<()> {
 /// Publishes complete temporary files under their final names. Groups become visible in order:
 /// when a file of one group survives a crash, so do all files of the groups before it. On return
 /// everything is durable. Existing files are replaced, so content must follow from the name.
-pub(crate) fn publish(root: &Path, groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<()> {
+pub(crate) fn publish(root: &Path, mut groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<()> {
+    publish_from(root, &mut groups)
+}
+
+/// [`publish`], for whoever wants to have the files back that it did not come to. When it fails,
+/// names that were given may not be on disk, and no later call brings them there: see [`sync_all`].
+pub(crate) fn publish_from(root: &Path, groups: &mut [Vec<(Temp, PathBuf)>]) -> Result<()> {
     let files: Vec<&Path> = groups.iter().flatten().map(|(t, _)| t.path()).collect();
     at(Point::BeforeFsync, "sync", root)?;
     sync(root, &files)?;
@@ -96,7 +122,7 @@ pub(crate) fn publish(root: &Path, groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<
     for group in groups {
         // Folders of which an entry is new.
         let mut parents = BTreeSet::new();
-        for (mut temp, path) in group {
+        for (temp, path) in group {
             let parent = path.parent().unwrap_or(root).to_owned();
             if parents.insert(parent.clone())
                 && let Some(above) = parent.parent().filter(|_| !parent.is_dir())
@@ -109,10 +135,10 @@ pub(crate) fn publish(root: &Path, groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<
                     _ => drop(parents.insert(above.to_owned())),
                 }
             }
-            at(Point::BeforeRename, "rename to", &path)?;
-            fs::rename(&temp.path, &path).map_err(|e| Error::io("rename to", &path, &e))?;
+            at(Point::BeforeRename, "rename to", path)?;
+            fs::rename(&temp.path, &*path).map_err(|e| Error::io("rename to", &*path, &e))?;
             temp.keep = true;
-            at(Point::AfterRename, "rename to", &path)?;
+            at(Point::AfterRename, "rename to", path)?;
         }
         let parents: Vec<&Path> = parents.iter().map(PathBuf::as_path).collect();
         at(Point::BeforeDirSync, "sync", root)?;
@@ -161,20 +187,16 @@ pub(crate) fn sweep(tmp: &Path) -> Result<u64> {
     Ok(count)
 }
 
-/// Moves a damaged file out of the way, under `name` or, when that is taken, a numbered one.
-/// Returns where it went.
-pub(crate) fn quarantine(file: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
+/// Links a file into a folder, under `name` or, when that is taken, a numbered one; durable on
+/// return. Where it is now too.
+pub(crate) fn keep(file: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
     create_dir(dir)?;
     at(Point::BeforeQuarantine, "quarantine", file)?;
-    for count in 0_u32.. {
-        let target = match count {
-            0 => dir.join(name),
-            n => dir.join(format!("{name}.{n}")),
-        };
+    for target in numbered(dir, name) {
         // A link fails when the name is taken, where a rename would replace.
         match fs::hard_link(file, &target) {
             Ok(()) => {
-                fs::remove_file(file).map_err(|e| Error::io("remove", file, &e))?;
+                sync_one(dir)?;
                 at(Point::AfterQuarantine, "quarantine", file)?;
                 return Ok(target);
             }
@@ -185,26 +207,60 @@ pub(crate) fn quarantine(file: &Path, dir: &Path, name: &str) -> Result<PathBuf>
     unreachable!("a folder holds fewer than 2^32 files of one name")
 }
 
+/// The names that [`keep`] gives, in their order.
+pub(crate) fn numbered(dir: &Path, name: &str) -> impl Iterator<Item = PathBuf> {
+    (0..u32::MAX).map(move |count| match count {
+        0 => dir.join(name),
+        n => dir.join(format!("{name}.{n}")),
+    })
+}
+
+/// Moves a file out of the way, durably: see [`keep`].
+pub(crate) fn quarantine(file: &Path, dir: &Path, name: &str) -> Result<PathBuf> {
+    let target = keep(file, dir, name)?;
+    fs::remove_file(file).map_err(|e| Error::io("remove", file, &e))?;
+    sync_parents([file])?;
+    Ok(target)
+}
+
+/// Removes a file; says whether it was there. It is gone for good after [`sync_parents`].
+pub(crate) fn remove(path: &Path) -> Result<bool> {
+    at(Point::BeforeRemove, "remove", path)?;
+    let there = match fs::remove_file(path) {
+        Ok(()) => true,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(e) => return Err(Error::io("remove", path, &e)),
+    };
+    at(Point::AfterRemove, "remove", path)?;
+    Ok(there)
+}
+
+/// Makes it durable that files came or went.
+pub(crate) fn sync_parents<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let parents: BTreeSet<&Path> = paths.into_iter().filter_map(Path::parent).collect();
+    // One that is gone too has nothing left to lose.
+    let parents: Vec<&Path> = parents.into_iter().filter(|p| p.is_dir()).collect();
+    match parents.first() {
+        Some(first) => sync(first, &parents),
+        None => Ok(()),
+    }
+}
+
+/// What lies in a folder; nothing where there is no folder.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    let list = || -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    match list() {
+        Err(e) if matches!(e.kind(), NotFound | NotADirectory) => Ok(Vec::new()),
+        other => other.map_err(|e| Error::io("list", dir, &e)),
+    }
+}
+
 /// Calls `visit` for every file two levels down (`ab/cdef…`), in no particular order. A folder
 /// that is not there has no files; a file that vanishes meanwhile is passed over.
 pub(crate) fn files_below(dir: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) -> Result<()> {
-    fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
-        let list = || -> io::Result<Vec<PathBuf>> {
-            fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
-        };
-        match list() {
-            Ok(entries) => Ok(entries),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                Ok(Vec::new())
-            }
-            Err(e) => Err(Error::io("list", dir, &e)),
-        }
-    }
     for folder in entries(dir)? {
         for path in entries(&folder)? {
             match fs::symlink_metadata(&path) {
@@ -220,9 +276,13 @@ pub(crate) fn files_below(dir: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata
 
 /// Whether [`files_below`] would find any file.
 pub(crate) fn any_below(dir: &Path) -> Result<bool> {
-    let mut found = false;
-    files_below(dir, &mut |_, _| found = true)?;
-    Ok(found)
+    let is_file = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+    for folder in entries(dir)? {
+        if entries(&folder)?.iter().any(is_file) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn sync(root: &Path, paths: &[&Path]) -> Result<()> {
@@ -232,6 +292,26 @@ fn sync(root: &Path, paths: &[&Path]) -> Result<()> {
         return rustix::fs::syncfs(&dir).map_err(|e| Error::io("sync", root, &e.into()));
     }
     paths.iter().try_for_each(|path| sync_one(path))
+}
+
+/// Brings to disk whatever lies below a root, whoever left it there unsynced.
+pub(crate) fn sync_all(root: &Path) -> Result<()> {
+    at(Point::BeforeDirSync, "sync", root)?;
+    #[cfg(target_os = "linux")]
+    {
+        let dir = File::open(root).map_err(|e| Error::io("open", root, &e))?;
+        rustix::fs::syncfs(&dir).map_err(|e| Error::io("sync", root, &e.into()))?;
+    }
+    // Files are synced before they get their names: what can be missing are names.
+    #[cfg(not(target_os = "linux"))]
+    for folder in entries(root)?.into_iter().chain([root.to_owned()]) {
+        for below in entries(&folder)?.into_iter().chain([folder]) {
+            if below.is_dir() {
+                sync_one(&below)?;
+            }
+        }
+    }
+    at(Point::AfterDirSync, "sync", root)
 }
 
 /// Makes what is in a file, or the names in a folder, durable.

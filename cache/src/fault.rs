@@ -111,6 +111,8 @@ type Armed = Result<Vec<Fault>, String>;
 /// What `DOE_FAULT` asks for, or that it cannot be understood.
 #[inline]
 pub fn hit(point: Point) -> io::Result<()> {
+    #[cfg(test)]
+    here::strike(point)?;
     static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
     let armed = ARMED.get_or_init(|| std::env::var(FAULT_VAR).ok().map(|text| parse(&text)));
     match armed {
@@ -189,6 +191,33 @@ fn one(text: &str) -> Result<Fault, String> {
         action,
         passed: AtomicU64::new(0),
     })
+}
+
+/// Faults of one thread, for tests that share a process.
+#[cfg(test)]
+pub(crate) mod here {
+    use super::{Armed, Point, parse};
+    use std::cell::RefCell;
+    use std::io;
+
+    thread_local! {
+        static ARMED: RefCell<Option<Armed>> = const { RefCell::new(None) };
+    }
+
+    /// Does something while this thread's points are armed so.
+    pub(crate) fn with<T>(faults: &str, work: impl FnOnce() -> T) -> T {
+        ARMED.set(Some(parse(faults)));
+        let done = work();
+        ARMED.set(None);
+        done
+    }
+
+    pub(super) fn strike(point: Point) -> io::Result<()> {
+        ARMED.with_borrow(|armed| match armed {
+            Some(armed) => super::strike(armed, point),
+            None => Ok(()),
+        })
+    }
 }
 
 #[cfg(test)]

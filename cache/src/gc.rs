@@ -9,7 +9,6 @@ use crate::checked;
 use crate::digest::Digest;
 use crate::durable;
 use crate::error::{Error, Result};
-use crate::fault::Point;
 use crate::links::LinkFile;
 use crate::lock::WriterLock;
 use crate::runs::{self, RunStatus};
@@ -17,7 +16,6 @@ use crate::store::Store;
 use rusqlite::Connection;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// Files of a run's folder that a collection leaves: what happened, not what it happened with.
@@ -79,11 +77,12 @@ struct Row {
 }
 
 impl Store {
-    /// Says what a collection would remove.
+    /// Says what a collection would remove. Nothing of the runs `in_use` is: whoever went on with
+    /// what an ended run had started works in that one's folder.
     ///
     /// # Errors
     /// [`Error::Corrupt`] when a pin cannot be read; [`Error::Io`], [`Error::Database`].
-    pub fn gc_plan(&self, limits: &GcLimits) -> Result<GcPlan> {
+    pub fn gc_plan(&self, limits: &GcLimits, in_use: &BTreeSet<String>) -> Result<GcPlan> {
         let rows = rows(&self.index())?;
         let pinned = self.pinned(&rows)?;
         let mut on_disk: BTreeMap<Digest, u64> = BTreeMap::new();
@@ -145,7 +144,7 @@ impl Store {
             .collect();
         self.dead_links(&rows, &gone, &mut plan)?;
         if let Some(before) = limits.before_unix_ms {
-            self.old_runs(before, &mut plan)?;
+            self.old_runs(before, in_use, &mut plan)?;
         }
         plan.freed_bytes = plan.blobs.iter().map(|(_, size)| size).sum::<u64>()
             + plan.runs.iter().map(|(_, size)| size).sum::<u64>()
@@ -163,18 +162,24 @@ impl Store {
     /// [`Error::Io`], [`Error::ReadOnly`]; what is left goes with the next collection.
     pub fn gc_sweep(&self, _lock: &WriterLock, plan: &GcPlan) -> Result<()> {
         self.writable()?;
+        self.settled(|| self.remove_all(plan))
+    }
+
+    fn remove_all(&self, plan: &GcPlan) -> Result<()> {
         self.transaction(|db| {
             let mut records = plan.records.iter();
             records.try_for_each(|doomed| candidates::forget(db, &doomed.record).map(|_| ()))
         })?;
+        let mut gone = Vec::new();
         for doomed in &plan.records {
-            remove(&self.layout().record(&doomed.record))?;
-            remove(&self.layout().imported_note(&doomed.record))?;
+            gone.push(self.layout().record(&doomed.record));
+            gone.push(self.layout().imported_note(&doomed.record));
         }
-        plan.links.iter().try_for_each(|path| remove(path))?;
-        for (blob, _) in &plan.blobs {
-            remove(&self.layout().blob(blob))?;
-        }
+        gone.extend(plan.links.iter().cloned());
+        // Blobs only when nothing on the disk asks for them any more.
+        self.remove_files(&gone)?;
+        let blobs = plan.blobs.iter().map(|(blob, _)| self.layout().blob(blob));
+        self.remove_files(&blobs.collect::<Vec<_>>())?;
         for (path, _) in &plan.runs {
             let removed = match path.is_dir() && !path.is_symlink() {
                 true => fs::remove_dir_all(path),
@@ -182,7 +187,14 @@ impl Store {
             };
             removed.map_err(|e| Error::io("remove", path, &e))?;
         }
-        Ok(())
+        durable::sync_parents(plan.runs.iter().map(|(path, _)| path.as_path()))
+    }
+
+    fn remove_files(&self, paths: &[PathBuf]) -> Result<()> {
+        paths
+            .iter()
+            .try_for_each(|path| durable::remove(path).map(|_| ()))?;
+        durable::sync_parents(paths.iter().map(PathBuf::as_path))
     }
 
     /// Records that are pinned, and those that they were made from.
@@ -258,11 +270,12 @@ impl Store {
         Ok(())
     }
 
-    fn old_runs(&self, before: u64, plan: &mut GcPlan) -> Result<()> {
+    fn old_runs(&self, before: u64, in_use: &BTreeSet<String>, plan: &mut GcPlan) -> Result<()> {
         let runs = runs::all(&self.index())?;
         for (_, run) in runs {
             let ended = run.ended_unix_ms.unwrap_or(run.info.started_unix_ms);
-            if run.status == RunStatus::Running || ended >= before {
+            let used = run.status == RunStatus::Running || in_use.contains(&run.info.run_id);
+            if used || ended >= before {
                 continue;
             }
             let folder = self.layout().runs().join(&run.info.run_id);
@@ -337,14 +350,6 @@ fn size_of(path: &Path) -> u64 {
         return 0;
     };
     list.flatten().map(|entry| size_of(&entry.path())).sum()
-}
-
-fn remove(path: &Path) -> Result<()> {
-    durable::at(Point::BeforeRemove, "remove", path)?;
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
-        _ => durable::at(Point::AfterRemove, "remove", path),
-    }
 }
 
 #[cfg(test)]

@@ -9,10 +9,12 @@ use proptest::prelude::*;
 
 fn sweep(store: &Store, limits: &GcLimits) -> GcPlan {
     let lock = WriterLock::acquire(store.layout().root(), "gc").unwrap();
-    let plan = store.gc_plan(limits).unwrap();
+    let plan = store.gc_plan(limits, &NONE).unwrap();
     store.gc_sweep(&lock, &plan).unwrap();
     plan
 }
+
+const NONE: BTreeSet<String> = BTreeSet::new();
 
 const ALL_OLD: GcLimits = GcLimits {
     before_unix_ms: Some(u64::MAX),
@@ -26,7 +28,7 @@ fn rubbish_goes_and_everything_else_stays() {
     let old = put_with(&store, "//t:p", 1, |r| r.recorded_unix_ms = 1);
     let new = put_with(&store, "//t:p", 2, |r| r.recorded_unix_ms = 2);
     let rubbish = store.put_bytes(b"nobody's").unwrap();
-    let plan = store.gc_plan(&GcLimits::default()).unwrap();
+    let plan = store.gc_plan(&GcLimits::default(), &NONE).unwrap();
     assert_eq!(plan.blobs, [(rubbish.digest, 8)]);
     assert!(
         store.cas().contains(&rubbish.digest),
@@ -97,7 +99,7 @@ fn a_pin_keeps_a_record_and_what_it_was_made_from() {
     fs::remove_file(&pin).unwrap();
     fs::write(&pin, bytes).unwrap();
     assert!(matches!(
-        store.gc_plan(&ALL_OLD),
+        store.gc_plan(&ALL_OLD, &NONE),
         Err(Error::Corrupt { .. })
     ));
 }
@@ -109,19 +111,19 @@ fn a_size_takes_the_oldest_first_and_shared_blobs_last() {
     for (age, seed) in [(1, 1), (2, 1), (3, 2), (4, 3)] {
         put_with(&store, "//t:p", seed, |r| r.recorded_unix_ms = age);
     }
-    let all = store.gc_plan(&GcLimits::default()).unwrap();
+    let all = store.gc_plan(&GcLimits::default(), &NONE).unwrap();
     let limit = |max_bytes| GcLimits {
         before_unix_ms: None,
         max_bytes: Some(max_bytes),
     };
     assert!(
         store
-            .gc_plan(&limit(all.kept_bytes))
+            .gc_plan(&limit(all.kept_bytes), &NONE)
             .unwrap()
             .records
             .is_empty()
     );
-    let plan = store.gc_plan(&limit(all.kept_bytes - 1)).unwrap();
+    let plan = store.gc_plan(&limit(all.kept_bytes - 1), &NONE).unwrap();
     assert_eq!(
         (
             plan.records.len(),
@@ -173,6 +175,9 @@ fn old_runs_keep_their_notes() {
         fs::write(work.join("big"), [0; 1000]).unwrap();
     }
     store.end_run("old", RunStatus::Ok).unwrap();
+    // Another run went on with what this one had started, in the folder where it was.
+    let in_use = BTreeSet::from(["old".to_owned()]);
+    assert_eq!(store.gc_plan(&ALL_OLD, &in_use).unwrap().runs, []);
     let plan = sweep(&store, &ALL_OLD);
     assert_eq!((plan.runs.len(), plan.freed_bytes), (1, 1000));
     assert!(store.layout().notes("old").exists());

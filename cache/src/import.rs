@@ -12,7 +12,7 @@ use crate::durable::Temp;
 use crate::error::{Error, Result};
 use crate::links::{LinkFile, Linked};
 use crate::lock;
-use crate::record::Record;
+use crate::record::{Record, is_ahead};
 use crate::store::{Store, now_unix_ms};
 use crate::write;
 use flate2::bufread::GzDecoder;
@@ -79,8 +79,7 @@ impl Store {
         let mut new = Vec::new();
         let (mut known, mut refused) = (0, Vec::new());
         for (digest, bytes, record) in opened.records {
-            let aside = self.layout().quarantine().join(format!("{digest}.json"));
-            if aside.exists() {
+            if self.is_refused(&digest) {
                 refused.push(digest);
             } else if self.record(&digest).is_ok() {
                 known += 1;
@@ -219,7 +218,7 @@ impl Store {
             match name.starts_with("records/") {
                 true => {
                     let record = Record::from_bytes(&bytes)?;
-                    record.check().map_err(|e| bad(e.to_string()))?;
+                    record.check_foreign().map_err(|e| bad(e.to_string()))?;
                     opened.records.push((item.digest, bytes, record));
                 }
                 false => opened.links.extend(LinkFile::from_bytes(&bytes)?.links),
@@ -290,6 +289,9 @@ impl Store {
             }
         }
         let records: Vec<Digest> = opened.records.iter().map(|(digest, ..)| *digest).collect();
+        if let Some(link) = opened.links.iter().find(|l| is_ahead(l.linked_unix_ms)) {
+            return Err(bad(format!("it links `{}` in a time to come", link.label)));
+        }
         match opened.links.iter().find(|l| !records.contains(&l.record)) {
             Some(link) => Err(bad(format!("it links `{}` to a stranger", link.label))),
             None => Ok(()),

@@ -256,18 +256,28 @@ fn hostile_bundles_are_refused_whole() {
 #[test]
 fn a_record_that_lies_about_its_key_is_refused() {
     let world = world();
-    let mut entries = world.entries();
-    let mut record: serde_json::Value = serde_json::from_slice(&entries[1].1).unwrap();
-    record["spec_key"] = sample("", 7).spec_key.hex().into();
-    let bytes = crate::canonical_json(&record).unwrap();
-    let mut header: serde_json::Value = serde_json::from_slice(&entries[0].1).unwrap();
-    let digest = Digest::of(&bytes).hex();
-    header["records"][0] = serde_json::json!({"digest": digest, "size_bytes": bytes.len()});
-    header["links"] = serde_json::json!([]);
-    entries.retain(|(name, _)| !name.starts_with("links/"));
-    entries[0].1 = serde_json::to_vec(&header).unwrap();
-    entries[1] = (format!("records/{digest}.json"), bytes);
-    world.refused("lie", &pack(&entries, plain), "does not follow");
+    let lie = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut entries = world.entries();
+        let mut record: serde_json::Value = serde_json::from_slice(&entries[1].1).unwrap();
+        change(&mut record);
+        let bytes = crate::canonical_json(&record).unwrap();
+        let mut header: serde_json::Value = serde_json::from_slice(&entries[0].1).unwrap();
+        let digest = Digest::of(&bytes).hex();
+        header["records"][0] = serde_json::json!({"digest": digest, "size_bytes": bytes.len()});
+        header["links"] = serde_json::json!([]);
+        entries.retain(|(name, _)| !name.starts_with("links/"));
+        entries[0].1 = serde_json::to_vec(&header).unwrap();
+        entries[1] = (format!("records/{digest}.json"), bytes);
+        pack(&entries, plain)
+    };
+    let key = lie(&|record| record["spec_key"] = sample("", 7).spec_key.hex().into());
+    world.refused("lie", &key, "does not follow");
+    // A time like these would stand above everything that is still to come.
+    let time = lie(&|record| record["recorded_unix_ms"] = 400_000_000_000_000_u64.into());
+    world.refused("far", &time, "beyond the year 9999");
+    let soon = now_unix_ms() + 90_000_000;
+    let time = lie(&|record| record["timings"]["ended_unix_ms"] = soon.into());
+    world.refused("ahead", &time, "a day ahead");
 }
 
 proptest! {

@@ -69,6 +69,12 @@ fn open_for_reading(layout: &Layout, path: &Path) -> Result<Connection> {
             let connection = connect(&immutable(path), flags)?;
             (schema::version(&connection)?, connection)
         }
+        // Who made or changed it died half-way: only who may write can put that right.
+        Err(Error::Database { .. }) => {
+            drop(open(layout, Access::Write)?);
+            let connection = connect(path, flags)?;
+            (schema::version(&connection)?, connection)
+        }
         Err(error) => return Err(error),
     };
     if version == schema::VERSION {
@@ -220,6 +226,29 @@ mod tests {
             .unwrap();
         assert_eq!(count, 0);
         assert!(!layout.root().exists());
+    }
+
+    /// A process that dies while it makes the index leaves a journal that is to be rolled back,
+    /// which a connection for reading cannot.
+    #[test]
+    fn a_reader_gets_past_what_a_dead_writer_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let [alive, dead] = ["alive", "dead"].map(|name| Layout::new(dir.path().join(name)));
+        let writer = open(&alive, Access::Write).unwrap();
+        writer
+            .execute_batch(
+                "PRAGMA journal_mode = DELETE; PRAGMA cache_size = 2; BEGIN;
+                 WITH RECURSIVE many (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM many LIMIT 500)
+                 INSERT INTO meta SELECT hex(randomblob(500)), i FROM many",
+            )
+            .unwrap();
+        fs::create_dir(dead.root()).unwrap();
+        for name in ["index.sqlite", "index.sqlite-journal"] {
+            fs::copy(alive.root().join(name), dead.root().join(name)).unwrap();
+        }
+        let reader = open(&dead, Access::Read).unwrap();
+        let rows = reader.query_row("SELECT count(*) FROM meta", [], |row| row.get::<_, i64>(0));
+        assert_eq!(rows.unwrap(), 2, "what was never committed is gone");
     }
 
     #[test]

@@ -3,17 +3,22 @@
 //! index can be made again with every link in it; a link whose record is gone means nothing.
 
 use crate::digest::Digest;
+use crate::durable::{self, Temp};
 use crate::error::{Error, Result};
 use crate::json::canonical_json;
+use crate::quarantine;
 use crate::store::Store;
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Version of the format that this program writes, and the newest it reads.
 const LINKS_SCHEMA: u32 = 1;
 
 /// A link with its time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Linked {
     /// The key that leads to the record.
     pub spec_key: Digest,
@@ -63,7 +68,83 @@ impl LinkFile {
     }
 }
 
+/// All links that the index has, in the order in which they were made.
+pub(crate) fn all(db: &Connection) -> Result<Vec<Linked>> {
+    let mut statement = db.prepare(
+        "SELECT k.spec_key, r.digest, k.label, k.linked_unix_ms
+         FROM link k JOIN record r ON r.id = k.record_id
+         ORDER BY k.linked_unix_ms, k.spec_key, k.label",
+    )?;
+    let rows = statement.query_map([], |row| {
+        Ok(Linked {
+            spec_key: Digest::from_bytes(row.get(0)?),
+            record: Digest::from_bytes(row.get(1)?),
+            label: row.get(2)?,
+            linked_unix_ms: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+        })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The digest that a file says by its name.
+fn named(path: &Path) -> Option<Digest> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_suffix(".json")?.parse().ok()
+}
+
 impl Store {
+    /// Files of links, and of those the damaged ones.
+    pub(crate) fn link_files(&self) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+        let mut files = Vec::new();
+        durable::files_below(&self.layout().links(), &mut |path, _| {
+            files.push(path.to_owned());
+        })?;
+        files.sort();
+        let mut damaged = Vec::new();
+        for path in &files {
+            if named(path) != Some(Digest::of_file(path)?) {
+                damaged.push(path.clone());
+            }
+        }
+        Ok((files, damaged))
+    }
+
+    /// Puts damaged files of links aside, after what the index has of them was written anew.
+    /// Gives where each lay and where it lies now.
+    pub(crate) fn mend_links(&self, db: &Connection) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let (files, damaged) = self.link_files()?;
+        if damaged.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut held = HashSet::new();
+        for path in files.iter().filter(|path| !damaged.contains(path)) {
+            let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+            // One of a newer version holds what we cannot know: written twice does no harm.
+            held.extend(LinkFile::from_bytes(&bytes).map_or(Vec::new(), |file| file.links));
+        }
+        let lost: Vec<Linked> = all(db)?.into_iter().filter(|l| !held.contains(l)).collect();
+        let mut kept = Vec::new();
+        for path in damaged {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = format!("links-{name}");
+            let now = quarantine::keep(self.layout(), &path, &name, quarantine::MISMATCH)?;
+            kept.push((path, now));
+        }
+        let bytes = LinkFile::new(lost.clone()).to_bytes()?;
+        let renewed = self.layout().link(&Digest::of(&bytes));
+        if !lost.is_empty() {
+            let temp = Temp::with(&self.layout().tmp(), &bytes)?;
+            self.cas().flush_before(vec![(temp, renewed.clone())])?;
+        }
+        // A batch that nothing else is known of is written anew under its old name.
+        let old = kept.iter().map(|(path, _)| path.as_path());
+        let old = old.filter(|path| lost.is_empty() || **path != renewed);
+        old.clone()
+            .try_for_each(|path| durable::remove(path).map(|_| ()))?;
+        durable::sync_parents(old)?;
+        Ok(kept)
+    }
+
     /// The links that lead to a record, in the order in which they were made.
     ///
     /// # Errors

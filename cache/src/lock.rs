@@ -5,10 +5,12 @@
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The writer's lock; given back when dropped.
@@ -28,7 +30,7 @@ impl WriterLock {
     ///
     /// # Errors
     /// [`Error::Locked`] with the holder in words; [`Error::Io`].
-    pub fn acquire(root: impl AsRef<std::path::Path>, command: &str) -> Result<Self> {
+    pub fn acquire(root: impl AsRef<Path>, command: &str) -> Result<Self> {
         let lock = Self::hold(root, command)?;
         lock.settle()?;
         Ok(lock)
@@ -39,7 +41,7 @@ impl WriterLock {
     ///
     /// # Errors
     /// As [`Self::acquire`].
-    pub fn hold(root: impl AsRef<std::path::Path>, command: &str) -> Result<Self> {
+    pub fn hold(root: impl AsRef<Path>, command: &str) -> Result<Self> {
         let layout = Layout::new(root.as_ref());
         durable::create_dir(layout.root())?;
         let path = layout.lock();
@@ -110,7 +112,7 @@ impl WriterLock {
     /// # Errors
     /// As [`Self::acquire`], once the limit is over.
     pub fn hold_within(
-        root: impl AsRef<std::path::Path>,
+        root: impl AsRef<Path>,
         command: &str,
         limit: Option<Duration>,
         waiting: &mut dyn FnMut(&str),
@@ -142,7 +144,7 @@ impl WriterLock {
 
 /// The process that holds the lock of the store at `root`, seen from the kernel's table: looking
 /// never gets into the way of who wants the lock.
-pub fn lock_holder(root: impl AsRef<std::path::Path>) -> Option<u32> {
+pub fn lock_holder(root: impl AsRef<Path>) -> Option<u32> {
     let path = Layout::new(root.as_ref()).lock();
     let inode = fs::metadata(path).ok()?.ino().to_string();
     let table = fs::read_to_string("/proc/locks").ok()?;
@@ -156,10 +158,24 @@ pub fn lock_holder(root: impl AsRef<std::path::Path>) -> Option<u32> {
     })
 }
 
+/// Stores whose lock is not to be given back in order: a write failed, and no mark could say so.
+static HANDED_ON: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn handed_on() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    HANDED_ON.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lets the next holder of the lock find it as if this one had died.
+pub(crate) fn hand_on(root: &Path) {
+    handed_on().insert(root.to_owned());
+}
+
 impl Drop for WriterLock {
     fn drop(&mut self) {
-        // Best effort, for tidiness: the content means nothing without the lock.
-        let _ = self.file.set_len(0);
+        // Best effort: who finds words looks for what is left over, which is never wrong.
+        if !handed_on().remove(&self.root) {
+            let _ = self.file.set_len(0);
+        }
         let _ = self.file.unlock();
     }
 }

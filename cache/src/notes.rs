@@ -15,6 +15,7 @@ use crate::store::{Store, now_unix_ms};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -58,6 +59,17 @@ pub(crate) struct Told {
     pub(crate) notes: Vec<Note>,
     /// Lines that could not be read, in words.
     pub(crate) damage: Option<String>,
+}
+
+impl Told {
+    /// Runs are told in this order.
+    pub(crate) fn place(&self) -> (i64, u64, String) {
+        (
+            self.seq,
+            self.info.started_unix_ms,
+            self.info.run_id.clone(),
+        )
+    }
 }
 
 fn lines(notes: &[Note]) -> Result<String> {
@@ -120,19 +132,57 @@ fn rewrite(layout: &Layout, seq: i64, run: &Run, nodes: &[RunNode]) -> Result<()
     durable::publish(layout.root(), vec![vec![(temp, path)]])
 }
 
-/// Writes the notes of runs that have none, as they were begun by an older version.
-pub(crate) fn complete(db: &Connection, layout: &Layout) -> Result<()> {
+/// Writes the notes of runs that have none, as they were begun by an older version, and those
+/// that are damaged, as the index has them. Gives the copies of the damaged, and what was wrong.
+pub(crate) fn mend(db: &Connection, layout: &Layout) -> Result<Vec<(PathBuf, String)>> {
+    let mut kept = Vec::new();
     for (seq, run) in runs::all(db)? {
-        if !layout.notes(&run.info.run_id).exists() {
-            let nodes = runs::nodes(db, &run.info.run_id)?;
-            rewrite(layout, seq, &run, &nodes)?;
+        let path = layout.notes(&run.info.run_id);
+        if path.exists() {
+            let Some(why) = damage(&path, Some(&run))? else {
+                continue;
+            };
+            let name = format!("notes-{}", run.info.run_id);
+            kept.push((quarantine::keep(layout, &path, &name, &why)?, why));
         }
+        let nodes = runs::nodes(db, &run.info.run_id)?;
+        rewrite(layout, seq, &run, &nodes)?;
     }
-    Ok(())
+    Ok(kept)
 }
 
-/// Reads the notes of a run; `None` when they do not even say which run it was.
-pub(crate) fn read(path: &Path) -> Result<Result<Told, String>> {
+/// What is wrong with the notes of a run that the index has, or of one that it does not have.
+/// Those of a newer version are not for us to judge.
+pub(crate) fn damage(path: &Path, run: Option<&Run>) -> Result<Option<String>> {
+    let told = match read(path)? {
+        Ok(told) => told,
+        Err(Unread::Newer(_)) => return Ok(None),
+        Err(Unread::Damaged(why)) => return Ok(Some(why)),
+    };
+    let ended = run.is_some_and(|run| run.ended_unix_ms.is_some());
+    // The end is the last line, so whatever was cut off took it along.
+    let cut = ended && !matches!(told.notes.last(), Some(Note::End { .. }));
+    Ok(told.damage.or(cut.then(|| "its end is missing".to_owned())))
+}
+
+/// Why notes do not even say which run they are of.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    Damaged(String),
+    Newer(u32),
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(why) => f.write_str(why),
+            Self::Newer(schema) => write!(f, "it has schema version {schema}"),
+        }
+    }
+}
+
+/// Reads the notes of a run.
+pub(crate) fn read(path: &Path) -> Result<Result<Told, Unread>> {
     let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
     let mut notes = Vec::new();
     let mut bad = Vec::new();
@@ -146,13 +196,15 @@ pub(crate) fn read(path: &Path) -> Result<Result<Told, String>> {
     }
     let damage = (!bad.is_empty()).then(|| format!("line {} is damaged", bad.join(", ")));
     if notes.is_empty() || !matches!(notes[0], Note::Begin { .. }) {
-        return Ok(Err("its first line is missing or damaged".to_owned()));
+        let why = "its first line is missing or damaged".to_owned();
+        return Ok(Err(Unread::Damaged(why)));
     }
     let Note::Begin { schema, seq, run } = notes.remove(0) else {
-        return Ok(Err("its first line is not the begin of a run".to_owned()));
+        let why = "its first line is not the begin of a run".to_owned();
+        return Ok(Err(Unread::Damaged(why)));
     };
     if schema > NOTES_SCHEMA {
-        return Ok(Err(format!("it has schema version {schema}")));
+        return Ok(Err(Unread::Newer(schema)));
     }
     Ok(Ok(Told {
         seq,
@@ -310,13 +362,33 @@ impl Store {
             .iter()
             .map(|(_, run)| self.layout().notes(&run.info.run_id))
             .collect();
+        let mut lost = Vec::new();
         for path in files(self.layout())? {
-            if !known.contains(&path) {
-                // Its begin was never committed, so it did nothing.
-                let run = path.parent().and_then(Path::file_name).unwrap_or_default();
-                let name = format!("notes-{}", run.to_string_lossy());
-                quarantine::aside(self.layout(), &path, &name, "the index has no such run")?;
+            if known.contains(&path) {
+                continue;
             }
+            match read(&path)? {
+                // It did something, so its begin was committed: the index lost it.
+                Ok(told) if !told.notes.is_empty() => lost.push(told),
+                Err(Unread::Newer(_)) => {}
+                // Its begin was never committed, so it did nothing.
+                _ => {
+                    let run = path.parent().and_then(Path::file_name).unwrap_or_default();
+                    let name = format!("notes-{}", run.to_string_lossy());
+                    quarantine::aside(self.layout(), &path, &name, "the index has no such run")?;
+                }
+            }
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        lost.sort_by_key(Told::place);
+        self.transaction(|db| lost.iter().try_for_each(|told| replay(db, told)))?;
+        // They have other places among the runs now, which a rebuild is to give them too.
+        for told in &lost {
+            let (seq, run) = runs::one(&self.index(), &told.info.run_id)?;
+            let nodes = self.run_nodes(&run.info.run_id)?;
+            rewrite(self.layout(), seq, &run, &nodes)?;
         }
         Ok(())
     }

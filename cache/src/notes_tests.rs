@@ -125,3 +125,35 @@ fn any_flipped_byte_is_seen_and_a_torn_line_takes_no_other_with_it() {
     let told = read(&path).unwrap().unwrap();
     assert_eq!((told.damage, told.notes.len()), (None, 3));
 }
+
+/// A run that the index lost is told by its notes; one that only began never came to be.
+#[test]
+fn what_the_index_lost_is_taken_from_the_notes_and_not_put_aside() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let record = put(&store, "//t:a", 1);
+    for run in ["one", "two", "three"] {
+        store.begin_run(&info(run, 1)).unwrap();
+    }
+    for (run, state) in [("one", NodeState::Ok), ("two", NodeState::Reused)] {
+        store
+            .set_node(run, "//t:a", state, Some("why"), Some(record))
+            .unwrap();
+    }
+    store.end_run("one", RunStatus::Ok).unwrap();
+    let mut before = told(&store);
+    before.retain(|(run, _)| run.info.run_id != "three");
+    store
+        .transaction(|db| Ok(db.execute_batch("DELETE FROM run_node; DELETE FROM run")?))
+        .unwrap();
+    fs::write(store.layout().unsettled(), "").unwrap();
+    let lock = crate::WriterLock::acquire(root.path(), "x").unwrap();
+    store.recover(&lock).unwrap();
+    assert_eq!(told(&store), before);
+    let aside = store.quarantined().unwrap();
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    assert!(aside[0].path.ends_with("notes-three"));
+    drop(store);
+    let (store, _) = Store::rebuild(root.path()).unwrap();
+    assert_eq!(told(&store), before);
+}

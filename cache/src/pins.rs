@@ -3,11 +3,10 @@
 
 use crate::checked;
 use crate::digest::Digest;
+use crate::durable;
 use crate::error::{Error, Result};
 use crate::store::{Store, now_unix_ms};
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io;
 
 /// A pin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,11 +43,9 @@ impl Store {
     pub fn unpin(&self, record: &Digest) -> Result<bool> {
         self.writable()?;
         let path = self.layout().pin(record);
-        match fs::remove_file(&path) {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(Error::io("remove", &path, &e)),
-        }
+        let there = durable::remove(&path)?;
+        durable::sync_parents([&*path])?;
+        Ok(there)
     }
 
     /// All pins, by record.

@@ -12,9 +12,13 @@ use crate::record::Record;
 use crate::store::{Store, now_unix_ms};
 use crate::write;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// Why most of it is there.
+pub(crate) const MISMATCH: &str = "its content does not match its digest";
 
 /// Ends the name of the note beside a file in quarantine.
 const WHY: &str = ".why";
@@ -39,12 +43,46 @@ pub struct Quarantined {
 /// Puts a file aside under this name or a numbered one, with a note. Where it went.
 pub(crate) fn aside(layout: &Layout, file: &Path, name: &str, why: &str) -> Result<PathBuf> {
     let moved = durable::quarantine(file, &layout.quarantine(), name)?;
+    explain(layout, &moved, why)?;
+    Ok(moved)
+}
+
+/// The same, and the file stays where it is too: for one that is about to be replaced.
+pub(crate) fn keep(layout: &Layout, file: &Path, name: &str, why: &str) -> Result<PathBuf> {
+    let kept = durable::keep(file, &layout.quarantine(), name)?;
+    explain(layout, &kept, why)?;
+    Ok(kept)
+}
+
+fn explain(layout: &Layout, file: &Path, why: &str) -> Result<()> {
     let note = Note {
         why: why.to_owned(),
         since_unix_ms: now_unix_ms(),
     };
-    checked::write(layout, note_of(&moved), &note)?;
-    Ok(moved)
+    checked::write(layout, note_of(file), &note)
+}
+
+fn name_of(record: &Digest) -> String {
+    format!("{record}.json")
+}
+
+/// Where a refused record lies. What lies there under its name and is not what the name says was
+/// put aside because it was damaged: a good copy of that may come back.
+pub(crate) fn refused(layout: &Layout, record: &Digest) -> Option<PathBuf> {
+    let dir = layout.quarantine();
+    durable::numbered(&dir, &name_of(record))
+        .take_while(|path| path.exists())
+        .find(|path| Digest::of_file(path).is_ok_and(|found| found == *record))
+}
+
+/// All records that are refused.
+pub(crate) fn all_refused(layout: &Layout) -> Result<HashSet<Digest>> {
+    let files = checked::files(&layout.quarantine(), ".json")?;
+    let named = |path: &PathBuf| path.file_stem()?.to_str()?.parse().ok();
+    let named = files.iter().filter_map(named);
+    Ok(named
+        .filter(|record| refused(layout, record).is_some())
+        .collect())
 }
 
 fn note_of(file: &Path) -> PathBuf {
@@ -60,12 +98,27 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`], [`Error::ReadOnly`].
     pub fn quarantine(&self, record: &Digest, why: &str) -> Result<PathBuf> {
+        self.writable()?;
         let path = self.layout().record(record);
         if !path.exists() {
             return Err(Error::not_found(format!("record `{record}`")));
         }
-        self.transaction(|db| candidates::forget(db, record))?;
-        aside(self.layout(), &path, &format!("{record}.json"), why)
+        // The refusal first: from then on neither a crash nor a rebuild brings the record back.
+        self.settled(|| {
+            let kept = match refused(self.layout(), record) {
+                Some(kept) => kept,
+                None => keep(self.layout(), &path, &name_of(record), why)?,
+            };
+            self.transaction(|db| candidates::forget(db, record))?;
+            durable::remove(&path)?;
+            durable::sync_parents([&*path])?;
+            Ok(kept)
+        })
+    }
+
+    /// Whether a person refused the record.
+    pub(crate) fn is_refused(&self, record: &Digest) -> bool {
+        refused(self.layout(), record).is_some()
     }
 
     /// Takes a record back from quarantine.
@@ -75,7 +128,8 @@ impl Store {
     /// match its digest: then it stays where it is.
     pub fn restore(&self, record: &Digest) -> Result<()> {
         self.writable()?;
-        let path = self.layout().quarantine().join(format!("{record}.json"));
+        let named = self.layout().quarantine().join(name_of(record));
+        let path = refused(self.layout(), record).unwrap_or(named);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -96,17 +150,13 @@ impl Store {
             Temp::with(&self.layout().tmp(), &bytes)?,
             self.layout().record(record),
         );
-        durable::publish(self.layout().root(), vec![vec![file]])?;
-        self.index_record(record, bytes.len() as u64, &parsed)?;
-        for path in [note_of(&path), path] {
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(Error::io("remove", &path, &e));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        self.settled(|| {
+            durable::publish(self.layout().root(), vec![vec![file]])?;
+            self.index_record(record, bytes.len() as u64, &parsed)?;
+            durable::remove(&note_of(&path))?;
+            durable::remove(&path)?;
+            durable::sync_parents([&*path])
+        })
     }
 
     /// Adds a record whose file is in its place to the index.
@@ -143,3 +193,7 @@ impl Store {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+#[path = "quarantine_tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@ use crate::links::LinkFile;
 use crate::lock::WriterLock;
 use crate::notes::{self, Told};
 use crate::quarantine;
-use crate::record::Record;
+use crate::record::{LAST_UNIX_MS, Record};
 use crate::store::Store;
 use crate::write;
 use rusqlite::Connection;
@@ -89,8 +89,11 @@ impl Store {
 
     /// Fills the index from the files, whatever it held before.
     pub(crate) fn fill(&self, report: &mut RebuildReport) -> Result<()> {
+        durable::sync_all(self.layout().root())?;
         self.transaction(|db| {
-            notes::complete(db, self.layout())?;
+            // What a healthy index knows of damaged files must not go with them.
+            report.quarantined.extend(notes::mend(db, self.layout())?);
+            self.mend(db, report)?;
             write::clear(db)?;
             report.indexed = self.take_records(db, &HashSet::new(), report)?;
             report.links = self.take_links(db, report)?;
@@ -110,6 +113,10 @@ impl Store {
         let unsettled = self.layout().unsettled();
         let failed = unsettled.exists().then_some("a write failed");
         let died = lock.predecessor().or(failed);
+        if died.is_some() {
+            // Files that are in their places may not be on disk, and are about to be built on.
+            durable::sync_all(self.layout().root())?;
+        }
         self.settle_notes(died.is_some())?;
         let Some(died) = died else {
             return Ok(Recovered {
@@ -119,6 +126,10 @@ impl Store {
         };
         let mut report = RebuildReport::default();
         let records = self.transaction(|db| {
+            self.mend(db, &mut report)?;
+            for digest in quarantine::all_refused(self.layout())? {
+                candidates::forget(db, &digest)?;
+            }
             let known: HashSet<Digest> = db
                 .prepare("SELECT digest FROM record")?
                 .query_map([], |row| row.get(0).map(Digest::from_bytes))?
@@ -138,6 +149,13 @@ impl Store {
         })
     }
 
+    fn mend(&self, db: &Connection, report: &mut RebuildReport) -> Result<()> {
+        let aside = self.mend_links(db)?.into_iter();
+        let told = aside.map(|(_, now)| (now, quarantine::MISMATCH.to_owned()));
+        report.quarantined.extend(told);
+        Ok(())
+    }
+
     pub(crate) fn take_records(
         &self,
         db: &Connection,
@@ -145,7 +163,16 @@ impl Store {
         report: &mut RebuildReport,
     ) -> Result<u64> {
         let mut found = Vec::new();
+        let refused = quarantine::all_refused(self.layout())?;
         for (path, digest) in named(&self.layout().records(), known, report)? {
+            // Whoever refused it died before its file was gone.
+            if refused.contains(&digest) {
+                if self.writable().is_ok() {
+                    durable::remove(&path)?;
+                    durable::sync_parents([&*path])?;
+                }
+                continue;
+            }
             if let Some(bytes) = self.intact(&path, &digest, report)? {
                 let head = serde_json::from_slice::<Head>(&bytes);
                 found.push((head.map_or(0, |h| h.recorded_unix_ms), digest, path));
@@ -157,6 +184,12 @@ impl Store {
         for (_, digest, path) in found {
             let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
             let record = match Record::from_bytes(&bytes) {
+                // It would stand above all that is still to come.
+                Ok(record) if record.recorded_unix_ms > LAST_UNIX_MS => {
+                    let why = "its time is beyond the year 9999".to_owned();
+                    report.skipped.push((path, why));
+                    continue;
+                }
                 Ok(record) => record,
                 Err(error) => {
                     report.skipped.push((path, error.to_string()));
@@ -178,9 +211,12 @@ impl Store {
     pub(crate) fn take_links(&self, db: &Connection, report: &mut RebuildReport) -> Result<u64> {
         let mut links = Vec::new();
         for (path, digest) in named(&self.layout().links(), &HashSet::new(), report)? {
-            let Some(bytes) = self.intact(&path, &digest, report)? else {
+            let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+            if Digest::of(&bytes) != digest {
+                // What the index has of it is to be written anew before it is put aside.
+                report.skipped.push((path, quarantine::MISMATCH.to_owned()));
                 continue;
-            };
+            }
             match LinkFile::from_bytes(&bytes) {
                 Ok(file) => links.extend(file.links),
                 Err(error) => report.skipped.push((path, error.to_string())),
@@ -204,11 +240,10 @@ impl Store {
                     }
                     runs.push(told);
                 }
-                Err(why) => report.skipped.push((path, why)),
+                Err(why) => report.skipped.push((path, why.to_string())),
             }
         }
-        let place = |t: &Told| (t.seq, t.info.started_unix_ms, t.info.run_id.clone());
-        runs.sort_by_key(place);
+        runs.sort_by_key(Told::place);
         runs.iter().try_for_each(|told| notes::replay(db, told))?;
         Ok(runs.len() as u64)
     }
@@ -224,7 +259,7 @@ impl Store {
         if Digest::of(&bytes) == *digest {
             return Ok(Some(bytes));
         }
-        let why = "its content does not match its digest".to_owned();
+        let why = quarantine::MISMATCH.to_owned();
         let place = match self.writable() {
             Ok(()) => quarantine::aside(self.layout(), path, &format!("{digest}.json"), &why)?,
             // Whoever only looks moves nothing.

@@ -270,3 +270,84 @@ fn a_lost_index_is_told_to_readers_and_made_again_by_writers() {
         record
     );
 }
+
+/// Nor is one that was cut to nothing, or one that somebody made and died before it was full.
+#[test]
+fn an_empty_index_is_no_empty_store() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let record = put(&store, "//t:p", 1);
+    let before = dump(&store);
+    drop(store);
+    let made: [fn(&Path); 2] = [
+        |root| fs::write(root.join("index.sqlite"), "").unwrap(),
+        |root| {
+            fs::remove_file(root.join("index.sqlite")).unwrap();
+            drop(Store::open_index(root).unwrap());
+        },
+    ];
+    for make in made {
+        make(root.path());
+        for _ in 0..2 {
+            let error = Store::open_read_only(root.path()).unwrap_err();
+            assert!(error.to_string().contains("empty"), "{error}");
+            assert_eq!(error.code(), "store-corrupt");
+        }
+        let store = Store::open(root.path()).unwrap();
+        let found = store.bulk().unwrap().latest("//t:p").unwrap().record;
+        assert_eq!((found, dump(&store)), (record, before.clone()));
+    }
+}
+
+/// Between the moment a first record is durable and that in which it is indexed nothing is lost:
+/// whoever looks then sees a store that is being written.
+#[test]
+fn a_first_record_on_its_way_into_the_index_is_no_damage() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let info = crate::runs::RunInfo {
+        run_id: "r".into(),
+        command: "c".into(),
+        platform: "p".into(),
+        simulated: true,
+        doe_version: "0".into(),
+        host: "h".into(),
+        pid: 1,
+        started_unix_ms: 1,
+    };
+    store.begin_run(&info).unwrap();
+    let record = put(&store, "//t:p", 1);
+    store
+        .transaction(|db| candidates::forget(db, &record))
+        .unwrap();
+    assert!(
+        Store::open_read_only(root.path())
+            .unwrap()
+            .bulk()
+            .unwrap()
+            .latest("//t:p")
+            .is_none()
+    );
+}
+
+/// A time that an older program believed stands above nothing once the index is made again.
+#[test]
+fn a_record_from_beyond_the_calendar_is_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    stage(&store, 1);
+    let mut record = sample("//t:p", 1);
+    record.recorded_unix_ms = 400_000_000_000_000;
+    let error = store.commit(&record).unwrap_err();
+    assert!(error.to_string().contains("year 9999"), "{error}");
+    let good = put(&store, "//t:p", 2);
+    let bytes = crate::canonical_json(&record).unwrap();
+    let path = store.layout().record(&Digest::of(&bytes));
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, &bytes).unwrap();
+    drop(store);
+    let (store, report) = Store::rebuild(root.path()).unwrap();
+    assert_eq!(report.skipped.len(), 1, "{report:?}");
+    assert_eq!(store.bulk().unwrap().latest("//t:p").unwrap().record, good);
+    assert!(store.stamp_unix_ms() < 400_000_000_000_000);
+}

@@ -7,6 +7,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::json::{canonical_json, finite};
 use crate::manifest::Manifest;
+use crate::store::now_unix_ms;
 use crate::summary::Summary;
 use crate::value::Value;
 use crate::verdict::{Verdicts, words};
@@ -15,6 +16,15 @@ use std::collections::BTreeMap;
 
 /// Version of the record's format that this program writes, and the newest it reads.
 pub const RECORD_SCHEMA: u32 = 1;
+
+/// The last millisecond of the year 9999: no later time is meant by anybody.
+pub(crate) const LAST_UNIX_MS: u64 = 253_402_300_799_999;
+
+/// Whether a time that was given elsewhere is more than a day ahead of this machine's clock.
+pub(crate) fn is_ahead(unix_ms: u64) -> bool {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    unix_ms > now_unix_ms().saturating_add(DAY_MS)
+}
 
 words! {
     /// What kind of node was executed.
@@ -295,7 +305,32 @@ impl Record {
         if self.output_digest != outputs_digest(&self.outputs) {
             return refuse("has an output digest that does not follow from its outputs");
         }
+        if self.latest_unix_ms() > LAST_UNIX_MS {
+            return refuse("has a time beyond the year 9999");
+        }
         Ok(())
+    }
+
+    /// Whether a record that was made elsewhere may come in: [`Self::check`], and no time of it is
+    /// so far ahead of this machine's that it would stand above all that is still to come.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with what is wrong.
+    pub(crate) fn check_foreign(&self) -> Result<()> {
+        self.check()?;
+        if is_ahead(self.latest_unix_ms()) {
+            return Err(Error::invalid(format!(
+                "the record of `{}` has a time more than a day ahead of this machine's clock",
+                self.label
+            )));
+        }
+        Ok(())
+    }
+
+    fn latest_unix_ms(&self) -> u64 {
+        let run = &self.timings;
+        let ran = run.started_unix_ms.max(run.ended_unix_ms);
+        ran.max(self.recorded_unix_ms)
     }
 
     /// The digest that names the record.

@@ -86,19 +86,37 @@ impl Store {
 
     fn with(root: &Path, access: Access) -> Result<Self> {
         let layout = Layout::new(root);
-        let lost = !layout.index().exists() && durable::any_below(&layout.records())?;
-        if lost && access == Access::Read {
-            return Err(Error::Corrupt {
-                what: "the index".to_owned(),
-                detail: "it is missing, although there are records".to_owned(),
-                quarantined: None,
-            });
+        let lost = |how: &str| Error::Corrupt {
+            what: "the index".to_owned(),
+            detail: format!("it is {how}, although there are records"),
+            quarantined: None,
+        };
+        let missing = !layout.index().exists();
+        if missing && access == Access::Read && durable::any_below(&layout.records())? {
+            return Err(lost("missing"));
         }
         let store = Self::with_index(layout, access)?;
-        if lost {
-            store.fill(&mut RebuildReport::default())?;
+        if !store.was_never_written()? {
+            return Ok(store);
+        }
+        match (durable::any_below(&store.layout.records())?, access) {
+            (true, Access::Read) => return Err(lost("empty")),
+            (true, Access::Write) => store.fill(&mut RebuildReport::default())?,
+            (false, Access::Read) => {}
+            // From now on records that it does not know are on their way into it, or were when
+            // somebody died: whoever recovers takes them in.
+            (false, Access::Write) => store.transaction(|_| Ok(()))?,
         }
         Ok(store)
+    }
+
+    /// Whether nothing was ever written to the index: it is new, was cut to nothing, or whoever
+    /// made it again died before it was full.
+    fn was_never_written(&self) -> Result<bool> {
+        let index = self.index();
+        let has_record = "SELECT EXISTS (SELECT 1 FROM record)";
+        Ok(generation::read(&index)?.count == 0
+            && !index.query_row(has_record, [], |row| row.get::<_, bool>(0))?)
     }
 
     /// Opens the store for writing with whatever its index holds.
@@ -217,7 +235,7 @@ impl Store {
             let path = self.layout.link(&Digest::of(&bytes));
             self.stage_object(&bytes, path, &mut files)?;
         }
-        self.settled(|| self.cas.flush_before(files))?;
+        self.cas.flush_before(files)?;
         self.transaction(|db| {
             for (digest, size, record) in &new {
                 write::insert_record(db, digest, *size, record, true)?;
@@ -385,8 +403,7 @@ impl Store {
         let mut quarantined = None;
         if !self.read_only {
             let name = format!("{digest}.json");
-            let why = "its content does not match its digest";
-            let moved = quarantine::aside(&self.layout, &path, &name, why)?;
+            let moved = quarantine::aside(&self.layout, &path, &name, quarantine::MISMATCH)?;
             quarantined = Some(moved);
             self.transaction(|db| candidates::forget(db, digest))?;
         }
@@ -446,11 +463,9 @@ impl Store {
     }
 
     /// Does something that may leave files which the index knows nothing of when it fails; the
-    /// next writer is told then. Where not even that can be written, `verify` finds it.
+    /// next writer is told then.
     pub(crate) fn settled<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        work().inspect_err(|_| {
-            let _ = std::fs::File::create(self.layout.unsettled());
-        })
+        work().inspect_err(|_| self.cas.unsettle())
     }
 
     pub(crate) fn writable(&self) -> Result<()> {

@@ -2,6 +2,7 @@
 //! that was rebuilt says the same as the one that grew.
 
 use super::*;
+use crate::fault;
 use crate::record::tests::sample;
 use crate::verdict::{CriterionStatus, ExecutionStatus, ValidityStatus};
 use std::os::unix::fs::PermissionsExt;
@@ -373,4 +374,89 @@ fn the_dead_are_swept_and_the_living_are_not() {
     fs::write(store.layout().tmp().join("1-7"), "left behind").unwrap();
     assert_eq!(store.sweep_tmp(&lock).unwrap(), 1);
     assert_eq!(store.blob(&staged.digest).unwrap(), b"still needed");
+}
+
+/// Blobs wait for the next try whatever the first one died of, so a record is not lost with it.
+#[test]
+fn a_disk_that_refuses_once_loses_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    for (seed, point) in [
+        "before-fsync",
+        "after-fsync",
+        "before-rename",
+        "after-rename",
+    ]
+    .into_iter()
+    .chain([
+        "before-dir-sync",
+        "after-dir-sync",
+        "before-commit",
+        "after-commit",
+    ])
+    .enumerate()
+    {
+        let seed = u32::try_from(seed).unwrap() + 1;
+        stage(&store, seed);
+        let record = sample("//t:p", seed);
+        let fault = format!("{point}:1:error");
+        let error = fault::here::with(&fault, || store.commit(&record)).unwrap_err();
+        assert_eq!(error.code(), "store-io", "{point}: {error}");
+        assert!(store.layout().unsettled().exists(), "{point}");
+        let digest = store.commit(&record).unwrap();
+        assert_eq!(store.record(&digest).unwrap(), record);
+        let output = record.outputs["result"].digest;
+        assert_eq!(
+            store.blob(&output).unwrap(),
+            format!("output {seed}").as_bytes()
+        );
+    }
+}
+
+/// What was renamed and never synced is there for whoever looks, and gone after a power cut.
+#[test]
+fn nothing_is_built_on_names_that_were_never_synced() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    stage(&store, 1);
+    let record = sample("//t:p", 1);
+    // The first passage is that of the blobs, the second that of the record.
+    for fault in ["before-dir-sync:2:error", "before-dir-sync:1:error"] {
+        let tried = fault::here::with(fault, || store.commit(&record));
+        assert!(
+            tried.is_err(),
+            "{fault}: all is in place, and nothing was synced"
+        );
+        assert!(store.layout().record(&record.id().unwrap()).exists());
+    }
+    store.commit(&record).unwrap();
+    // The same for the next process, when this one did not live to try again.
+    drop(store);
+    let store = Store::open(root.path()).unwrap();
+    let lock = WriterLock::acquire(root.path(), "x").unwrap();
+    let sync =
+        |store: &Store| fault::here::with("before-dir-sync:1:error", || store.recover(&lock));
+    assert!(sync(&store).is_err());
+    store.recover(&lock).unwrap();
+    sync(&store).unwrap();
+}
+
+/// Where no mark can be made that a write failed, the lock says it.
+#[test]
+fn a_failure_is_handed_on_with_or_without_a_mark() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let lock = WriterLock::acquire(root.path(), "doe build").unwrap();
+    fs::create_dir(store.layout().unsettled()).unwrap();
+    stage(&store, 1);
+    let commit = || store.commit(&sample("//t:p", 1));
+    fault::here::with("before-commit:1:error", commit).unwrap_err();
+    drop(lock);
+    let left = fs::read_to_string(store.layout().lock()).unwrap();
+    assert!(left.contains("command doe build"), "{left}");
+    fs::remove_dir(store.layout().unsettled()).unwrap();
+    let lock = WriterLock::acquire(root.path(), "x").unwrap();
+    assert_eq!(store.recover(&lock).unwrap().records, 1);
+    drop(lock);
+    assert_eq!(fs::read_to_string(store.layout().lock()).unwrap(), "");
 }

@@ -10,14 +10,15 @@ use crate::error::{Error, Result};
 use crate::gc::blob_of;
 use crate::notes;
 use crate::pins::Pin;
-use crate::quarantine;
+use crate::quarantine::{self, MISMATCH};
 use crate::rebuild::RebuildReport;
 use crate::record::Record;
+use crate::runs::{self, Run, RunStatus};
 use crate::schema;
 use crate::store::Store;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +36,7 @@ pub struct VerifyOptions {
 /// One thing that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// `record`, `blob`, `links`, `notes`, `pin`, `import`, `index`, `file`.
+    /// `record`, `blob`, `links`, `notes`, `pin`, `import`, `imported`, `index`, `file`.
     pub kind: &'static str,
     /// Which one.
     pub name: String,
@@ -233,37 +234,88 @@ impl Store {
     }
 
     fn verify_others(&self, report: &mut VerifyReport) -> Result<()> {
-        let mut links = Vec::new();
-        durable::files_below(&self.layout().links(), &mut |path, _| {
-            links.push(path.to_owned())
-        })?;
-        links.sort();
-        for path in links {
-            report.others += 1;
-            let name = file_name(&path);
-            if digest_of(&path) != Some(Digest::of_file(&path)?) {
-                let quarantined = self.aside(&path, &format!("links-{name}"), || Ok(()))?;
-                report.found("links", name, MISMATCH, quarantined);
-            }
+        let (links, damaged) = self.link_files()?;
+        report.others += links.len() as u64;
+        let aside: HashMap<PathBuf, PathBuf> = match self.writable() {
+            Ok(()) => self
+                .transaction(|db| self.mend_links(db))?
+                .into_iter()
+                .collect(),
+            Err(_) => HashMap::new(),
+        };
+        for path in damaged {
+            report.found(
+                "links",
+                file_name(&path),
+                MISMATCH,
+                aside.get(&path).cloned(),
+            );
         }
-        for path in notes::files(self.layout())? {
-            report.others += 1;
-            let run = path.parent().map(file_name).unwrap_or_default();
-            match notes::read(&path)? {
-                Ok(told) => {
-                    if let Some(damage) = told.damage {
-                        report.found("notes", run, damage, None);
-                    }
-                }
-                Err(why) => report.found("notes", run, why, None),
-            }
-        }
+        self.verify_notes(report)?;
         for path in checked::files(&self.layout().pins(), ".json")? {
             report.others += 1;
             let pin = checked::read::<Pin>(&path);
             if !pin.is_ok_and(|pin| self.layout().pin(&pin.record) == path) {
                 report.found("pin", file_name(&path), "it does not match its check", None);
             }
+        }
+        for path in checked::files(&self.layout().imports(), ".json")? {
+            report.others += 1;
+            if digest_of(&path) != Some(Digest::of_file(&path)?) {
+                let name = file_name(&path);
+                let quarantined = self.aside(&path, &format!("imports-{name}"), || Ok(()))?;
+                report.found("import", name, MISMATCH, quarantined);
+            }
+        }
+        let mut imported = Vec::new();
+        durable::files_below(&self.layout().imported(), &mut |path, _| {
+            imported.push(path.to_owned());
+        })?;
+        imported.sort();
+        for path in imported {
+            report.others += 1;
+            if !Self::is_sound_note(&path)? {
+                let name = file_name(&path);
+                let why = "it does not match its check";
+                let mut quarantined = None;
+                if self.writable().is_ok() {
+                    let kept = format!("imported-{name}");
+                    let kept = quarantine::keep(self.layout(), &path, &kept, why)?;
+                    // That it is there says that the blobs are elsewhere: only the place is lost.
+                    self.renew_note(&path)?;
+                    quarantined = Some(kept);
+                }
+                report.found("imported", name, why, quarantined);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with notes; those of runs that the index has are written anew from it.
+    fn verify_notes(&self, report: &mut VerifyReport) -> Result<()> {
+        let runs = runs::all(&self.index())?.into_iter();
+        let known: HashMap<PathBuf, Run> = runs
+            .map(|(_, run)| (self.layout().notes(&run.info.run_id), run))
+            .collect();
+        let mut damaged = Vec::new();
+        for path in notes::files(self.layout())? {
+            let run = known.get(&path);
+            // Who only reads may meet a line that is just being written.
+            let ended = run.is_some_and(|run| run.status != RunStatus::Running);
+            if self.writable().is_err() && !ended {
+                continue;
+            }
+            report.others += 1;
+            if let Some(why) = notes::damage(&path, run)? {
+                damaged.push((path, why));
+            }
+        }
+        if !damaged.is_empty() && self.writable().is_ok() {
+            notes::mend(&self.index(), self.layout())?;
+        }
+        for (path, why) in damaged {
+            let run = path.parent().map(file_name).unwrap_or_default();
+            report.found("notes", run, why, None);
         }
         Ok(())
     }
@@ -307,8 +359,6 @@ impl Store {
         quarantine::aside(self.layout(), path, name, MISMATCH).map(Some)
     }
 }
-
-const MISMATCH: &str = "its content does not match its digest";
 
 impl VerifyOptions {
     /// Everything, the index included.

@@ -1,6 +1,7 @@
 //! No byte of anything stored can change, and nothing can be cut short, without being found.
 
 use super::*;
+use crate::layout::Layout;
 use crate::lock::WriterLock;
 use crate::record::tests::sample;
 use crate::runs::{NodeState, RunInfo, RunStatus};
@@ -31,6 +32,14 @@ fn life(root: &Path) -> Store {
         .link_spec(sample("", 9).spec_key, two, "//t:other")
         .unwrap();
     store.pin(&one, "paper").unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = Store::open(elsewhere.path()).unwrap();
+    let three = put(&other, "//t:p3", 3);
+    let bundle = elsewhere.path().join("bundle");
+    other.export(&[three], &bundle, "", "0").unwrap();
+    store.import_bundle(&bundle).unwrap();
+    let note = store.layout().imported_note(&two);
+    checked::write(store.layout(), note, &"s3://bucket/prefix").unwrap();
     store
 }
 
@@ -80,7 +89,7 @@ fn a_whole_store_is_whole() {
     let store = life(root.path());
     let report = store.verify(&VerifyOptions::ALL).unwrap();
     assert_eq!(report.damage, []);
-    assert_eq!((report.records, report.blobs, report.others), (2, 4, 3));
+    assert_eq!((report.records, report.blobs, report.others), (3, 6, 5));
     let none = VerifyOptions {
         share: 0.0,
         ..VerifyOptions::ALL
@@ -169,7 +178,12 @@ fn what_is_refused_can_be_taken_back() {
     // A collection meanwhile must not take its links.
     let lock = WriterLock::acquire(root.path(), "gc").unwrap();
     store
-        .gc_sweep(&lock, &store.gc_plan(&Default::default()).unwrap())
+        .gc_sweep(
+            &lock,
+            &store
+                .gc_plan(&Default::default(), &Default::default())
+                .unwrap(),
+        )
         .unwrap();
     store.restore(&two).unwrap();
     assert_eq!(
@@ -178,6 +192,83 @@ fn what_is_refused_can_be_taken_back() {
     );
     assert_eq!(store.quarantined().unwrap(), []);
     assert!(matches!(store.restore(&two), Err(Error::NotFound { .. })));
+}
+
+/// A healthy index knows what damaged files said: neither looking nor making it again loses that.
+#[test]
+fn what_the_index_knows_of_damaged_files_is_kept() {
+    let says = |store: &Store| {
+        let (runs, nodes) = (store.runs(9).unwrap(), store.run_nodes("r").unwrap());
+        let links = crate::links::all(&store.index()).unwrap();
+        (
+            runs,
+            nodes,
+            links,
+            store.bulk().unwrap().current("//t:other").cloned(),
+        )
+    };
+    let damage: [fn(&Layout); 5] = [
+        |layout| flip(&links_in(layout)[0]),
+        |layout| overwrite(&links_in(layout)[0], b""),
+        // The first line, the last one, and one that is gone without a trace.
+        |layout| {
+            change(layout, |text| {
+                text.replacen("doe_version", "doe-version", 1)
+            })
+        },
+        |layout| change(layout, |text| text.replace("\"end\"", "\"eng\"")),
+        |layout| {
+            change(layout, |text| {
+                text.lines().next().unwrap().to_owned() + "\n"
+            })
+        },
+    ];
+    for (at, damage) in damage.into_iter().enumerate() {
+        for rebuilt in [false, true] {
+            let root = tempfile::tempdir().unwrap();
+            let store = life(root.path());
+            let before = says(&store);
+            damage(store.layout());
+            let store = match rebuilt {
+                true => {
+                    drop(store);
+                    let (store, report) = Store::rebuild(root.path()).unwrap();
+                    assert_eq!(report.quarantined.len(), 1, "{at}");
+                    store
+                }
+                false => {
+                    assert_ne!(
+                        store.verify(&VerifyOptions::ALL).unwrap().damage,
+                        [],
+                        "{at}"
+                    );
+                    store
+                }
+            };
+            assert_eq!(says(&store), before, "{at}, rebuilt: {rebuilt}");
+            assert_eq!(
+                store.verify(&VerifyOptions::ALL).unwrap().damage,
+                [],
+                "{at}"
+            );
+            assert_eq!(store.quarantined().unwrap().len(), 1, "{at}");
+            drop(store);
+            fs::remove_file(root.path().join("index.sqlite")).unwrap();
+            assert_eq!(says(&Store::open(root.path()).unwrap()), before, "{at}");
+        }
+    }
+}
+
+fn links_in(layout: &Layout) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    durable::files_below(&layout.links(), &mut |path, _| files.push(path.to_owned())).unwrap();
+    files
+}
+
+fn change(layout: &Layout, change: impl FnOnce(&str) -> String) {
+    let path = layout.notes("r");
+    let text = change(&fs::read_to_string(&path).unwrap());
+    overwrite(&path, text.as_bytes());
 }
 
 proptest! {
@@ -192,7 +283,8 @@ proptest! {
         let store = life(root.path());
         drop(store);
         let all = objects(root.path());
-        prop_assert_eq!(all.len(), 2 + 4 + 1 + 1 + 1);
+        // Records, blobs, links, notes, pins, imports, notes about what came from a mirror.
+        prop_assert_eq!(all.len(), 3 + 6 + 1 + 1 + 1 + 1 + 1);
         let path = which.get(&all);
         let good = fs::read(path).unwrap();
         let at = place.index(good.len());
@@ -206,5 +298,8 @@ proptest! {
         let store = Store::open(root.path()).unwrap();
         let report = store.verify(&VerifyOptions::ALL).unwrap();
         prop_assert!(!report.damage.is_empty(), "{} at {at}", path.display());
+        // Once told it is over, but for what only a person can put right.
+        let again = store.verify(&VerifyOptions::ALL).unwrap().damage;
+        prop_assert!(again.iter().all(|damage| damage.kind == "pin"), "{again:?}");
     }
 }

@@ -162,13 +162,19 @@ fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsi
             let result = match &all {
                 Ok(_) => Ok(digest),
                 // One bad record must not take the others with it.
-                Err(_) => {
+                Err(first) => {
                     let alone = Batch {
                         records: at.map_or(&[], |at| &records[at..=at]),
                         nodes: node.as_slice(),
                         ..Batch::default()
                     };
-                    store.write(&alone).map(|_| digest).map_err(Error::from)
+                    let written = store.write(&alone).map(|_| digest);
+                    // When the disk refused, that is the cause of whatever is missing now.
+                    let cause = |error| match first {
+                        doe_cache::Error::Io { .. } => first.clone(),
+                        _ => error,
+                    };
+                    written.map_err(|error| Error::from(cause(error)))
                 }
             };
             if let Some(done) = done {

@@ -188,6 +188,12 @@ impl Open {
             .chain(steps)
     }
 
+    /// Whose folders are in use.
+    pub fn homes(&self) -> impl Iterator<Item = &Home> {
+        let services = self.services.iter().map(|service| &service.home);
+        services.chain(self.nodes.iter().map(|node| &node.home))
+    }
+
     /// Everything that may have been started.
     pub fn tokens(&self) -> impl Iterator<Item = &Token> {
         let steps = self.nodes.iter().flat_map(NodeIntent::all);

@@ -1,5 +1,5 @@
-//! Chaos that replays. Seeded timelines of edits, builds, deaths, full disks, damaged files and
-//! jumping clocks go through the real binary; after each step nothing that was done is lost,
+//! Chaos that replays. Seeded timelines of edits, builds, deaths, full disks, damaged files, lost
+//! indices, jumping clocks and of looking after the store go through the real binary; after each step nothing that was done is lost,
 //! nothing is done twice, the index says what the records say, and an incremental build gives
 //! what a clean one would. A timeline that fails prints the line that replays it.
 //!
@@ -13,6 +13,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod care;
 mod power;
 mod timeline;
 mod world;

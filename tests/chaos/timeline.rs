@@ -15,30 +15,30 @@ const PAUSE: &str = "0.03";
 const STEPS: usize = 7;
 /// Exit codes that a build may have when it is disturbed: node failed, infrastructure, lock held,
 /// integrity, interrupted; -1 when it was killed. Never a usage error and never a bug.
-const DISTURBED: [i32; 7] = [0, 1, 4, 5, 7, 130, -1];
+pub(super) const DISTURBED: [i32; 7] = [0, 1, 4, 5, 7, 130, -1];
 
 /// Draws from the seed.
-struct Random(ChaCha8Rng);
+pub(super) struct Random(ChaCha8Rng);
 
 impl Random {
-    fn range(&mut self, range: std::ops::Range<i64>) -> i64 {
+    pub(super) fn range(&mut self, range: std::ops::Range<i64>) -> i64 {
         let span = (range.end - range.start) as u64;
         range.start + (self.0.next_u64() % span) as i64
     }
 
-    fn chance(&mut self, probability: f64) -> bool {
+    pub(super) fn chance(&mut self, probability: f64) -> bool {
         (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64 <= probability
     }
 
-    fn choose<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+    pub(super) fn choose<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.range(0..list.len() as i64) as usize]
     }
 }
 
-struct Timeline {
-    workspace: Workspace,
-    state: State,
-    random: Random,
+pub(super) struct Timeline {
+    pub(super) workspace: Workspace,
+    pub(super) state: State,
+    pub(super) random: Random,
     /// Ledger lines of results known to be stored, with how often each was executed by then.
     done: BTreeMap<String, usize>,
     records: BTreeSet<String>,
@@ -70,12 +70,12 @@ pub fn run(seed: u64) {
 }
 
 impl Timeline {
-    fn tell(&mut self, what: impl Into<String>) {
+    pub(super) fn tell(&mut self, what: impl Into<String>) {
         self.told.push(what.into());
     }
 
     fn step(&mut self) {
-        match self.random.range(0..12) {
+        match self.random.range(0..14) {
             0..2 => self.edit(),
             2 => {
                 self.build();
@@ -84,11 +84,13 @@ impl Timeline {
             6..9 => self.faulty_build(),
             9 => self.two_builds(),
             10 => self.step_killed(),
-            _ => match self.random.range(0..4) {
+            _ => match self.random.range(0..8) {
                 0 => self.collect(),
-                1 => self.damage(),
-                2 => self.clock_jumps(),
-                _ => self.rebuild(),
+                1 | 2 => self.damage(),
+                3 => self.clock_jumps(),
+                4 => self.rebuild(),
+                5 => self.carry(),
+                _ => self.faulty_care(),
             },
         }
         // What is disturbed is mostly a campaign that changes.
@@ -151,7 +153,7 @@ impl Timeline {
             .unwrap()
     }
 
-    fn end(&mut self, mut child: Child) -> i32 {
+    pub(super) fn end(&mut self, mut child: Child) -> i32 {
         let code = child.wait().unwrap().code().unwrap_or(-1);
         self.tell(format!("  exit {code}"));
         assert!(DISTURBED.contains(&code), "a disturbed build exits {code}");
@@ -177,20 +179,20 @@ impl Timeline {
         self.end(child);
     }
 
-    fn faulty_build(&mut self) {
-        let points: Vec<&str> = doe_cache::fault::Point::ALL
-            .iter()
-            .map(|p| p.as_str())
-            .collect();
+    /// A point, one of its first passages, and what happens there.
+    pub(super) fn fault(&mut self, passages: i64) -> String {
+        let points = doe_cache::fault::Point::ALL;
+        let points: Vec<&str> = points.iter().map(|p| p.as_str()).collect();
         let point = *self.random.choose(&points);
-        let count = self.random.range(1..12);
+        let count = self.random.range(1..passages);
         let on = if self.random.chance(0.2) { "+" } else { "" };
-        let action = if self.random.chance(0.7) {
-            "kill"
-        } else {
-            "error"
-        };
-        let fault = format!("{point}:{count}{on}:{action}");
+        let kills = self.random.chance(0.7);
+        let action = if kills { "kill" } else { "error" };
+        format!("{point}:{count}{on}:{action}")
+    }
+
+    fn faulty_build(&mut self) {
+        let fault = self.fault(12);
         self.tell(format!("build with DOE_FAULT={fault}"));
         let child = self.start(&[(doe_cache::fault::FAULT_VAR, fault)]);
         self.end(child);
@@ -253,35 +255,6 @@ impl Timeline {
         self.forget();
     }
 
-    /// A flipped or missing byte is found, put aside and made again; it is never believed.
-    fn damage(&mut self) {
-        let files = objects(&self.workspace);
-        if files.is_empty() {
-            return;
-        }
-        let file = self.random.choose(&files);
-        let mut bytes = std::fs::read(file).unwrap();
-        if bytes.is_empty() || self.random.chance(0.3) {
-            bytes.truncate(bytes.len() / 2);
-        } else {
-            let at = self.random.range(0..bytes.len() as i64) as usize;
-            bytes[at] ^= 1 << self.random.range(0..8);
-        }
-        if bytes == std::fs::read(file).unwrap() {
-            return;
-        }
-        self.tell(format!(
-            "damage to {}",
-            file.file_name().unwrap().to_str().unwrap()
-        ));
-        // Stored files are read-only: a new file takes the place, as after a bad copy.
-        std::fs::remove_file(file).unwrap();
-        std::fs::write(file, &bytes).unwrap();
-        self.workspace.doe(&["cache", "verify"]).exits(7);
-        self.workspace.doe(&["cache", "verify"]).ok();
-        self.forget();
-    }
-
     fn clock_jumps(&mut self) {
         let days = self.random.range(-400..400);
         self.tell(format!("build with the clock {days} days off"));
@@ -301,37 +274,8 @@ impl Timeline {
         self.end(child);
     }
 
-    /// The index is made again from the records and says the same.
-    fn rebuild(&mut self) {
-        self.tell("rebuild of the index");
-        // First a writer takes in what a killed build left unindexed.
-        self.workspace.doe(&["cache", "verify"]).ok();
-        let ask = |workspace: &Workspace| {
-            let commands: [&[&str]; 4] = [
-                &["plan", "//chaos:all", "--json"],
-                &["results", "//chaos:all", "--json"],
-                &["status", "//chaos:all", "--json"],
-                &["cache", "ls", "--json"],
-            ];
-            commands.map(|args| workspace.doe(args).ok().stdout)
-        };
-        let before = ask(&self.workspace);
-        for name in ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm"] {
-            let path = self.workspace.path().join(".doe").join(name);
-            if path.exists() {
-                std::fs::remove_file(path).unwrap();
-            }
-        }
-        self.workspace.doe(&["cache", "rebuild"]).ok();
-        assert_eq!(
-            ask(&self.workspace),
-            before,
-            "the rebuilt index says something else"
-        );
-    }
-
     /// What is known to be done is taken anew from the store, after something took parts of it.
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.done.clear();
         self.records.clear();
     }
@@ -395,26 +339,6 @@ impl Timeline {
             "incremental against clean"
         );
     }
-}
-
-/// Every file of the content-addressed store.
-fn objects(workspace: &Workspace) -> Vec<std::path::PathBuf> {
-    let mut files = Vec::new();
-    for folder in std::fs::read_dir(workspace.path().join(".doe/cas"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        for file in std::fs::read_dir(folder.path())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            files.push(file.path());
-        }
-    }
-    files.sort();
-    files
 }
 
 /// Kills one process whose command line and environment have these parts.

@@ -3,6 +3,7 @@
 
 use super::mirror::Mirror;
 use crate::candidates;
+use crate::checked;
 use crate::digest::Digest;
 use crate::durable::Temp;
 use crate::error::{Error, Result};
@@ -12,7 +13,8 @@ use crate::record::Record;
 use crate::store::Store;
 use crate::summary::Summary;
 use crate::write;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -27,7 +29,26 @@ pub struct Imported {
     pub(super) bytes: Vec<u8>,
 }
 
+/// What lies beside a record from a mirror.
+fn note_of(place: &str) -> Result<String> {
+    checked::line(&place)
+}
+
 impl Store {
+    /// Whether the note beside a record from a mirror is what was written. Older ones were the
+    /// mirror's address and nothing else.
+    pub(crate) fn is_sound_note(path: &Path) -> Result<bool> {
+        let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+        let address = |line: &[u8]| line.starts_with(b"s3://") && !line.contains(&b'\n');
+        Ok(checked::of_line::<String>(&bytes).is_some()
+            || bytes.strip_suffix(b"\n").is_some_and(address))
+    }
+
+    /// Writes such a note, durably, for a record whose origin is not known any more.
+    pub(crate) fn renew_note(&self, path: &Path) -> Result<()> {
+        checked::write(self.layout(), path.to_owned(), &"not known any more")
+    }
+
     /// Lets blobs that are not here be read from a mirror. The first one stays.
     pub fn attach(&self, mirror: Arc<Mirror>) {
         // A second mirror would be a mistake without consequence.
@@ -62,27 +83,36 @@ impl Store {
         read::is_usable(&self.index(), record)
     }
 
-    /// Takes records of a mirror in, durably, and gives their summaries.
+    /// Whether a record of a mirror is of use here: it is not here, and nobody refused it.
+    pub(super) fn wants(&self, record: &Digest) -> bool {
+        !self.has_usable(record).unwrap_or(false) && !self.is_refused(record)
+    }
+
+    /// Takes records of a mirror in, durably, and gives their summaries. Those that were refused
+    /// here stay out.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::ReadOnly`]; then none of them is in the index.
     pub fn import(&self, records: &[Imported], place: &str) -> Result<Vec<Summary>> {
         let mut files: Vec<(Temp, PathBuf)> = Vec::new();
-        for found in records {
+        // Refused since they were looked up.
+        let welcome = |found: &&Imported| !self.is_refused(&found.digest);
+        let records: Vec<&Imported> = records.iter().filter(welcome).collect();
+        for found in &records {
             let tmp = self.layout().tmp();
             let path = self.layout().record(&found.digest);
             files.push((Temp::with(&tmp, &found.bytes)?, path));
             let note = self.layout().imported_note(&found.digest);
-            files.push((Temp::with(&tmp, format!("{place}\n").as_bytes())?, note));
+            files.push((Temp::with(&tmp, note_of(place)?.as_bytes())?, note));
         }
         self.cas().flush_before(files)?;
         self.transaction(|db| {
-            for found in records {
+            for found in &records {
                 let Imported {
                     digest,
                     record,
                     bytes,
-                } = found;
+                } = *found;
                 // It may be here without its blobs.
                 candidates::forget(db, digest)?;
                 write::insert_record(db, digest, bytes.len() as u64, record, true)?;

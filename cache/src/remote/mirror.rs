@@ -15,7 +15,7 @@ use crate::cas::Blob;
 use crate::digest::Digest;
 use crate::durable::Temp;
 use crate::error::{Error, Result};
-use crate::record::{Record, outputs_digest};
+use crate::record::Record;
 use crate::store::Store;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
@@ -230,7 +230,7 @@ impl Mirror {
         for (key, record) in entries {
             keys_of.entry(record).or_default().push(key);
         }
-        keys_of.retain(|record, _| !store.has_usable(record).unwrap_or(false));
+        keys_of.retain(|record, _| store.wants(record));
         let wanted: Vec<(Digest, Vec<Digest>)> = keys_of.into_iter().collect();
         let answers = pool::each(&wanted, deadline, |(digest, keys)| {
             self.fetch_record(digest, keys)
@@ -265,11 +265,8 @@ impl Mirror {
             Ok(record) => record,
             Err(error) => return damaged(&format!("cannot be read: {error}")),
         };
-        if record.spec_key != record.spec_manifest.key()
-            || record.action_key != record.action_manifest.key()
-            || record.output_digest != outputs_digest(&record.outputs)
-        {
-            return damaged("contradicts itself");
+        if let Err(error) = record.check_foreign() {
+            return Err(Fault::Damaged(error.to_string()));
         }
         if !keys.contains(&record.spec_key) && !keys.contains(&record.action_key) {
             return damaged("answers to another key than the entry says");

@@ -90,6 +90,55 @@ fn what_was_sent_is_found_by_either_key_and_read_when_needed() {
     }
 }
 
+/// What a person refused here does not come back because somebody else believes it.
+#[test]
+fn what_was_refused_here_is_not_fetched_again() {
+    let memory = Memory::default();
+    let [digest] = filled(&memory, 1..2)[..] else {
+        unreachable!("one")
+    };
+    let lab = Lab::new();
+    let mirror = mirror(&memory);
+    let key = sample("//t:p1", 1).spec_key;
+    let found = mirror.lookup(&lab.store, &[key]).found;
+    lab.store.import(&found, mirror.place()).unwrap();
+    lab.store.quarantine(&digest, "the fan was off").unwrap();
+    assert!(mirror.lookup(&lab.store, &[key]).found.is_empty());
+    assert!(mirror.lookup_all(&lab.store).found.is_empty());
+    // Not even when it was looked up before.
+    assert_eq!(lab.store.import(&found, mirror.place()).unwrap(), []);
+    assert_eq!(lab.store.by_spec(&key).unwrap(), None);
+    lab.store.restore(&digest).unwrap();
+    assert!(lab.store.by_spec(&key).unwrap().is_some());
+    // A copy that was damaged here is another matter: a good one heals it.
+    flip(&lab.store.layout().record(&digest));
+    assert!(lab.store.record(&digest).is_err());
+    assert_eq!(mirror.lookup(&lab.store, &[key]).found.len(), 1);
+}
+
+/// A disk that refuses between the files and the index leaves a mark for the next writer.
+#[test]
+fn an_import_that_fails_half_way_is_taken_in_by_the_next_writer() {
+    let memory = Memory::default();
+    filled(&memory, 1..2);
+    let mirror = mirror(&memory);
+    let key = sample("//t:p1", 1).spec_key;
+    for point in [
+        "before-dir-sync:2:error",
+        "after-dir-sync:2:error",
+        "before-commit:1:error",
+    ] {
+        let lab = Lab::new();
+        let found = mirror.lookup(&lab.store, &[key]).found;
+        let import = || lab.store.import(&found, mirror.place());
+        crate::fault::here::with(point, import).unwrap_err();
+        assert_eq!(lab.store.by_spec(&key).unwrap(), None);
+        let lock = crate::WriterLock::acquire(lab._root.path(), "next").unwrap();
+        assert_eq!(lab.store.recover(&lock).unwrap().records, 1, "{point}");
+        assert!(lab.store.by_spec(&key).unwrap().is_some());
+    }
+}
+
 #[test]
 fn blobs_are_fetched_verified_and_kept() {
     let memory = Memory::default();
@@ -178,10 +227,16 @@ fn poison_is_refused() {
 #[test]
 fn consistent_lies_are_refused() {
     type Lie = fn(&mut Record);
-    let lies: [(&str, Lie); 4] = [
-        ("contradicts itself", |r| r.spec_key = Digest::of(b"x")),
-        ("contradicts itself", |r| r.action_key = Digest::of(b"x")),
-        ("contradicts itself", |r| r.output_digest = Digest::of(b"x")),
+    let lies: [(&str, Lie); 6] = [
+        ("does not follow", |r| r.spec_key = Digest::of(b"x")),
+        ("does not follow", |r| r.action_key = Digest::of(b"x")),
+        ("does not follow", |r| r.output_digest = Digest::of(b"x")),
+        ("beyond the year 9999", |r| {
+            r.recorded_unix_ms = 400_000_000_000_000
+        }),
+        ("a day ahead", |r| {
+            r.recorded_unix_ms = crate::store::now_unix_ms() + 90_000_000
+        }),
         ("may not be reused", |r| r.reusable = false),
     ];
     for (why, lie) in lies {

@@ -1,16 +1,18 @@
 //! Looking after the store: check it, collect what nobody wants, pin, refuse, make the index
 //! again.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use doe_cache::{Damage, GcLimits, Store, VerifyOptions};
+use doe_cache::{Damage, GcLimits, Store, VerifyOptions, WriterLock};
 use serde_json::json;
 
 use super::look::when;
 use super::{Place, bytes, named, short};
 use crate::cli::args::Waiting;
 use crate::cli::out::{self, Out};
+use crate::engine::intent;
 use crate::error::{Error, Kind, Result};
 
 /// How much to check.
@@ -158,8 +160,12 @@ pub struct Rebuild {
 /// Checks what is stored.
 pub fn verify(place: &Place, args: &Verify, out: &mut Out) -> Result<u8> {
     let wait = Waiting { wait: None };
-    let (store, lock) = match args.dry_run {
-        true => (place.reading()?, None),
+    let (store, held) = match args.dry_run {
+        true => {
+            // Nobody must write while the index is held against the files.
+            let lock = quiet(place, args, out)?;
+            (place.reading()?, lock)
+        }
         false => match place.writing(&wait, out) {
             Ok((store, lock)) => (store, Some(lock)),
             // A build goes on: look, and touch nothing.
@@ -175,7 +181,7 @@ pub fn verify(place: &Place, args: &Verify, out: &mut Out) -> Result<u8> {
     let options = VerifyOptions {
         share: args.sample.unwrap_or(1.0),
         seed: args.seed.unwrap_or(chance),
-        index: args.sample.is_none() && (args.dry_run || lock.is_some()),
+        index: args.sample.is_none() && held.is_some(),
     };
     let report = store.verify(&options)?;
     let damaged = !report.damage.is_empty();
@@ -214,6 +220,25 @@ pub fn verify(place: &Place, args: &Verify, out: &mut Out) -> Result<u8> {
     })
 }
 
+/// The lock, for a look at what stands still; none, and a word why, where that cannot be had.
+fn quiet(place: &Place, args: &Verify, out: &mut Out) -> Result<Option<WriterLock>> {
+    if args.sample.is_some() || !place.0.exists() {
+        return Ok(None);
+    }
+    let wait = Waiting { wait: None };
+    let why = match crate::cli::session::hold(&place.0, &wait, out) {
+        Ok(lock) if !doe_cache::Layout::new(&place.0).unsettled().exists() => {
+            return Ok(Some(lock));
+        }
+        Ok(_) => "a write was cut short, and no writer has looked since".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    out.note(format!(
+        "note: {why}; the index is not held against the files"
+    ));
+    Ok(None)
+}
+
 fn found(damage: &Damage) -> serde_json::Value {
     json!({
         "kind": damage.kind, "name": damage.name, "detail": damage.detail,
@@ -233,6 +258,13 @@ fn told(damage: &Damage) -> String {
     )
 }
 
+/// Runs in whose folders something that was started may still work, whoever looks after it now.
+fn in_use(store: &Store) -> Result<BTreeSet<String>> {
+    let runs = intent::open_runs(store)?;
+    let open = runs.iter().flat_map(|(_, open)| open.homes());
+    Ok(open.map(|home| home.run_id.clone()).collect())
+}
+
 /// Collects.
 pub fn gc(place: &Place, args: &Gc, out: &mut Out) -> Result<()> {
     let now = SystemTime::now()
@@ -247,11 +279,12 @@ pub fn gc(place: &Place, args: &Gc, out: &mut Out) -> Result<()> {
     };
     let plan = if args.delete {
         let (store, lock) = place.writing(&args.waiting, out)?;
-        let plan = store.gc_plan(&limits)?;
+        let plan = store.gc_plan(&limits, &in_use(&store)?)?;
         store.gc_sweep(&lock, &plan)?;
         plan
     } else {
-        place.reading()?.gc_plan(&limits)?
+        let store = place.reading()?;
+        store.gc_plan(&limits, &in_use(&store)?)?
     };
     if out.json {
         return out.json(&json!({

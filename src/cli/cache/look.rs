@@ -220,8 +220,26 @@ pub fn stats(store: &Store, out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-/// A point in time, UTC.
+/// A point in time, UTC; a number that is none as it is.
 pub fn when(unix_ms: u64) -> String {
+    /// Where the year 10000 begins.
+    const NO_DATE_FROM: u64 = 253_402_300_800_000;
+    if unix_ms >= NO_DATE_FROM {
+        return format!("{unix_ms} ms");
+    }
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
     humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_time_can_be_told() {
+        assert_eq!(when(0), "1970-01-01T00:00:00Z");
+        assert_eq!(when(253_402_300_799_999), "9999-12-31T23:59:59Z");
+        assert_eq!(when(400_000_000_000_000), "400000000000000 ms");
+        assert_eq!(when(u64::MAX), "18446744073709551615 ms");
+    }
 }
