@@ -349,6 +349,7 @@ impl<'w> Drive<'_, '_, 'w> {
         if report.is_last() {
             self.outstanding -= 1;
         }
+        self.tell_unended();
         match report {
             Report::State(task, state) => {
                 // Whether it failed is not known yet.
@@ -363,7 +364,7 @@ impl<'w> Drive<'_, '_, 'w> {
             }
             Report::ServiceFailed(service, failure) => self.service_failed(service, &failure)?,
             Report::ServiceEnded(service, start) => self.service_ended(service, start)?,
-            Report::ServiceStopped(service, error) => self.service_stopped(service, error),
+            Report::ServiceStopped(service) => self.service_stopped(service),
             Report::Cleared => {}
         }
         Ok(())

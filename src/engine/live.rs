@@ -17,8 +17,9 @@ use super::remains::LeftService;
 use super::schedule::{ServiceId, TaskId};
 use super::services::{self, Instance, ServiceDef, ServiceFailure};
 use super::steps::{Failure, Used};
+use super::unended;
 use crate::error::{Error, Kind, Result};
-use crate::exec::{HostSpec, Status};
+use crate::exec::{HostSpec, Status, Token};
 
 /// Failed starts and deaths after which a service is not started again in a run.
 const TRIES: u32 = 2;
@@ -36,7 +37,7 @@ pub(super) enum Report {
     /// The process of this start of a service ended. Last of the watch over it.
     ServiceEnded(ServiceId, u32),
     /// A service was stopped. Last of its stop.
-    ServiceStopped(ServiceId, Option<Error>),
+    ServiceStopped(ServiceId),
     /// What a dead service may have left is gone. Last.
     Cleared,
 }
@@ -58,6 +59,8 @@ pub(super) struct Live {
     spoiled: u32,
     last_failure: String,
     stopping: bool,
+    /// Earlier processes of it that could not be ended.
+    left: Vec<Token>,
     /// Whether it is up or on its way, and the task that had it started.
     wanted_by: Option<TaskId>,
     /// Whether a killed run started it.
@@ -74,6 +77,7 @@ impl From<Arc<ServiceDef>> for Live {
             spoiled: 0,
             last_failure: String::new(),
             stopping: false,
+            left: Vec::new(),
             wanted_by: None,
             adopted: false,
         }
@@ -103,6 +107,11 @@ impl Live {
         if self.spoiled >= patience.max(TRIES) {
             self.failures = TRIES;
         }
+    }
+
+    /// A process of it could not be ended: the next start does so first.
+    pub(super) fn left(&mut self, token: Token) {
+        self.left.push(token);
     }
 
     /// A node that uses it has succeeded.
@@ -192,11 +201,15 @@ impl<'w> Drive<'_, '_, 'w> {
         self.brought_starts += u64::from(brought.is_some());
         live.starts += 1;
         let (def, start) = (live.def.clone(), live.starts);
+        let left = std::mem::take(&mut live.left);
         self.service_event(service, ServiceState::Starting, None);
         let (context, ports) = (self.context.clone(), self.ports.clone());
         let name = def.name.clone();
         self.spawn(
             async move {
+                if let Err(failure) = unended::end_service(&context, &def, left).await {
+                    return Report::ServiceFailed(service, Box::new(failure));
+                }
                 match services::start(&context, &ports, &hosts, def, start).await {
                     Ok((instance, sender)) => {
                         Report::ServiceUp(service, Box::new(instance), sender)
@@ -245,27 +258,20 @@ impl<'w> Drive<'_, '_, 'w> {
         let context = self.context.clone();
         self.spawn(
             async move {
-                let error = services::stop(&context, &instance).await;
-                if error.is_none() {
+                if services::stop(&context, &instance).await {
                     // Every node has kept its part of the logs: what is left is a copy.
                     let _ = context.executor.discard(&instance.handle).await;
                 }
-                Report::ServiceStopped(service, error)
+                Report::ServiceStopped(service)
             },
-            move || Report::ServiceStopped(service, None),
+            move || Report::ServiceStopped(service),
         );
     }
 
-    pub(super) fn service_stopped(&mut self, service: ServiceId, error: Option<Error>) {
-        let live = &mut self.services[service.index()];
-        let name = live.def.name.clone();
-        live.gone();
+    pub(super) fn service_stopped(&mut self, service: ServiceId) {
+        self.services[service.index()].gone();
         self.ports.forget(service);
         self.scheduler.service_down(service);
-        if let Some(error) = error {
-            let message = format!("service `{name}` could not be stopped: {error}");
-            self.journal.warn("service-left", message, None);
-        }
         self.service_event(service, ServiceState::Stopped, None);
     }
 

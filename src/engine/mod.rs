@@ -44,3 +44,4 @@ mod search_path;
 mod services;
 mod steps;
 mod stop;
+mod unended;

@@ -2,6 +2,7 @@
 //! hears of it, and everything that is said of a node's end is read from it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use doe_cache::{
     Digest, Execution, ExecutionStatus, NodeState as StoredState, NodeUpdate, Provenance,
@@ -12,6 +13,7 @@ use super::context::{Context, now_unix_ms};
 use super::event::{CriterionWord, Outcome};
 use super::expected;
 use super::facts;
+use super::intent::{Intent, NodeIntent};
 use super::job::Job;
 use super::judge::{self, Cause};
 use super::node_run::Draft;
@@ -46,6 +48,8 @@ pub(super) struct NodeEnd {
     pub attempt: Option<(u32, u32)>,
     /// Whether a further attempt is to follow: it is noted so in the store.
     pub again: bool,
+    /// What was announced of it.
+    pub intent: Option<Arc<NodeIntent>>,
 }
 
 impl NodeEnd {
@@ -63,6 +67,7 @@ impl NodeEnd {
             duration_ms: now_unix_ms().saturating_sub(acquired_unix_ms),
             attempt: None,
             again: false,
+            intent: None,
         }
     }
 }
@@ -237,15 +242,22 @@ async fn try_record(
         reason: end.reason.clone(),
         record: None,
     };
+    let resumed = job.resumed.as_ref();
+    let announced = draft.announced.as_deref();
+    let announced = announced.or(resumed.map(|resumed| &resumed.intent));
+    end.intent = announced.cloned().map(Arc::new);
+    let unended = announced.filter(|intent| context.unended.has(&intent.token));
+    if let Some(NodeIntent { token, .. }) = unended {
+        // Before the record closes it.
+        let token = token.clone();
+        let told = context.intents.announce(vec![Intent::Unended { token }]);
+        told.await?;
+    }
     let mut summary = record.summary(Digest::from_bytes([0; 32]));
     summary.record = context.committer.commit(record, update).await?;
     end.summary = Some(summary);
-    let execution = match &job.resumed {
-        Some(resumed) => resumed.intent.token.clone(),
-        None => context.token(&job.name()),
-    };
-    if draft.announced || job.resumed.is_some() {
-        context.intents.done(&execution);
+    if let (Some(intent), None) = (announced, unended) {
+        context.intents.done(&intent.token);
     }
     for (executor, handle) in draft.processes.iter().chain(&draft.monitors.processes) {
         // What is left there is a copy: nothing depends on its removal.
@@ -291,6 +303,7 @@ pub(super) fn end_of(record: &Record) -> NodeEnd {
         duration_ms: record.duration_ms(),
         attempt: record.attempts.map(|of| (record.attempt, of)),
         again: false,
+        intent: None,
     }
 }
 

@@ -82,6 +82,9 @@ impl Drive<'_, '_, '_> {
         for token in over {
             self.context.intents.done(&token);
         }
+        self.context
+            .unended
+            .of_others(std::mem::take(&mut self.remains.stuck));
         Ok(())
     }
 

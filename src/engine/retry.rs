@@ -163,7 +163,10 @@ impl Drive<'_, '_, '_> {
             duration_ms: end.duration_ms,
         }));
         job.attempt += 1;
-        job.previous = Some(Previous::of(summary.record, &record));
+        job.previous = Some(Previous {
+            intent: end.intent.clone(),
+            ..Previous::of(summary.record, &record)
+        });
         job.resumed = None;
         job.running = false;
         job.acquired_unix_ms = 0;

@@ -33,6 +33,7 @@ use super::retry::Retries;
 use super::schedule::{Limits, Scheduler, TaskId};
 use super::scratch::Scratch;
 use super::search_path::search_path;
+use super::unended;
 use crate::error::{Error, Result};
 use crate::exec::{Executor, Site};
 use crate::graph::{Graph, NodeId};
@@ -183,6 +184,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     if !works {
         (cleared, _) = remains.end(&*executor, &*local).await?;
     } else {
+        unended::mark(&store, &run_id)?;
         // First the new run answers for what was left, then the old one need not any more.
         let announced = Intents::new(&run_dir)?;
         announced.announce(remains.intents()).await?;
@@ -191,6 +193,9 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     }
     for dead in &remains.runs {
         store.end_run(dead, RunStatus::Abandoned)?;
+    }
+    if remains.stuck.is_empty() {
+        remains.settle(&store);
     }
     journal.tell(Body::RunStarted {
         run_id: run_id.clone(),
@@ -307,6 +312,9 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             .filter(|run| !drive.scratches.contains_key(*run))
         {
             Scratch::forget(run);
+        }
+        if drive.is_all_over() {
+            unended::settle(&store, &run_id);
         }
         if let Err(error) = driven {
             // The run's own account must not stay open because of it.
@@ -462,6 +470,7 @@ fn context(
         committer: Committer::new(store.clone(), uploads),
         store: store.clone(),
         intents,
+        unended: Default::default(),
         scratch: Scratch::new(run_id, &run_dir),
         home: Home {
             run_id: run_id.to_owned(),

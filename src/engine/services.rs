@@ -336,14 +336,17 @@ async fn get_ready(
     })
 }
 
-/// Ends a service: politely, then hard. What could not be ended is said.
-pub(super) async fn stop(context: &Context, instance: &Instance) -> Option<Error> {
+/// Ends a service: politely, then hard. Whether it is gone; what could not be ended is noted.
+pub(super) async fn stop(context: &Context, instance: &Instance) -> bool {
     let grace = instance.def.stop_grace;
-    let error = context.executor.cancel(&instance.handle, grace).await.err();
-    if error.is_none() {
-        context.intents.done(&instance.handle.token);
+    match context.executor.cancel(&instance.handle, grace).await {
+        Ok(()) => context.intents.done(&instance.handle.token),
+        Err(error) => {
+            context.unended.of_service(instance, &error);
+            return false;
+        }
     }
-    error
+    true
 }
 
 fn cancelled() -> Error {

@@ -84,8 +84,9 @@ impl Drive<'_, '_, '_> {
                 }
                 Some(report) if report.is_last() => self.outstanding -= 1,
                 Some(_) => {}
-                None => return,
+                None => break,
             }
         }
+        self.tell_unended();
     }
 }

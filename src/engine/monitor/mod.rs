@@ -254,6 +254,13 @@ pub(super) async fn stop(
     let mut documents: BTreeMap<&str, ByHost<'_>> = BTreeMap::new();
     for (one, (stdout, stderr, trouble)) in attached.iter().zip(said) {
         let host = &one.host.name;
+        if let Some(error) = &trouble {
+            let what = format!("monitor `{}` on host `{host}`", one.monitor.name);
+            let execution = site.execution();
+            context
+                .unended
+                .of_node(&execution, site.label, &what, error);
+        }
         let during = one.monitor.during.as_ref();
         let window = window(site, ran, during.map(|step| step.text.as_str()), &ahead).await;
         let mut samples = cut::cut(&one.monitor.time, window, ahead(host), &stdout);
