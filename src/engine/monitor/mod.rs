@@ -190,7 +190,7 @@ fn script(
     let run = shell::quote(&one.monitor.run);
     let doe = context.doe(true);
     let text = format!(
-        "{{ if /bin/sh -eu -c {run}; then doe_ended=0; else doe_ended=$?; fi; echo '{ENDED}'$doe_ended; }} \
+        "{{ if /bin/sh -eu -c {run}; then doe_ended=0; else doe_ended=$?; fi; printf '\\n%s%s\\n' '{ENDED}' $doe_ended; }} \
          | {} {STAMP_COMMAND}\n",
         shell::quote(&doe)
     );
