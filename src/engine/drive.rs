@@ -381,8 +381,8 @@ impl<'w> Drive<'_, '_, 'w> {
                 lines: lines.clone(),
             });
         }
-        for note in &end.notes {
-            self.journal.warn("monitor", note.clone(), Some(label));
+        for (code, note) in &end.notes {
+            self.journal.warn(code, note.clone(), Some(label));
         }
         if end.again && self.put_off(task, &end)? {
             return Ok(());

@@ -38,6 +38,10 @@ pub(super) struct Draft {
     pub(super) monitors: monitor::Kept,
     /// What its probe says that has moved while it ran.
     pub(super) moved: Option<String>,
+    /// By host: why its facts could not be read again.
+    pub(super) unread: BTreeMap<String, String>,
+    /// Whether a further attempt of this run would fail in the same way.
+    pub(super) is_last: bool,
     /// Processes whose folders hold nothing that is not kept elsewhere once the record is stored.
     pub(super) processes: Vec<(Arc<dyn Executor>, Handle)>,
     /// What was announced of it before it began.
@@ -58,9 +62,10 @@ pub(super) async fn run(
         draft.phase("services", job.acquired_unix_ms);
     }
     if let Err(error) = execute(context, job, used, state, &mut draft).await {
+        draft.is_last = error.code == facts::again::MOVED;
         draft.failure.get_or_insert_with(|| Failure {
             reason: error.to_string(),
-            cause: Cause::of(&error).unwrap_or(Cause::Program),
+            cause: Cause::of_work(&error),
             exit_code: None,
             tail: None,
             cancelled: context.is_aborted(),
@@ -191,7 +196,8 @@ async fn execute(
     };
     if draft.failure.is_none() && context.platform.probing.is_some() {
         // Still alone with its hosts: reading them disturbs nobody.
-        draft.moved = facts::again::after(context, job).await?;
+        let after = facts::again::after(context, job).await?;
+        (draft.moved, draft.unread) = (after.moved, after.unread);
         began = draft.phase("probing", began);
     }
     state(NodeState::Collecting);

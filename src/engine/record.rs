@@ -40,8 +40,8 @@ pub(super) struct NodeEnd {
     pub missed: Vec<String>,
     /// Name and last lines of the log that tells most.
     pub tail: Option<(String, Vec<String>)>,
-    /// What went wrong beside it and decides nothing.
-    pub notes: Vec<String>,
+    /// What went wrong beside it and decides nothing, each with the code of its warning.
+    pub notes: Vec<(&'static str, String)>,
     /// Milliseconds from the acquisition to the end.
     pub duration_ms: u64,
     /// Which attempt it was and how many there may be, when that was a question.
@@ -230,8 +230,14 @@ async fn try_record(
     let mut end = end_of(&record);
     end.tail = failure.filter(|_| failed).and_then(|failure| failure.tail);
     let stopped = context.is_aborted() || *job.cancel.borrow();
-    end.again = spoiled && job.attempt < job.retry.attempts && !stopped;
-    end.notes = std::mem::take(&mut draft.monitors.problems);
+    end.again = spoiled && job.attempt < job.retry.attempts && !stopped && !draft.is_last;
+    let problems = std::mem::take(&mut draft.monitors.problems).into_iter();
+    end.notes = problems.map(|problem| ("monitor", problem)).collect();
+    let unread = draft.unread.iter();
+    end.notes.extend(unread.map(|(host, why)| {
+        let text = format!("the facts of host `{host}` were not read again after it: {why}");
+        ("facts", text)
+    }));
     let update = NodeUpdate {
         run_id: context.home.run_id.clone(),
         label: record.label.clone(),
@@ -357,6 +363,11 @@ async fn provenance(context: &Context, job: &Job, draft: &Draft) -> Result<Prove
             hosts.insert(role.clone(), host.name);
         }
     }
+    let unread = draft.unread.iter();
+    told.extend(unread.map(|(host, why)| {
+        let at = format!("host.{host}.facts_not_read_again");
+        (at, why.as_str().into())
+    }));
     let beside = draft.monitors.told.iter();
     told.extend(beside.map(|(name, said)| (name.clone(), said.as_str().into())));
     // What is made from simulated numbers is simulated.

@@ -16,7 +16,7 @@ use super::intent::Home;
 use super::judge::Cause;
 use super::ready::{Unready, describe, logs, telling_tail, wait_ready};
 use super::services::{Instance, ServiceFailure};
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::exec::{Executor, Exit, Handle, HostSpec, Status, Token};
 use crate::label::Label;
 use crate::rule::action::StepAction;
@@ -360,13 +360,18 @@ async fn run_member(
     let handle = match executor.start(&member.host, &script, &token).await {
         Ok(handle) => handle,
         Err(error) => {
+            // Where no answer came it may run.
+            if Cause::of(&error).is_some()
+                && let Err(error) = executor.revoke(&member.host, &token, GRACE).await
+            {
+                let what = format!("step `{}` on host `{}`", step.name, member.host.name);
+                let execution = site.execution();
+                context
+                    .unended
+                    .of_node(&execution, site.label, &what, &error);
+            }
             let reason = format!("step `{}` could not be started: {error}", step.name);
-            let otherwise = match error.kind {
-                Kind::Infra => Cause::Lost,
-                _ => Cause::Program,
-            };
-            let cause = Cause::of(&error).unwrap_or(otherwise);
-            return (None, Err(Failure::plain(reason, cause)));
+            return (None, Err(Failure::plain(reason, Cause::of_work(&error))));
         }
     };
     if step.ready.is_none() {
