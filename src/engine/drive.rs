@@ -98,8 +98,12 @@ impl<'w> Drive<'_, '_, 'w> {
         if driven.is_err() {
             self.clear_up(&mut inbox).await;
         }
+        let driven = driven.and(self.context.committer.flush().await);
+        if let Err(error) = &driven {
+            self.give_account(error);
+        }
         self.journal.flush();
-        driven.and(self.context.committer.flush().await)
+        driven
     }
 
     async fn drive(
@@ -370,7 +374,7 @@ impl<'w> Drive<'_, '_, 'w> {
         Ok(())
     }
 
-    fn done(&mut self, task: TaskId, end: NodeEnd) -> Result<()> {
+    pub(super) fn done(&mut self, task: TaskId, end: NodeEnd) -> Result<()> {
         self.doomed.remove(&task);
         let node = self.tasks[task.index()].node;
         let label = self.graph().label(node);

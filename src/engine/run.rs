@@ -319,6 +319,10 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         if let Err(error) = driven {
             // The run's own account must not stay open because of it.
             let _ = store.end_run(&run_id, RunStatus::Failed);
+            journal.summary.service_starts = starts;
+            journal.summary.wall_s = seconds_since(started);
+            let summary = journal.summary.clone();
+            journal.tell(Body::Summary(summary));
             return Err(error);
         }
         journal.summary.service_starts = starts;
@@ -331,7 +335,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     if let (Some(mirror), Some(uploads), 0..=2) = (mirror, uploads, level) {
         remote::finish(&mut journal, mirror, uploads, asked).await;
     }
-    journal.summary.wall_s = (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+    journal.summary.wall_s = seconds_since(started);
     let summary = journal.summary.clone();
     if begun {
         let status = match (interrupted, summary.is_good()) {
@@ -348,6 +352,10 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         run_id,
         begun,
     })
+}
+
+fn seconds_since(started: Instant) -> f64 {
+    (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 /// Nodes whose end differs from what the store knows of them: they failed before and are reused
