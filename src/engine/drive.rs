@@ -367,6 +367,7 @@ impl<'w> Drive<'_, '_, 'w> {
                 self.service_came_up(service, instance, sender);
             }
             Report::ServiceFailed(service, failure) => self.service_failed(service, &failure)?,
+            Report::ServiceSilent(service, start) => self.service_fell_silent(service, start)?,
             Report::ServiceEnded(service, start) => self.service_ended(service, start)?,
             Report::ServiceStopped(service) => self.service_stopped(service),
             Report::Cleared => {}

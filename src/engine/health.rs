@@ -8,7 +8,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::context::Context;
+use super::drive::Drive;
+use super::event::ServiceState;
+use super::judge::Cause;
+use super::schedule::ServiceId;
 use super::services::Instance;
+use crate::error::Result;
 use crate::exec::Sign;
 use crate::rule::action::{Probe, Ready};
 use crate::rule::model::Health;
@@ -99,11 +104,27 @@ pub(super) async fn fell_silent(context: &Context, instance: &Instance) -> Strin
                 Sign::Tcp(address) => address.as_str(),
                 Sign::Http(_) | Sign::Listen(_) | Sign::File(_) => "its sign",
             };
-            let times = if misses == 1 { "once" } else { "times in a row" };
-            return match misses {
-                1 => format!("it lives and {what} did not answer {times}"),
-                _ => format!("it lives and {what} did not answer {misses} {times}"),
+            let times = match misses {
+                1 => "once".to_owned(),
+                more => format!("{more} times in a row"),
             };
+            return format!("it lives and {what} did not answer, {times}");
         }
+    }
+}
+
+impl Drive<'_, '_, '_> {
+    /// A service lives and does not answer. Nobody gets it any more, and as soon as those who have
+    /// it are gone it is stopped.
+    pub(super) fn service_fell_silent(&mut self, service: ServiceId, start: u32) -> Result<()> {
+        let patience = self.patience(service);
+        let live = &mut self.services[service.index()];
+        let Some(reason) = live.silence(start, patience) else {
+            return Ok(());
+        };
+        self.service_event(service, ServiceState::Failed, Some(reason.clone()));
+        let holders = self.scheduler.taint(service);
+        self.fail_those_that_wait(holders, reason, Cause::ServiceLost);
+        self.end_users_of_broken(service)
     }
 }

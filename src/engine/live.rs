@@ -8,7 +8,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::drive::Drive;
-use super::event::{Body, NodeState, Outcome, ServiceState};
+use super::event::{Body, Outcome, ServiceState};
+use super::health;
 use super::job::Job;
 use super::judge::Cause;
 use super::node_run;
@@ -21,33 +22,10 @@ use super::unended;
 use crate::error::{Error, Kind, Result};
 use crate::exec::{HostSpec, Status, Token};
 
+pub(super) use super::reports::Report;
+
 /// Failed starts and deaths after which a service is not started again in a run.
 const TRIES: u32 = 2;
-
-/// What comes from beside the loop.
-pub(super) enum Report {
-    /// A task moved on.
-    State(TaskId, NodeState),
-    /// A task ended. Last.
-    Done(TaskId, Box<NodeEnd>),
-    /// A service is ready. Last of its start.
-    ServiceUp(ServiceId, Box<Instance>, watch::Sender<Option<Status>>),
-    /// A service could not be started. Last of its start.
-    ServiceFailed(ServiceId, Box<ServiceFailure>),
-    /// The process of this start of a service ended. Last of the watch over it.
-    ServiceEnded(ServiceId, u32),
-    /// A service was stopped. Last of its stop.
-    ServiceStopped(ServiceId),
-    /// What a dead service may have left is gone. Last.
-    Cleared,
-}
-
-impl Report {
-    /// Whether a piece of work ends with it.
-    pub(super) fn is_last(&self) -> bool {
-        !matches!(self, Report::State(..))
-    }
-}
 
 /// A service as the loop sees it.
 pub(super) struct Live {
@@ -59,6 +37,8 @@ pub(super) struct Live {
     spoiled: u32,
     last_failure: String,
     stopping: bool,
+    /// Whether it lives and does not answer any more: that is its failure.
+    silent: bool,
     /// Earlier processes of it that could not be ended.
     left: Vec<Token>,
     /// Whether it is up or on its way, and the task that had it started.
@@ -77,6 +57,7 @@ impl From<Arc<ServiceDef>> for Live {
             spoiled: 0,
             last_failure: String::new(),
             stopping: false,
+            silent: false,
             left: Vec::new(),
             wanted_by: None,
             adopted: false,
@@ -93,6 +74,19 @@ impl Live {
     /// Its process, when it is up.
     pub(super) fn instance(&self) -> Option<&Arc<Instance>> {
         self.instance.as_ref()
+    }
+
+    /// This start of it lives and does not answer: how that is said. None when it is not up.
+    pub(super) fn silence(&mut self, start: u32, patience: u32) -> Option<String> {
+        let instance = self.instance.as_ref()?;
+        if self.starts != start || self.stopping {
+            return None;
+        }
+        let how = super::ready::describe(instance.ended.borrow().as_ref()?);
+        let reason = format!("service `{}` {how}", self.def.name);
+        self.silent = true;
+        self.failed(reason.clone(), true, patience);
+        Some(reason)
     }
 
     /// It failed. What the infrastructure spoiled counts apart: it may happen as often as the most
@@ -129,6 +123,7 @@ impl Live {
         self.wanted_by = None;
         self.adopted = false;
         self.stopping = false;
+        self.silent = false;
     }
 }
 
@@ -231,15 +226,29 @@ impl<'w> Drive<'_, '_, 'w> {
         self.services[service.index()].instance = Some(instance.clone());
         let start = self.services[service.index()].starts;
         let context = self.context.clone();
+        let reports = self.reports.clone();
         self.spawn(
             async move {
-                let status = match context.executor.wait(&instance.handle).await {
-                    Ok(status) => status,
-                    Err(error) => Status::Lost {
-                        why: error.to_string(),
-                    },
+                let wait = async {
+                    match context.executor.wait(&instance.handle).await {
+                        Ok(status) => status,
+                        Err(error) => Status::Lost {
+                            why: error.to_string(),
+                        },
+                    }
                 };
-                sender.send_replace(Some(status));
+                tokio::pin!(wait);
+                tokio::select! {
+                    status = &mut wait => sender.send_replace(Some(status)),
+                    why = health::fell_silent(&context, &instance) => {
+                        let before = sender.send_replace(Some(Status::Lost { why }));
+                        // Nobody listens once the user has left.
+                        let _ = reports.send(Report::ServiceSilent(service, start));
+                        // It lives until it is stopped.
+                        let _ = wait.await;
+                        before
+                    }
+                };
                 Report::ServiceEnded(service, start)
             },
             move || Report::ServiceEnded(service, start),
@@ -296,6 +305,27 @@ impl<'w> Drive<'_, '_, 'w> {
         self.end_users_of_broken(service)
     }
 
+    /// Ends those that hold a service which is gone and have not begun; those that run notice by
+    /// themselves.
+    pub(super) fn fail_those_that_wait(
+        &mut self,
+        holders: Vec<TaskId>,
+        reason: String,
+        cause: Cause,
+    ) {
+        let failure = ServiceFailure {
+            reason,
+            cause,
+            logs: Vec::new(),
+            cancelled: false,
+        };
+        for task in holders {
+            if self.jobs.contains_key(&task) && !self.is_running(task) {
+                self.fail_before_run(task, &failure);
+            }
+        }
+    }
+
     /// The process of a service ended. Unless it was stopped, it died.
     pub(super) fn service_ended(&mut self, service: ServiceId, start: u32) -> Result<()> {
         let patience = self.patience(service);
@@ -310,10 +340,15 @@ impl<'w> Drive<'_, '_, 'w> {
         let cause = status.as_ref().map_or(Cause::Service, services::cause_of);
         let how = status.map_or_else(|| "ended".into(), |s| super::ready::describe(&s));
         let reason = format!("service `{}` {how}", live.def.name);
-        live.failed(reason.clone(), cause == Cause::ServiceLost, patience);
+        let known = live.silent;
+        if !known {
+            live.failed(reason.clone(), cause == Cause::ServiceLost, patience);
+        }
         live.gone();
         self.ports.forget(service);
-        self.service_event(service, ServiceState::Failed, Some(reason.clone()));
+        if !known {
+            self.service_event(service, ServiceState::Failed, Some(reason.clone()));
+        }
         let context = self.context.clone();
         let left = instance.clone();
         // Its children may live on.
@@ -324,23 +359,13 @@ impl<'w> Drive<'_, '_, 'w> {
             },
             || Report::Cleared,
         );
-        for task in self.scheduler.service_down(service) {
-            // Those that run notice by themselves.
-            if self.jobs.contains_key(&task) && !self.is_running(task) {
-                let failure = ServiceFailure {
-                    reason: reason.clone(),
-                    cause,
-                    logs: Vec::new(),
-                    cancelled: false,
-                };
-                self.fail_before_run(task, &failure);
-            }
-        }
+        let holders = self.scheduler.service_down(service);
+        self.fail_those_that_wait(holders, reason, cause);
         self.end_users_of_broken(service)
     }
 
     /// The most attempts that any node has which still waits for a service.
-    fn patience(&self, service: ServiceId) -> u32 {
+    pub(super) fn patience(&self, service: ServiceId) -> u32 {
         let users = self.scheduler.pending_users_of(service).into_iter();
         let graph = self.decider.graph();
         let attempts = users.map(|task| {
@@ -355,7 +380,7 @@ impl<'w> Drive<'_, '_, 'w> {
     }
 
     /// Nobody waits for a service that is given up.
-    fn end_users_of_broken(&mut self, service: ServiceId) -> Result<()> {
+    pub(super) fn end_users_of_broken(&mut self, service: ServiceId) -> Result<()> {
         let live = &self.services[service.index()];
         let Some(why) = live.broken() else {
             return Ok(());
@@ -438,7 +463,9 @@ impl<'w> Drive<'_, '_, 'w> {
                     // Nobody listens once the user has left.
                     let _ = reports.send(Report::State(task, state));
                 };
+                let in_use: Vec<_> = used.iter().map(|s| s.instance.watched.used()).collect();
                 let end = node_run::run(&context, &job, &used, &state).await;
+                drop(in_use);
                 Report::Done(task, Box::new(end))
             },
             move || Report::Done(task, Box::new(defect(began))),

@@ -54,17 +54,28 @@ impl Unended {
 
     /// A service could not be stopped.
     pub(super) fn of_service(&self, instance: &Instance, why: &Error) {
-        let token = &instance.handle.token;
-        let name = &instance.def.name;
-        self.note(
-            token,
-            Untold {
-                code: "service-left",
-                message: format!("service `{name}` could not be stopped: {why}"),
-                label: None,
-            },
-        );
-        self.again(instance.def.id, token.clone());
+        let (def, token) = (&instance.def, &instance.handle.token);
+        let message = format!("service `{}` could not be stopped: {why}", def.name);
+        self.service(def, token, message);
+    }
+
+    /// Whether a service was started is not known: its host did not answer.
+    pub(super) fn of_start(&self, def: &ServiceDef, token: &Token, why: &Error) {
+        if Cause::of(why).is_some() {
+            let message = format!("service `{}` may have been started: {why}", def.name);
+            self.service(def, token, message);
+        }
+    }
+
+    fn service(&self, def: &ServiceDef, token: &Token, message: String) {
+        let code = "service-left";
+        let untold = Untold {
+            code,
+            message,
+            label: None,
+        };
+        self.note(token, untold);
+        self.again(def.id, token.clone());
     }
 
     /// A service is to end this before its next start.
