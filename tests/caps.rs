@@ -140,3 +140,29 @@ async fn a_service_that_must_come_up_first_counts() {
     let built = lab.build_with(limited(600.0)).await;
     assert_eq!(built.node(&label("s1n2")).outcome, Outcome::Ok);
 }
+
+/// The canary is spoiled, and while it waits for its next attempt there is no time left for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_is_not_tried_again_holds_nobody() {
+    let retry = "retry = { times = 2, base = \"6s\", cap = \"6s\" }";
+    let plan = cell(1, 1, retry) + &cell(1, 2, "").replace("1s", "2s");
+    let rules = served("", "exit 75").replacen(
+        "[served]\n",
+        "[served]\nfailure = [{ class = \"infrastructure\", exit_code = 75 }]\n",
+        1,
+    );
+    let lab = Lab::new(&rules, &plan);
+    let caps = Caps {
+        canary: true,
+        max_s: Some(3.0),
+        ..Caps::default()
+    };
+    let built = tokio::time::timeout(std::time::Duration::from_secs(120), build(&lab, caps));
+    let built = built.await.expect("the build hangs");
+    let reason = built.reason(&label("s1n1"));
+    assert!(
+        reason.contains("not tried again: not begun: --max-hours"),
+        "{reason}"
+    );
+    assert_eq!(built.node(&label("s1n2")).outcome, Outcome::Blocked);
+}

@@ -199,3 +199,76 @@ async fn an_impossible_demand_is_refused_before_anything_starts() {
     assert!(lab.store.last_run().unwrap().is_none());
     assert!(lab.lines("starts").is_empty());
 }
+
+/// A real HTTP server; what a step does to it is said by its number.
+const WEB: &str = r#"
+[web]
+param.n = { type = "int", default = 1, doc = "of the step alone" }
+roles = { first = {} }
+[[web.service]]
+name = "web"
+role = "first"
+ports = { http = 8000 }
+ready = { http = "http://{{ self.ip }}:{{ self.port.http }}/health", within = "1m" }
+health = { every = "50ms", misses = 1 }
+stop_grace = "1s"
+run = """
+echo $$ > SCRATCH/web
+exec python3 -c '
+import http.server, os, sys, time
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if os.path.exists("SCRATCH/slow"):
+            time.sleep(3)
+            open("SCRATCH/waited", "w").close()
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+    def log_message(self, *said):
+        pass
+http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Answer).serve_forever()
+' {{ self.ip }} {{ self.port.http }}
+"""
+[[web.step]]
+name = "go"
+role = "first"
+timeout = "10m"
+run = """
+case {{ n }} in
+1) kill -STOP $(cat SCRATCH/web); exec sleep 600 ;;
+2) touch SCRATCH/slow; while ! test -e SCRATCH/waited; do sleep 0.02; done; rm SCRATCH/slow; sleep 1 ;;
+esac
+echo '{}' > {{ out.result }}
+"""
+[web.output]
+result = { path = "r.json" }
+"#;
+
+/// It lives and answers nobody: the node fails by name long before its own limit, the next one gets
+/// a service that answers, and an answer that takes its time is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_does_not_answer_any_more_is_as_good_as_dead() {
+    let one = |n: i64| {
+        let more = format!("settings = {{ n = {n} }}\nretry = {{ times = 0 }}");
+        lab::rules::pattern(&n.to_string(), "web", &more)
+    };
+    let lab = Lab::new(WEB, &(one(1) + &one(2)));
+    let built = lab.build().await;
+    let node = built.node(&label("1"));
+    assert_eq!(
+        (node.outcome, node.class.as_deref()),
+        (Outcome::Failed, Some("service-lost"))
+    );
+    let reason = built.reason(&label("1"));
+    assert!(
+        reason.starts_with("service `web` was lost (it lives and http://127.0.0.1:"),
+        "{reason}"
+    );
+    assert!(
+        reason.ends_with("/health did not answer, once)"),
+        "{reason}"
+    );
+    let second = built.node(&label("2"));
+    assert_eq!(second.outcome, Outcome::Ok, "{second:?}");
+    assert_eq!(built.ended.summary.service_starts, 2);
+}

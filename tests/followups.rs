@@ -338,3 +338,23 @@ async fn an_interrupted_run_begins_no_follow_up() {
     // The next build makes up for it.
     assert_eq!(build(&lab).await.ended.summary.followups, 2);
 }
+
+/// What a spoiled attempt took is spent.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_attempt_counts_in_a_budget() {
+    let script = "if test {{ n }} = 11 && ! test -e SCRATCH/once; then touch SCRATCH/once; sleep 6; exit 75; fi";
+    let rules = rule("a", script).replacen(
+        "[a]\n",
+        "[a]\nfailure = [{ class = \"infrastructure\", exit_code = 75 }]\n",
+        1,
+    );
+    let retry = "retry = { times = 1, base = \"1ms\" }\n".to_owned();
+    let plan = retry + &plan(&followup("got == 2", "budget = \"15s\""));
+    let built = build(&Lab::new(&rules, &plan)).await;
+    assert_eq!(built.ended.summary.retries, 1);
+    assert_eq!(built.ended.summary.followups, 1);
+    assert_eq!(
+        warnings(&built, "followup-budget"),
+        ["follow-up //t#odd: its budget of 15s leaves out 1 pattern"]
+    );
+}

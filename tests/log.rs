@@ -310,3 +310,64 @@ fn a_plan_says_what_it_costs_and_who_is_waited_for() {
         "{told}"
     );
 }
+
+/// The run itself fails (what a node needs is gone): the account is whole all the same.
+#[test]
+fn a_run_that_fails_itself_gives_an_account_of_everything() {
+    let workspace = workspace();
+    let rules = workspace.read("rules/r.toml");
+    let wreck = RULES
+        .replace("[echo", "[wreck")
+        .replace(
+            "{% if fails %}exit 3{% endif %}",
+            "find @DIR@/.doe/cas -type f -delete",
+        )
+        .replace("@DIR@", workspace.path().to_str().unwrap());
+    workspace.write("rules/r.toml", &format!("{rules}{wreck}"));
+    let layer = |id: &str, rule: &str, i: u32, more: &str| {
+        format!(
+            "[[layer]]\nid = \"L{id}\"\nrule = \"r.{rule}\"\n{more}\n[[layer.pattern]]\nid = \"{id}\"\nsettings = {{ i = {i} }}\n"
+        )
+    };
+    let plan = "[plan]\ntitle = \"t\"\nrules = [\"r\"]\n".to_owned()
+        + &layer("first", "echo", 1, "")
+        + &layer("wreck", "wreck", 2, "needs = [\"first\"]")
+        + &layer("needs", "echo", 3, "needs = [\"first\", \"wreck\"]")
+        + &layer("last", "echo", 4, "gate = [\"needs\"]");
+    workspace.write("plans/p.toml", &plan);
+    let ran = workspace.doe(&["build", "//p:all", "--json"]);
+    assert!(![0, 1].contains(&ran.code), "{}\n{}", ran.code, ran.stderr);
+    let events = ran.events();
+    let account = account(&workspace, &events[0]["run_dir"]);
+    assert_eq!(account.broken, Vec::<String>::new());
+    assert_eq!(account.nodes.len(), 4);
+    let summary = ran.summary();
+    assert_eq!(
+        (&summary["ok"], &summary["cancelled"]),
+        (&2.into(), &2.into()),
+        "{summary}"
+    );
+    let reason = account.nodes["//p:last"].reason.as_deref().unwrap();
+    assert!(reason.starts_with("the run itself failed: "), "{reason}");
+    workspace.assert_nothing_runs();
+}
+
+#[test]
+fn what_was_cancelled_while_it_ran_has_run() {
+    let workspace = workspace();
+    let pattern = |i: u32, slow: bool| {
+        format!(
+            "[[layer]]\nid = \"L{i}\"\nrule = \"r.echo\"\n[[layer.pattern]]\nid = \"n-{i}\"\nsettings = {{ i = {i}, slow = {slow} }}\n"
+        )
+    };
+    let plan = "[plan]\ntitle = \"t\"\nrules = [\"r\"]\n".to_owned() + &pattern(1, true);
+    workspace.write("plans/p.toml", &plan);
+    let (mut child, _) = workspace.spawn(&["build", "//p:all", "--json"]);
+    let begun = || workspace.path().join("slow").exists().then_some(());
+    support::wait_for("its step", std::time::Duration::from_secs(60), begun);
+    workspace.doe(&["cancel", "//p:n-1"]).ok();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let told = workspace.doe(&["log", "what-ran", "--json"]).ok().json();
+    assert_eq!(labels(&told), BTreeSet::from(["//p:n-1".to_owned()]));
+    workspace.assert_nothing_runs();
+}

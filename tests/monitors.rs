@@ -248,6 +248,21 @@ fn a_monitor_that_fails_is_told_and_fails_nothing() {
     assert_eq!(again.summary()["reused"], 1);
 }
 
+/// Its last words have no end of line: that it is gone is seen all the same.
+#[test]
+fn a_monitor_that_dies_in_the_middle_of_a_line_is_told() {
+    let torn = "[[platform.lab.monitor]]\nname = \"torn\"\nroles = [\"first\"]\nrun = \"echo one; printf half; exit 7\"\n";
+    let workspace = lab(&format!("{TICK}{torn}"));
+    let built = workspace.doe(&["build", "//p:a", "--json"]).ok();
+    let events = built.events();
+    let said = warned(&events);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].starts_with("monitor `torn` on host `h1` ended with exit code 7 before"),
+        "{said:?}"
+    );
+}
+
 #[test]
 fn it_goes_with_its_node_however_that_ends() {
     let workspace = lab(TICK);

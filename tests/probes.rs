@@ -299,6 +299,15 @@ fn what_the_platform_declares_is_held_against_its_hosts() {
     assert!(refused.contains("doe.toml:5"), "{refused}");
     assert_eq!(count(&workspace, "service"), 0);
     workspace.replace("doe.toml", "NVIDIA A10G", "NVIDIA L40S", 1);
+    // What is claimed and not there is no better.
+    std::fs::remove_file(workspace.path().join("scratch/gpu")).unwrap();
+    let refused = workspace.doe(&["build", "//p:all"]).exits(3).stderr;
+    assert!(
+        refused.contains("host `h1` has no `gpu`; the platform says `NVIDIA L40S`"),
+        "{refused}"
+    );
+    assert_eq!(count(&workspace, "service"), 0);
+    workspace.write("scratch/gpu", "NVIDIA L40S");
     assert_eq!(build(&workspace), (2, 0));
     // It is in the keys as what the platform declares, once.
     let entries = record(&workspace, "//p:a")["spec_manifest"]["entries"].clone();
@@ -353,6 +362,28 @@ fn what_moves_while_it_runs_is_kept_and_not_reused() {
     std::fs::remove_file(scratch.join("then")).unwrap();
     assert_eq!(build(&workspace), (2, 0));
     workspace.assert_nothing_runs();
+}
+
+/// A host that answers and cannot say any more what the keys rest on: nobody knows under what the
+/// node ran.
+#[test]
+fn what_cannot_be_read_again_is_kept_and_not_reused() {
+    let workspace = lab("", "");
+    let scratch = workspace.path().join("scratch");
+    workspace.write("scratch/then", &format!("rm {}/driver", scratch.display()));
+    let ran = workspace.doe(&["build", "//p:a", "--json"]).ok();
+    assert_eq!(ran.summary()["ok"], 1);
+    let record = record(&workspace, "//p:a");
+    assert_eq!(record["reusable"], false);
+    let why = record["not_reusable_because"].as_str().unwrap();
+    assert!(
+        why.starts_with("the facts of host `h1` could not be read again: "),
+        "{why}"
+    );
+    let told = warnings(&ran, "facts").join("\n");
+    assert!(told.contains("were not read again after it"), "{told}");
+    let noted = &record["provenance"]["facts"]["host.h1.facts_not_read_again"];
+    assert!(noted.is_string(), "{record}");
 }
 
 #[test]

@@ -319,6 +319,100 @@ result = { path = "r.json" }
     workspace.assert_nothing_runs();
 }
 
+/// The service of a node that a killed build had begun is there and fails before it is ready: the
+/// node fails, and nothing of its old step is left beside a further attempt.
+#[test]
+fn a_node_whose_service_fails_while_it_is_taken_over_leaves_no_step_behind() {
+    let workspace = served("10m", &[1]);
+    let scratch = workspace.path().join("scratch");
+    let scratch = scratch.to_str().unwrap();
+    workspace.replace(
+        "rules/t.toml",
+        "[served]\n",
+        "[served]\nfailure = [{ class = \"infrastructure\", log = \"gone for good\" }]\n",
+        1,
+    );
+    workspace.replace(
+        "rules/t.toml",
+        "while sleep 0.05; do :; done",
+        &format!("while ! test -e {scratch}/end; do sleep 0.05; done\necho gone for good\nexit 1"),
+        1,
+    );
+    workspace.replace(
+        "doe.toml",
+        "survive",
+        "retry = { times = 2, base = \"1ms\" }\nsurvive",
+        1,
+    );
+    kill(build_until(&workspace, "two"));
+    let left = jobs(&workspace);
+    let step = left.iter().find(|job| job["name"] == "two").unwrap();
+    let pid = step["handle"]["pid"].as_i64().unwrap();
+    // It never is ready again, and then it ends.
+    for entry in std::fs::read_dir(workspace.path().join(".doe/runs")).unwrap() {
+        let services = entry.unwrap().path().join("services");
+        let Ok(found) = std::fs::read_dir(&services) else {
+            continue;
+        };
+        for service in found {
+            let up = service.unwrap().path().join("1/up");
+            std::fs::remove_file(up).unwrap();
+        }
+    }
+    let (mut child, _) = workspace.spawn(&["build", "//t:all", "--json"]);
+    wait_for("what goes on", LONG, || {
+        let told = workspace.read("stdout.txt");
+        told.contains("goes on (pid").then_some(())
+    });
+    workspace.write("scratch/end", "");
+    wait_for("a further attempt", LONG, || {
+        let told = workspace.read("stdout.txt");
+        told.contains("\"event\":\"retrying\"").then_some(())
+    });
+    let runs = workspace.processes();
+    let old = format!("{pid} ");
+    assert!(!runs.iter().any(|one| one.starts_with(&old)), "{runs:?}");
+    std::fs::remove_file(workspace.path().join("scratch/end")).unwrap();
+    go(&workspace);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(Ran::of_files(&workspace).summary()["ok"], 1);
+    workspace.assert_nothing_runs();
+}
+
+/// Its service is bound to another host now, so it cannot be gone on with: then it has to ask
+/// whether there is time for it, like any other.
+#[test]
+fn what_cannot_be_taken_over_after_all_is_kept_by_limits() {
+    let workspace = served("10m", &[1]);
+    workspace.replace(
+        "rules/t.toml",
+        "roles = { first = {} }",
+        "roles = { first = {}, far = {} }",
+        1,
+    );
+    workspace.replace(
+        "rules/t.toml",
+        "name = \"server\"\nrole = \"first\"",
+        "name = \"server\"\nrole = \"far\"",
+        1,
+    );
+    let hosts = "\n[platform.lab.host.h2]\naddress = \"127.0.0.2\"\n[platform.lab.host.h3]\naddress = \"127.0.0.3\"\n";
+    let text = workspace
+        .read("doe.toml")
+        .replace("= \"h1\" }", "= \"h1\", far = \"h2\" }");
+    workspace.write("doe.toml", &(text + hosts));
+    kill(build_until(&workspace, "two"));
+    workspace.replace("doe.toml", "far = \"h2\"", "far = \"h3\"", 1);
+    go(&workspace);
+    let ran = workspace.doe(&["build", "//t:all", "--max-hours", "0", "--json"]);
+    let ran = ran.exits(1);
+    assert_eq!(ran.summary()["cancelled"], 1, "{}", ran.stdout);
+    assert!(ran.stdout.contains("--max-hours"), "{}", ran.stdout);
+    assert_eq!(lines(&workspace, "two").len(), 1, "it was begun again");
+    assert_eq!(lines(&workspace, "server").len(), 1);
+    workspace.assert_nothing_runs();
+}
+
 #[test]
 fn running_work_is_shown_followed_and_cancelled() {
     let workspace = served("10m", &[1, 2]);

@@ -362,3 +362,25 @@ async fn a_reference_stands_in_the_way_of_no_order() {
         );
     }
 }
+
+/// What the first replicate gave under other settings says nothing about drift.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reference_is_not_held_against_what_stands_for_other_settings() {
+    let script = "if test ${DOE_REPLICATE:-1} = 1 && test -e SCRATCH/fail; then exit 1; fi";
+    let rules = rule("a", "true") + &rule("ref", script);
+    let plan = |n: i64| {
+        let more = format!("{REFERENCE}\nsettings = {{ n = {n} }}");
+        many(6, "") + &pattern("ref", "ref", &more)
+    };
+    let lab = Lab::new(&rules, &plan(100));
+    assert_eq!(lab.build().await.ended.summary.ok, 9);
+    std::fs::write(lab.scratch().join("fail"), "").unwrap();
+    lab.plan(&plan(500));
+    let built = lab.build().await;
+    assert_eq!(built.node("//t:p-ref").outcome, Outcome::Failed);
+    for further in ["//t:p-ref@2", "//t:p-ref@3"] {
+        let node = built.node(further);
+        assert_eq!(node.outcome, Outcome::Ok);
+        assert_eq!(node.missed, Vec::<String>::new(), "{further}");
+    }
+}

@@ -92,6 +92,14 @@ fn a_simulated_measurement_is_repeated_until_it_is_known_well_enough() {
     assert_eq!(again["skipped"].as_u64(), Some(skipped), "{again}");
     assert_eq!(again["ok"], 0);
 
+    // But what is asked for again runs again, and a plan says so.
+    let asked = ["build", last, "--rerun", "--dry-run", "--json"];
+    let asked = workspace.doe(&asked).ok().json();
+    assert!(
+        support::labels(&asked["run"]).contains(&last.to_owned()),
+        "{asked}"
+    );
+
     // A name means all replicates, a number one of them.
     let list = |target: &str| {
         let listed = workspace

@@ -51,6 +51,21 @@ fn workspace(platform: &str) -> Workspace {
     workspace
 }
 
+/// A workspace on the one host.
+fn on_one(hosts: &Hosts) -> Workspace {
+    workspace(&format!(
+        "[workspace]\nplatform = \"one\"\n[platform.one]\nexecutor = \"ssh\"\n\
+         ssh = {{ config = \"{}\", root = \"{}\", patience = \"3s\" }}\nroles = {{ \"*\" = \"{}\" }}\n\
+         [platform.one.host.{}]\naddress = \"{}\"\nssh = \"{}\"\n",
+        hosts.config().display(),
+        hosts.dir().join("root-%w").display(),
+        hosts.name(1),
+        hosts.name(1),
+        hosts.address(1),
+        hosts.name(1),
+    ))
+}
+
 fn lines(workspace: &Workspace, file: &str) -> Vec<String> {
     let text = std::fs::read_to_string(workspace.path().join("scratch").join(file));
     let text = text.unwrap_or_default();
@@ -103,17 +118,7 @@ fn a_host_that_cannot_be_reached_spoils_an_attempt_and_what_it_left_is_ended_fir
         return;
     }
     let hosts = Hosts::up(1, None);
-    let workspace = workspace(&format!(
-        "[workspace]\nplatform = \"one\"\n[platform.one]\nexecutor = \"ssh\"\n\
-         ssh = {{ config = \"{}\", root = \"{}\", patience = \"3s\" }}\nroles = {{ \"*\" = \"{}\" }}\n\
-         [platform.one.host.{}]\naddress = \"{}\"\nssh = \"{}\"\n",
-        hosts.config().display(),
-        hosts.dir().join("root-%w").display(),
-        hosts.name(1),
-        hosts.name(1),
-        hosts.address(1),
-        hosts.name(1),
-    ));
+    let workspace = on_one(&hosts);
     let (mut child, _) = workspace.spawn(&["build", "//t:all", "--json"]);
     wait_begun(&workspace, 1);
     hosts.link(1, false);
@@ -126,6 +131,45 @@ fn a_host_that_cannot_be_reached_spoils_an_attempt_and_what_it_left_is_ended_fir
     let told = put_off(&workspace);
     assert!(told.iter().all(|class| class == "unreachable"), "{told:?}");
     assert_one_result(&workspace, told.len() + 1);
+}
+
+/// A step that could not be cancelled because its host did not answer: it is told, shown and ended
+/// as soon as somebody can, by whichever command comes first.
+#[test]
+fn what_could_not_be_cancelled_is_told_and_ended_later() {
+    if rig::skipped() {
+        return;
+    }
+    let hosts = Hosts::up(1, None);
+    let workspace = on_one(&hosts);
+    for later in ["cancel", "build"] {
+        let _ = std::fs::remove_file(workspace.path().join("scratch/begun"));
+        let (mut child, _) = workspace.spawn(&["build", "//t:all", "--json"]);
+        wait_begun(&workspace, 1);
+        hosts.link(1, false);
+        workspace.doe(&["cancel", "--all"]).ok();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let told = workspace.read("stdout.txt");
+        assert!(told.contains("\"code\":\"step-left\""), "{told}");
+        hosts.link(1, true);
+        let jobs = workspace.doe(&["jobs", "--json"]).ok().json();
+        assert_eq!(jobs[0]["label"], "//t:p", "{jobs}");
+        if later == "cancel" {
+            let ended = workspace.doe(&["cancel", "--all", "--json"]).ok().json();
+            assert_eq!(ended["ended"].as_array().unwrap().len(), 1, "{ended}");
+        } else {
+            let (mut child, _) = workspace.spawn(&["build", "//t:all", "--json"]);
+            wait_begun(&workspace, 2);
+            workspace.write("scratch/go", "");
+            assert!(child.wait().unwrap().success());
+            let told = workspace.read("stdout.txt");
+            assert!(told.contains("ended //t:p of the run "), "{told}");
+        }
+        let none = workspace.doe(&["jobs"]).ok().stdout;
+        assert_eq!(none, "nothing runs\n");
+        let marks = std::fs::read_dir(workspace.path().join(".doe/left")).unwrap();
+        assert_eq!(marks.count(), 0, "nothing is left of any run");
+    }
 }
 
 #[cfg(feature = "aws")]

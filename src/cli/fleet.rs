@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use doe_cache::Store;
+use doe_cache::{Run, RunStatus, Store};
 
 use crate::engine::facts::ask as facts;
 use crate::engine::intent;
@@ -106,7 +106,9 @@ impl Near {
 pub fn with_left(platform: &Platform, needed: &[HostSpec], store: &Store) -> Result<Vec<HostSpec>> {
     let mut hosts = needed.to_vec();
     if !hosts.is_empty() {
-        let left = left_on(platform, store)?.into_iter();
+        // What a run that ended could not end keeps nobody off other hosts: it is told of.
+        let killed = |run: &Run| run.status == RunStatus::Running;
+        let left = left_by(killed, platform, store)?.into_iter();
         hosts.extend(left.filter(|host| !needed.iter().any(|known| known.name == host.name)));
     }
     Ok(hosts)
@@ -143,11 +145,19 @@ pub async fn make(
     })
 }
 
-/// The hosts of a platform that killed runs left something on, as far as the platform has them.
+/// The hosts of a platform that runs left something on, as far as the platform has them.
 pub fn left_on(platform: &Platform, store: &Store) -> Result<Vec<HostSpec>> {
+    left_by(|_| true, platform, store)
+}
+
+fn left_by(
+    counts: impl Fn(&Run) -> bool,
+    platform: &Platform,
+    store: &Store,
+) -> Result<Vec<HostSpec>> {
     let mut hosts: Vec<HostSpec> = Vec::new();
     for (run, open) in intent::open_runs(store)? {
-        if run.info.platform != platform.name {
+        if run.info.platform != platform.name || !counts(&run) {
             continue;
         }
         for (place, _) in open.on_hosts().filter(|(_, home)| home.is_away()) {

@@ -134,7 +134,7 @@ pub fn jobs(looking: &mut Looking<'_>, state_dir: &Path, store: &Store) -> Resul
                 service.at_unix_ms,
             )?);
         }
-        for node in &open.nodes {
+        for node in open.all_nodes() {
             for step in &node.steps {
                 let (name, at) = (&step.name, (&step.place, &node.home));
                 let job = look("step", name, at, &step.token, node.acquired_unix_ms)?;

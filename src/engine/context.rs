@@ -14,6 +14,7 @@ use super::facts::again::Readings;
 use super::intent::{Home, Intents};
 use super::moved::{Program, Reading};
 use super::scratch::Scratch;
+use super::unended::Unended;
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Executor, Facts, HostSpec, Script, Site, Token};
 use crate::label::Label;
@@ -37,6 +38,8 @@ pub(super) struct Context {
     pub committer: Committer,
     /// Announces what is about to be started.
     pub intents: Intents,
+    /// What could not be ended.
+    pub unended: Unended,
     /// The run and its folders.
     pub home: Home,
     /// Short paths for temporary files.

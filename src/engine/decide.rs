@@ -348,7 +348,7 @@ impl<'w> Decider<'w> {
             } else {
                 Decision::MayRun { because }
             };
-            if matches!(decision, Decision::Run { .. }) {
+            if matches!(decision, Decision::Run { .. }) && !self.is_asked(node) {
                 decision = match self.enough(node, &series) {
                     Some(why) if open.is_empty() => Decision::Enough { why },
                     _ if open.is_empty() => decision,

@@ -101,8 +101,12 @@ impl<'w> Drive<'_, '_, 'w> {
         if driven.is_err() {
             self.clear_up(&mut inbox).await;
         }
+        let driven = driven.and(self.context.committer.flush().await);
+        if let Err(error) = &driven {
+            self.give_account(error);
+        }
         self.journal.flush();
-        driven.and(self.context.committer.flush().await)
+        driven
     }
 
     async fn drive(
@@ -382,6 +386,7 @@ impl<'w> Drive<'_, '_, 'w> {
         if report.is_last() {
             self.outstanding -= 1;
         }
+        self.tell_unended();
         match report {
             Report::State(task, state) => {
                 // Whether it failed is not known yet.
@@ -395,14 +400,15 @@ impl<'w> Drive<'_, '_, 'w> {
                 self.service_came_up(service, instance, sender);
             }
             Report::ServiceFailed(service, failure) => self.service_failed(service, &failure)?,
+            Report::ServiceSilent(service, start) => self.service_fell_silent(service, start)?,
             Report::ServiceEnded(service, start) => self.service_ended(service, start)?,
-            Report::ServiceStopped(service, error) => self.service_stopped(service, error),
+            Report::ServiceStopped(service) => self.service_stopped(service),
             Report::Cleared => {}
         }
         Ok(())
     }
 
-    fn done(&mut self, task: TaskId, end: NodeEnd) -> Result<()> {
+    pub(super) fn done(&mut self, task: TaskId, end: NodeEnd) -> Result<()> {
         self.doomed.remove(&task);
         let node = self.tasks[task.index()].node;
         let label = self.graph().label(node);
@@ -413,8 +419,8 @@ impl<'w> Drive<'_, '_, 'w> {
                 lines: lines.clone(),
             });
         }
-        for note in &end.notes {
-            self.journal.warn("monitor", note.clone(), Some(label));
+        for (code, note) in &end.notes {
+            self.journal.warn(code, note.clone(), Some(label));
         }
         if end.again && self.put_off(task, &end)? {
             return Ok(());

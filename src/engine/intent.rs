@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use doe_cache::{Digest, Run, RunStatus, Store};
+use doe_cache::Digest;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Kind, Result};
 use crate::exec::{HostSpec, Token};
+
+pub use super::unended::open_runs;
 
 /// Name of the file in the folder of a run.
 const FILE: &str = "intents.jsonl";
@@ -164,6 +166,11 @@ pub enum Intent {
         /// Of a service or a node.
         token: Token,
     },
+    /// The node of this token has its record, and something of it could not be ended.
+    Unended {
+        /// Of the node.
+        token: Token,
+    },
 }
 
 /// What a run announced and did not close.
@@ -173,12 +180,24 @@ pub struct Open {
     pub services: Vec<ServiceIntent>,
     /// Nodes.
     pub nodes: Vec<NodeIntent>,
+    /// Nodes that nobody goes on with: what still runs of them is to be ended.
+    pub unended: Vec<NodeIntent>,
 }
 
 impl Open {
+    /// All nodes of which something may run.
+    pub fn all_nodes(&self) -> impl Iterator<Item = &NodeIntent> {
+        self.nodes.iter().chain(&self.unended)
+    }
+
+    /// Whether nothing is open.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.nodes.is_empty() && self.unended.is_empty()
+    }
+
     /// Where what has a role runs, each with the folders that it uses.
     pub fn on_hosts(&self) -> impl Iterator<Item = (&Place, &Home)> {
-        let steps = self.nodes.iter().flat_map(|node| {
+        let steps = self.all_nodes().flat_map(|node| {
             let roles = node.all().filter(|step| step.place.role.is_some());
             roles.map(move |step| (&step.place, &node.home))
         });
@@ -196,7 +215,7 @@ impl Open {
 
     /// Everything that may have been started.
     pub fn tokens(&self) -> impl Iterator<Item = &Token> {
-        let steps = self.nodes.iter().flat_map(NodeIntent::all);
+        let steps = self.all_nodes().flat_map(NodeIntent::all);
         let services = self.services.iter().map(|service| &service.token);
         services.chain(steps.map(|step| &step.token))
     }
@@ -211,9 +230,14 @@ impl Open {
                 self.nodes.retain(|old| old.token != node.token);
                 self.nodes.push(node);
             }
+            Intent::Unended { token } => {
+                let of_it = |node: &mut NodeIntent| node.token == token;
+                self.unended.extend(self.nodes.extract_if(.., of_it));
+            }
             Intent::Done { token } => {
                 self.services.retain(|service| service.token != token);
                 self.nodes.retain(|node| node.token != token);
+                self.unended.retain(|node| node.token != token);
             }
         }
     }
@@ -237,36 +261,6 @@ pub fn read(run_dir: &Path) -> Result<Open> {
         }
     }
     Ok(open)
-}
-
-/// Runs that count as running, the latest first, each with what it has open. Whether their `doe`
-/// lives is the caller's to know: whoever holds the writer's lock is the only one.
-///
-/// # Errors
-/// From the store.
-pub fn open_runs(store: &Store) -> Result<Vec<(Run, Open)>> {
-    let mut found = Vec::new();
-    for run in store.runs(64)? {
-        if run.status != RunStatus::Running {
-            continue;
-        }
-        let mut open = read(&store.layout().runs().join(&run.info.run_id))?;
-        // What was recorded is over, whether its line came to be written or not: all of a node
-        // that has ended, and the attempts before one that was to come.
-        let mut over: BTreeMap<String, u32> = BTreeMap::new();
-        for node in store.run_nodes(&run.info.run_id)? {
-            let attempts = match (node.state.is_terminal(), &node.record) {
-                (true, _) => u32::MAX,
-                (false, Some(record)) => store.record(record).map_or(0, |record| record.attempt),
-                (false, None) => 0,
-            };
-            over.insert(node.label, attempts);
-        }
-        let is_over = |node: &NodeIntent| over.get(&node.label) >= Some(&node.attempt);
-        open.nodes.retain(|node| !is_over(node));
-        found.push((run, open));
-    }
-    Ok(found)
 }
 
 /// Closes something that an ended run announced.
@@ -429,8 +423,14 @@ mod tests {
         for at in 1..40 {
             intents.done(&Token(format!("t{at}")));
         }
+        let left = intents.announce(vec![Intent::Unended {
+            token: Token("t0".into()),
+        }]);
+        left.await.unwrap();
         drop(intents);
-        let open = read(dir.path()).unwrap();
+        let mut open = read(dir.path()).unwrap();
+        assert_eq!((open.nodes.len(), open.unended.len()), (0, 1));
+        open.nodes.append(&mut open.unended);
         assert_eq!(open.nodes.len(), 1);
         assert_eq!(Intent::Node(open.nodes[0].clone()), node(0));
         close(dir.path(), &open.nodes[0].token).unwrap();

@@ -95,6 +95,8 @@ pub(super) struct Previous {
     pub run_id: String,
     /// Its number.
     pub attempt: u32,
+    /// What was announced of it; nobody knows where its run was killed.
+    pub intent: Option<Arc<NodeIntent>>,
 }
 
 impl Previous {
@@ -104,6 +106,7 @@ impl Previous {
             record: digest,
             run_id: record.run_id.clone(),
             attempt: record.attempt,
+            intent: None,
         }
     }
 }

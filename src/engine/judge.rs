@@ -12,7 +12,7 @@ use regex::Regex;
 use serde_json::Value as Json;
 
 use super::event::CriterionWord;
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::exec::trouble::{self, Trouble};
 use crate::plan::model::{Condition, Expectation};
 use crate::rule::classes::is_infrastructure;
@@ -276,6 +276,15 @@ impl Cause {
     /// The cause that an executor's error is, when it is trouble with a host.
     pub fn of(error: &Error) -> Option<Self> {
         trouble::of(error).map(Cause::Host)
+    }
+
+    /// The cause that an error is which kept a node from being carried through.
+    pub fn of_work(error: &Error) -> Self {
+        let otherwise = match error.kind {
+            Kind::Infra => Cause::Lost,
+            _ => Cause::Program,
+        };
+        Self::of(error).unwrap_or(otherwise)
     }
 }
 

@@ -300,3 +300,14 @@ proptest! {
         let _ = Document::read(text.as_bytes(), Some("t-v1"), true);
     }
 }
+
+#[test]
+fn what_the_infrastructure_did_is_not_blamed_on_the_program() {
+    let of = |kind, code| Cause::of_work(&Error::new(kind, code, "x"));
+    let unreachable = Cause::Host(Trouble::Unreachable);
+    assert_eq!(of(Kind::Infra, "host-unreachable"), unreachable);
+    for code in ["io", "probe-failed", "not-started", "facts-moved"] {
+        assert_eq!(of(Kind::Infra, code), Cause::Lost, "{code}");
+    }
+    assert_eq!(of(Kind::Plan, "bad-template"), Cause::Program);
+}

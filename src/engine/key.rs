@@ -344,6 +344,7 @@ fn service_entries(
         after,
         gpus,
         stop_grace_s,
+        health: _, // said of the rule; what it ends has no result
     } = service;
     manifest.set(format!("{at}.role"), role.as_str(), Class::Result);
     rendered(manifest, at, script, env, origin);

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::drive::Drive;
-use super::event::{Body, NodeState, Outcome, ServiceState};
+use super::event::{Body, Outcome, ServiceState};
+use super::health;
 use super::job::Job;
 use super::judge::Cause;
 use super::node_run;
@@ -17,36 +18,14 @@ use super::remains::LeftService;
 use super::schedule::{ServiceId, TaskId};
 use super::services::{self, Instance, ServiceDef, ServiceFailure};
 use super::steps::{Failure, Used};
+use super::unended;
 use crate::error::{Error, Kind, Result};
-use crate::exec::{HostSpec, Status};
+use crate::exec::{HostSpec, Status, Token};
+
+pub(super) use super::reports::Report;
 
 /// Failed starts and deaths after which a service is not started again in a run.
 const TRIES: u32 = 2;
-
-/// What comes from beside the loop.
-pub(super) enum Report {
-    /// A task moved on.
-    State(TaskId, NodeState),
-    /// A task ended. Last.
-    Done(TaskId, Box<NodeEnd>),
-    /// A service is ready. Last of its start.
-    ServiceUp(ServiceId, Box<Instance>, watch::Sender<Option<Status>>),
-    /// A service could not be started. Last of its start.
-    ServiceFailed(ServiceId, Box<ServiceFailure>),
-    /// The process of this start of a service ended. Last of the watch over it.
-    ServiceEnded(ServiceId, u32),
-    /// A service was stopped. Last of its stop.
-    ServiceStopped(ServiceId, Option<Error>),
-    /// What a dead service may have left is gone. Last.
-    Cleared,
-}
-
-impl Report {
-    /// Whether a piece of work ends with it.
-    pub(super) fn is_last(&self) -> bool {
-        !matches!(self, Report::State(..))
-    }
-}
 
 /// A service as the loop sees it.
 pub(super) struct Live {
@@ -58,6 +37,10 @@ pub(super) struct Live {
     spoiled: u32,
     last_failure: String,
     stopping: bool,
+    /// Whether it lives and does not answer any more: that is its failure.
+    silent: bool,
+    /// Earlier processes of it that could not be ended.
+    left: Vec<Token>,
     /// Whether it is up or on its way, and the task that had it started.
     wanted_by: Option<TaskId>,
     /// Whether a killed run started it.
@@ -74,6 +57,8 @@ impl From<Arc<ServiceDef>> for Live {
             spoiled: 0,
             last_failure: String::new(),
             stopping: false,
+            silent: false,
+            left: Vec::new(),
             wanted_by: None,
             adopted: false,
         }
@@ -91,6 +76,19 @@ impl Live {
         self.instance.as_ref()
     }
 
+    /// This start of it lives and does not answer: how that is said. None when it is not up.
+    pub(super) fn silence(&mut self, start: u32, patience: u32) -> Option<String> {
+        let instance = self.instance.as_ref()?;
+        if self.starts != start || self.stopping {
+            return None;
+        }
+        let how = super::ready::describe(instance.ended.borrow().as_ref()?);
+        let reason = format!("service `{}` {how}", self.def.name);
+        self.silent = true;
+        self.failed(reason.clone(), true, patience);
+        Some(reason)
+    }
+
     /// It failed. What the infrastructure spoiled counts apart: it may happen as often as the most
     /// patient of those who wait for it tries.
     fn failed(&mut self, reason: String, spoiled: bool, patience: u32) {
@@ -103,6 +101,11 @@ impl Live {
         if self.spoiled >= patience.max(TRIES) {
             self.failures = TRIES;
         }
+    }
+
+    /// A process of it could not be ended: the next start does so first.
+    pub(super) fn left(&mut self, token: Token) {
+        self.left.push(token);
     }
 
     /// A node that uses it has succeeded.
@@ -120,6 +123,7 @@ impl Live {
         self.wanted_by = None;
         self.adopted = false;
         self.stopping = false;
+        self.silent = false;
     }
 }
 
@@ -192,11 +196,15 @@ impl<'w> Drive<'_, '_, 'w> {
         self.brought_starts += u64::from(brought.is_some());
         live.starts += 1;
         let (def, start) = (live.def.clone(), live.starts);
+        let left = std::mem::take(&mut live.left);
         self.service_event(service, ServiceState::Starting, None);
         let (context, ports) = (self.context.clone(), self.ports.clone());
         let name = def.name.clone();
         self.spawn(
             async move {
+                if let Err(failure) = unended::end_service(&context, &def, left).await {
+                    return Report::ServiceFailed(service, Box::new(failure));
+                }
                 match services::start(&context, &ports, &hosts, def, start).await {
                     Ok((instance, sender)) => {
                         Report::ServiceUp(service, Box::new(instance), sender)
@@ -218,15 +226,29 @@ impl<'w> Drive<'_, '_, 'w> {
         self.services[service.index()].instance = Some(instance.clone());
         let start = self.services[service.index()].starts;
         let context = self.context.clone();
+        let reports = self.reports.clone();
         self.spawn(
             async move {
-                let status = match context.executor.wait(&instance.handle).await {
-                    Ok(status) => status,
-                    Err(error) => Status::Lost {
-                        why: error.to_string(),
-                    },
+                let wait = async {
+                    match context.executor.wait(&instance.handle).await {
+                        Ok(status) => status,
+                        Err(error) => Status::Lost {
+                            why: error.to_string(),
+                        },
+                    }
                 };
-                sender.send_replace(Some(status));
+                tokio::pin!(wait);
+                tokio::select! {
+                    status = &mut wait => sender.send_replace(Some(status)),
+                    why = health::fell_silent(&context, &instance) => {
+                        let before = sender.send_replace(Some(Status::Lost { why }));
+                        // Nobody listens once the user has left.
+                        let _ = reports.send(Report::ServiceSilent(service, start));
+                        // It lives until it is stopped.
+                        let _ = wait.await;
+                        before
+                    }
+                };
                 Report::ServiceEnded(service, start)
             },
             move || Report::ServiceEnded(service, start),
@@ -245,27 +267,20 @@ impl<'w> Drive<'_, '_, 'w> {
         let context = self.context.clone();
         self.spawn(
             async move {
-                let error = services::stop(&context, &instance).await;
-                if error.is_none() {
+                if services::stop(&context, &instance).await {
                     // Every node has kept its part of the logs: what is left is a copy.
                     let _ = context.executor.discard(&instance.handle).await;
                 }
-                Report::ServiceStopped(service, error)
+                Report::ServiceStopped(service)
             },
-            move || Report::ServiceStopped(service, None),
+            move || Report::ServiceStopped(service),
         );
     }
 
-    pub(super) fn service_stopped(&mut self, service: ServiceId, error: Option<Error>) {
-        let live = &mut self.services[service.index()];
-        let name = live.def.name.clone();
-        live.gone();
+    pub(super) fn service_stopped(&mut self, service: ServiceId) {
+        self.services[service.index()].gone();
         self.ports.forget(service);
         self.scheduler.service_down(service);
-        if let Some(error) = error {
-            let message = format!("service `{name}` could not be stopped: {error}");
-            self.journal.warn("service-left", message, None);
-        }
         self.service_event(service, ServiceState::Stopped, None);
     }
 
@@ -290,6 +305,27 @@ impl<'w> Drive<'_, '_, 'w> {
         self.end_users_of_broken(service)
     }
 
+    /// Ends those that hold a service which is gone and have not begun; those that run notice by
+    /// themselves.
+    pub(super) fn fail_those_that_wait(
+        &mut self,
+        holders: Vec<TaskId>,
+        reason: String,
+        cause: Cause,
+    ) {
+        let failure = ServiceFailure {
+            reason,
+            cause,
+            logs: Vec::new(),
+            cancelled: false,
+        };
+        for task in holders {
+            if self.jobs.contains_key(&task) && !self.is_running(task) {
+                self.fail_before_run(task, &failure);
+            }
+        }
+    }
+
     /// The process of a service ended. Unless it was stopped, it died.
     pub(super) fn service_ended(&mut self, service: ServiceId, start: u32) -> Result<()> {
         let patience = self.patience(service);
@@ -304,10 +340,15 @@ impl<'w> Drive<'_, '_, 'w> {
         let cause = status.as_ref().map_or(Cause::Service, services::cause_of);
         let how = status.map_or_else(|| "ended".into(), |s| super::ready::describe(&s));
         let reason = format!("service `{}` {how}", live.def.name);
-        live.failed(reason.clone(), cause == Cause::ServiceLost, patience);
+        let known = live.silent;
+        if !known {
+            live.failed(reason.clone(), cause == Cause::ServiceLost, patience);
+        }
         live.gone();
         self.ports.forget(service);
-        self.service_event(service, ServiceState::Failed, Some(reason.clone()));
+        if !known {
+            self.service_event(service, ServiceState::Failed, Some(reason.clone()));
+        }
         let context = self.context.clone();
         let left = instance.clone();
         // Its children may live on.
@@ -318,23 +359,13 @@ impl<'w> Drive<'_, '_, 'w> {
             },
             || Report::Cleared,
         );
-        for task in self.scheduler.service_down(service) {
-            // Those that run notice by themselves.
-            if self.jobs.contains_key(&task) && !self.is_running(task) {
-                let failure = ServiceFailure {
-                    reason: reason.clone(),
-                    cause,
-                    logs: Vec::new(),
-                    cancelled: false,
-                };
-                self.fail_before_run(task, &failure);
-            }
-        }
+        let holders = self.scheduler.service_down(service);
+        self.fail_those_that_wait(holders, reason, cause);
         self.end_users_of_broken(service)
     }
 
     /// The most attempts that any node has which still waits for a service.
-    fn patience(&self, service: ServiceId) -> u32 {
+    pub(super) fn patience(&self, service: ServiceId) -> u32 {
         let users = self.scheduler.pending_users_of(service).into_iter();
         let graph = self.decider.graph();
         let attempts = users.map(|task| {
@@ -349,7 +380,7 @@ impl<'w> Drive<'_, '_, 'w> {
     }
 
     /// Nobody waits for a service that is given up.
-    fn end_users_of_broken(&mut self, service: ServiceId) -> Result<()> {
+    pub(super) fn end_users_of_broken(&mut self, service: ServiceId) -> Result<()> {
         let live = &self.services[service.index()];
         let Some(why) = live.broken() else {
             return Ok(());
@@ -432,7 +463,9 @@ impl<'w> Drive<'_, '_, 'w> {
                     // Nobody listens once the user has left.
                     let _ = reports.send(Report::State(task, state));
                 };
+                let in_use: Vec<_> = used.iter().map(|s| s.instance.watched.used()).collect();
                 let end = node_run::run(&context, &job, &used, &state).await;
+                drop(in_use);
                 Report::Done(task, Box::new(end))
             },
             move || Report::Done(task, Box::new(defect(began))),

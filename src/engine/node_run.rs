@@ -38,10 +38,14 @@ pub(super) struct Draft {
     pub(super) monitors: monitor::Kept,
     /// What its probe says that has moved while it ran.
     pub(super) moved: Option<String>,
+    /// By host: why its facts could not be read again.
+    pub(super) unread: BTreeMap<String, String>,
+    /// Whether a further attempt of this run would fail in the same way.
+    pub(super) is_last: bool,
     /// Processes whose folders hold nothing that is not kept elsewhere once the record is stored.
     pub(super) processes: Vec<(Arc<dyn Executor>, Handle)>,
-    /// Whether it was announced before it began.
-    pub(super) announced: bool,
+    /// What was announced of it before it began.
+    pub(super) announced: Option<Arc<NodeIntent>>,
     /// When its steps had ended, Unix ms, where that was not just now.
     pub(super) ended_unix_ms: Option<u64>,
 }
@@ -58,9 +62,10 @@ pub(super) async fn run(
         draft.phase("services", job.acquired_unix_ms);
     }
     if let Err(error) = execute(context, job, used, state, &mut draft).await {
+        draft.is_last = error.code == facts::again::MOVED;
         draft.failure.get_or_insert_with(|| Failure {
             reason: error.to_string(),
-            cause: Cause::of(&error).unwrap_or(Cause::Program),
+            cause: Cause::of_work(&error),
             exit_code: None,
             tail: None,
             cancelled: context.is_aborted(),
@@ -74,7 +79,8 @@ pub(super) async fn run(
     record(context, job, used, draft).await
 }
 
-/// Records a node whose services could not be brought up.
+/// Records a node whose services could not be brought up. What a killed run had begun of it is
+/// ended first: nobody waits for it any more.
 pub(super) async fn never_ran(
     context: &Context,
     job: &Job,
@@ -87,6 +93,14 @@ pub(super) async fn never_ran(
         logs,
         ..Draft::default()
     };
+    if let Some(resumed) = &job.resumed {
+        let intent = &resumed.intent;
+        if let Err(error) = revoke_all(context, intent).await {
+            let (token, run) = (&intent.token, &intent.home.run_id);
+            let what = format!("what the killed run {run} had begun of it");
+            context.unended.of_node(token, &job.label, &what, &error);
+        }
+    }
     draft.phase("services", job.acquired_unix_ms);
     record(context, job, used, draft).await
 }
@@ -140,6 +154,7 @@ async fn execute(
     let inputs = super::inputs::put(context, job, &home.run_dir.join(&below)).await?;
     let site = steps::Site {
         home,
+        label: &job.label,
         name: &name,
         replicate: job.replicate,
         work: &work,
@@ -148,14 +163,17 @@ async fn execute(
     };
     let (action, ports) = render_real(context, job, used, &site, &inputs).await?;
     // What lives and dies with `doe` leaves nothing that could be gone on with.
-    draft.announced = !used.is_empty() || action.steps.iter().any(|step| step.role.is_some());
+    let outlives = !used.is_empty() || action.steps.iter().any(|step| step.role.is_some());
     if job.resumed.is_none() {
         end_previous(context, job, &action).await?;
     }
     let mut monitors = monitor::planned(context, job, &site)?;
-    if job.resumed.is_none() && draft.announced {
+    if job.resumed.is_none() && outlives {
         let beside = monitor::intents(&monitors);
-        announce(context, job, used, &site, &action, ports, beside).await?;
+        let intent = intent_of(context, job, used, &site, &action, ports, beside)?;
+        draft.announced = Some(Arc::new(intent.clone()));
+        let announced = context.intents.announce(vec![Intent::Node(intent)]);
+        announced.await?;
     }
     monitor::start(context, job, &site, &action.steps, &mut monitors).await;
     state(NodeState::Running);
@@ -178,7 +196,8 @@ async fn execute(
     };
     if draft.failure.is_none() && context.platform.probing.is_some() {
         // Still alone with its hosts: reading them disturbs nobody.
-        draft.moved = facts::again::after(context, job).await?;
+        let after = facts::again::after(context, job).await?;
+        (draft.moved, draft.unread) = (after.moved, after.unread);
         began = draft.phase("probing", began);
     }
     state(NodeState::Collecting);
@@ -193,6 +212,13 @@ async fn end_previous(context: &Context, job: &Job, action: &Action) -> Result<(
     let Some(previous) = &job.previous else {
         return Ok(());
     };
+    if let Some(intent) = &previous.intent {
+        revoke_all(context, intent).await?;
+        context.intents.done(&intent.token);
+        context.unended.ended(&intent.token);
+        return Ok(());
+    }
+    // Of a killed run, whose announcement is closed.
     let name = attempt_name(&job.label, previous.attempt);
     for step in action.steps.iter().filter(|step| step.role.is_some()) {
         let host = context.host(step.role.as_deref())?;
@@ -202,8 +228,18 @@ async fn end_previous(context: &Context, job: &Job, action: &Action) -> Result<(
     Ok(())
 }
 
-/// Makes durable what is about to be started.
-async fn announce(
+/// Ends all that may run of an execution.
+async fn revoke_all(context: &Context, intent: &NodeIntent) -> Result<()> {
+    for step in intent.all() {
+        let executor = context.executor(step.place.role.as_deref());
+        let host = step.place.spec();
+        executor.revoke(&host, &step.token, GRACE).await?;
+    }
+    Ok(())
+}
+
+/// What is about to be started.
+fn intent_of(
     context: &Context,
     job: &Job,
     used: &[Used],
@@ -211,7 +247,7 @@ async fn announce(
     action: &Action,
     ports: PortMap,
     monitors: Vec<StepIntent>,
-) -> Result<()> {
+) -> Result<NodeIntent> {
     let mut steps = Vec::with_capacity(action.steps.len());
     for step in &action.steps {
         let host = context.host(step.role.as_deref())?;
@@ -231,8 +267,8 @@ async fn announce(
         started_for_this: service.started_for_this,
         log_from: service.log_from,
     });
-    let intent = NodeIntent {
-        token: site.home.token(site.name),
+    Ok(NodeIntent {
+        token: site.execution(),
         label: job.label.to_string(),
         action: job.key,
         home: site.home.clone(),
@@ -244,8 +280,7 @@ async fn announce(
         steps,
         monitors,
         acquired_unix_ms: job.acquired_unix_ms,
-    };
-    context.intents.announce(vec![Intent::Node(intent)]).await
+    })
 }
 
 /// The action with everything resolved, and the ports that its steps were given.

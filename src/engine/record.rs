@@ -2,6 +2,7 @@
 //! hears of it, and everything that is said of a node's end is read from it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use doe_cache::{
     Digest, Execution, ExecutionStatus, NodeState as StoredState, NodeUpdate, Provenance,
@@ -12,6 +13,7 @@ use super::context::{Context, now_unix_ms};
 use super::event::{CriterionWord, Outcome};
 use super::expected;
 use super::facts;
+use super::intent::{Intent, NodeIntent};
 use super::job::Job;
 use super::judge::{self, Cause};
 use super::node_run::Draft;
@@ -38,14 +40,16 @@ pub(super) struct NodeEnd {
     pub missed: Vec<String>,
     /// Name and last lines of the log that tells most.
     pub tail: Option<(String, Vec<String>)>,
-    /// What went wrong beside it and decides nothing.
-    pub notes: Vec<String>,
+    /// What went wrong beside it and decides nothing, each with the code of its warning.
+    pub notes: Vec<(&'static str, String)>,
     /// Milliseconds from the acquisition to the end.
     pub duration_ms: u64,
     /// Which attempt it was and how many there may be, when that was a question.
     pub attempt: Option<(u32, u32)>,
     /// Whether a further attempt is to follow: it is noted so in the store.
     pub again: bool,
+    /// What was announced of it.
+    pub intent: Option<Arc<NodeIntent>>,
 }
 
 impl NodeEnd {
@@ -63,6 +67,7 @@ impl NodeEnd {
             duration_ms: now_unix_ms().saturating_sub(acquired_unix_ms),
             attempt: None,
             again: false,
+            intent: None,
         }
     }
 }
@@ -231,8 +236,14 @@ async fn try_record(
     let mut end = end_of(&record);
     end.tail = failure.filter(|_| failed).and_then(|failure| failure.tail);
     let stopped = context.is_aborted() || *job.cancel.borrow();
-    end.again = spoiled && job.attempt < job.retry.attempts && !stopped;
-    end.notes = std::mem::take(&mut draft.monitors.problems);
+    end.again = spoiled && job.attempt < job.retry.attempts && !stopped && !draft.is_last;
+    let problems = std::mem::take(&mut draft.monitors.problems).into_iter();
+    end.notes = problems.map(|problem| ("monitor", problem)).collect();
+    let unread = draft.unread.iter();
+    end.notes.extend(unread.map(|(host, why)| {
+        let text = format!("the facts of host `{host}` were not read again after it: {why}");
+        ("facts", text)
+    }));
     let update = NodeUpdate {
         run_id: context.home.run_id.clone(),
         label: record.label.clone(),
@@ -243,15 +254,22 @@ async fn try_record(
         reason: end.reason.clone(),
         record: None,
     };
+    let resumed = job.resumed.as_ref();
+    let announced = draft.announced.as_deref();
+    let announced = announced.or(resumed.map(|resumed| &resumed.intent));
+    end.intent = announced.cloned().map(Arc::new);
+    let unended = announced.filter(|intent| context.unended.has(&intent.token));
+    if let Some(NodeIntent { token, .. }) = unended {
+        // Before the record closes it.
+        let token = token.clone();
+        let told = context.intents.announce(vec![Intent::Unended { token }]);
+        told.await?;
+    }
     let mut summary = record.summary(Digest::from_bytes([0; 32]));
     summary.record = context.committer.commit(record, update).await?;
     end.summary = Some(summary);
-    let execution = match &job.resumed {
-        Some(resumed) => resumed.intent.token.clone(),
-        None => context.token(&job.name()),
-    };
-    if draft.announced || job.resumed.is_some() {
-        context.intents.done(&execution);
+    if let (Some(intent), None) = (announced, unended) {
+        context.intents.done(&intent.token);
     }
     for (executor, handle) in draft.processes.iter().chain(&draft.monitors.processes) {
         // What is left there is a copy: nothing depends on its removal.
@@ -301,6 +319,7 @@ pub(super) fn end_of(record: &Record) -> NodeEnd {
         duration_ms: record.duration_ms(),
         attempt: record.attempts.map(|of| (record.attempt, of)),
         again: false,
+        intent: None,
     }
 }
 
@@ -354,6 +373,11 @@ async fn provenance(context: &Context, job: &Job, draft: &Draft) -> Result<Prove
             hosts.insert(role.clone(), host.name);
         }
     }
+    let unread = draft.unread.iter();
+    told.extend(unread.map(|(host, why)| {
+        let at = format!("host.{host}.facts_not_read_again");
+        (at, why.as_str().into())
+    }));
     let beside = draft.monitors.told.iter();
     told.extend(beside.map(|(name, said)| (name.clone(), said.as_str().into())));
     // What is made from simulated numbers is simulated.

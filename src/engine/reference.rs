@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::decide::Decider;
+use super::prepare::values;
 use crate::graph::{Graph, NodeId};
 use crate::plan::model::{Condition, Expectation};
 use crate::rule::model::RuleKind;
@@ -82,17 +83,22 @@ pub(super) fn waits(
     waits
 }
 
-/// What a further replicate of a reference is held against: the metric of the first one.
+/// What a further replicate of a reference is held against: the metric of the first one, or of the
+/// first that is good when that is not. What stands for other settings or another platform says
+/// nothing about drift.
 pub(super) fn expectation(decider: &Decider<'_>, node: NodeId) -> Option<Expectation> {
     let pattern = decider.graph().pattern(node);
     let reference = pattern.repeats.reference.as_ref()?;
-    if pattern.replicate == 1 {
-        return None;
-    }
-    let first = pattern.label.replicate(1);
-    let standing = decider.snapshot().current(&first.to_string())?;
-    let record = decider.record(&standing.record)?;
-    let value = record.metrics.get(&reference.metric)?.value;
+    let settings = values(pattern);
+    let platform = &decider.platform().name;
+    let mut before = (1..pattern.replicate).map(|at| pattern.label.replicate(at));
+    let (first, value) = before.find_map(|label| {
+        let standing = decider.snapshot().current(&label.to_string())?;
+        let record = decider.record(&standing.record)?;
+        let same = record.settings == settings && record.provenance.platform == *platform;
+        let value = record.metrics.get(&reference.metric)?.value;
+        (same && record.verdicts.good()).then_some((label, value))
+    })?;
     let reach = value.abs() * reference.within;
     let (low, high) = (value - reach, value + reach);
     Some(Expectation {

@@ -10,6 +10,7 @@ use doe_cache::{Digest, Run, RunStatus, Store};
 
 use super::intent::{self, Home, Intent, NodeIntent, Open, Place, ServiceIntent};
 use super::scratch::Scratch;
+use super::unended;
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Executor, Handle, HostSpec, Status, Token};
 
@@ -34,6 +35,8 @@ pub(super) enum Standing {
     UnderWay,
     /// It cannot be taken over.
     Torn(String),
+    /// Its run could not end it, and nobody waits for it.
+    Unended,
 }
 
 /// A service of a killed run.
@@ -108,6 +111,10 @@ pub struct Remains {
     out_of_reach: Vec<(String, String)>,
     /// Runs that count as running and are dead.
     pub(super) runs: Vec<String>,
+    /// Runs that ended and left something.
+    pub(super) ended: Vec<String>,
+    /// Tokens of what could not be ended once more.
+    pub(super) stuck: Vec<Token>,
     pub(super) services: Vec<LeftService>,
     pub(super) nodes: Vec<LeftNode>,
     /// What runs and no run announced.
@@ -136,7 +143,15 @@ impl Remains {
                 remains.out_of_reach.push((info.run_id, info.platform));
                 continue;
             }
-            remains.runs.push(run.info.run_id.clone());
+            let was_killed = run.status == RunStatus::Running;
+            if !was_killed && open.is_empty() {
+                unended::settle(store, &run.info.run_id);
+                continue;
+            }
+            match was_killed {
+                true => remains.runs.push(run.info.run_id.clone()),
+                false => remains.ended.push(run.info.run_id.clone()),
+            }
             for intent in open.services {
                 if seen.contains(&intent.token) {
                     continue;
@@ -146,7 +161,9 @@ impl Remains {
                 let executor = within.of(&intent.place, &intent.home);
                 match executor.find(&spec, &intent.token).await? {
                     Some(handle) => {
-                        let lives = executor.poll(&handle).await? == Status::Running;
+                        let runs = executor.poll(&handle).await? == Status::Running;
+                        // What was to be ended is nobody's to use.
+                        let lives = runs && was_killed;
                         remains.services.push(LeftService {
                             intent,
                             handle,
@@ -163,6 +180,13 @@ impl Remains {
                     remains.nodes.push(LeftNode { intent, standing });
                 }
             }
+            for intent in open.unended {
+                if !seen.contains(&intent.token) {
+                    seen.push(intent.token.clone());
+                    let standing = Standing::Unended;
+                    remains.nodes.push(LeftNode { intent, standing });
+                }
+            }
         }
         let nodes = remains.nodes.iter();
         let steps = nodes.flat_map(|left| left.intent.all().map(|step| &step.token));
@@ -176,7 +200,14 @@ impl Remains {
 
     /// Whether nothing was left and no run is to be closed.
     pub fn is_empty(&self) -> bool {
-        self.runs.is_empty() && self.strays.is_empty()
+        self.runs.is_empty() && self.ended.is_empty() && self.strays.is_empty()
+    }
+
+    /// Another run answers for what these left, or nothing is left of them.
+    pub(super) fn settle(&self, store: &Store) {
+        for run in self.runs.iter().chain(&self.ended) {
+            unended::settle(store, run);
+        }
     }
 
     /// What is to be told of runs that cannot be looked after here.
@@ -184,7 +215,7 @@ impl Remains {
         let runs = self.out_of_reach.iter();
         runs.map(|(run, platform)| {
             format!(
-                "the killed run {run} left something on platform `{platform}`: `doe build --platform {platform}` goes on with it, `doe cancel --all --platform {platform}` ends it"
+                "the run {run} left something on platform `{platform}`: `doe build --platform {platform}` goes on with it, `doe cancel --all --platform {platform}` ends it"
             )
         })
         .collect()
@@ -249,9 +280,15 @@ impl Remains {
         let services = self.services.iter().map(|left| left.intent.clone());
         let services = services.chain(self.unbegun.iter().cloned());
         let nodes = self.nodes.iter().map(|left| left.intent.clone());
+        let unended = self.nodes.iter();
+        let unended = unended.filter(|left| left.standing == Standing::Unended);
+        let unended = unended.map(|left| Intent::Unended {
+            token: left.intent.token.clone(),
+        });
         services
             .map(Intent::Service)
             .chain(nodes.map(Intent::Node))
+            .chain(unended)
             .collect()
     }
 
@@ -260,7 +297,7 @@ impl Remains {
         let at = self.nodes.iter().position(|left| {
             left.intent.action == *action
                 && left.intent.home.is_away() == self.away
-                && !matches!(left.standing, Standing::Torn(_))
+                && matches!(left.standing, Standing::Over | Standing::UnderWay)
         })?;
         Some(self.nodes.remove(at))
     }
@@ -304,24 +341,39 @@ impl Remains {
         let mut over = Vec::new();
         for LeftNode { intent, standing } in std::mem::take(&mut self.nodes) {
             let mut pids = Vec::new();
+            let mut stuck = None;
             for step in intent.all() {
                 let executor = executor_of(&step.place, &intent.home, executor, local);
                 let host = step.place.spec();
-                let ended = executor.revoke(&host, &step.token, GRACE).await?;
-                pids.extend(ended.map(|handle| handle.pid.to_string()));
+                match executor.revoke(&host, &step.token, GRACE).await {
+                    Ok(ended) => pids.extend(ended.map(|handle| handle.pid.to_string())),
+                    // It did not go before: that is no reason to do nothing at all.
+                    Err(error) if standing == Standing::Unended => stuck = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Some(error) = stuck {
+                let (label, run) = (&intent.label, &intent.home.run_id);
+                said.push(format!(
+                    "{label} of the run {run} still could not be ended: {error}"
+                ));
+                self.stuck.push(intent.token);
+                continue;
             }
             let why = match &standing {
                 Standing::Torn(why) => why.as_str(),
+                Standing::Unended => "its run could not end it",
                 _ => "this build does not want it",
+            };
+            let whose = match standing {
+                Standing::Unended => "the run",
+                _ => "the killed run",
             };
             let run = &intent.home.run_id;
             said.push(match pids.as_slice() {
-                [] => format!(
-                    "{} of the killed run {run} is not taken over: {why}",
-                    intent.label
-                ),
+                [] => format!("{} of {whose} {run} is not taken over: {why}", intent.label),
                 pids => format!(
-                    "ended {} of the killed run {run} (pid {}): {why}",
+                    "ended {} of {whose} {run} (pid {}): {why}",
                     intent.label,
                     pids.join(", ")
                 ),
@@ -363,9 +415,11 @@ impl Remains {
             .filter_map(|intent| match intent {
                 Intent::Service(service) => Some(service.home.run_id),
                 Intent::Node(node) => Some(node.home.run_id),
-                Intent::Done { .. } => None,
+                Intent::Done { .. } | Intent::Unended { .. } => None,
             });
-        homes.chain(self.runs.iter().cloned()).collect()
+        homes
+            .chain(self.runs.iter().chain(&self.ended).cloned())
+            .collect()
     }
 }
 
@@ -381,7 +435,7 @@ pub async fn cancel(
     executor: &dyn Executor,
     local: &dyn Executor,
 ) -> Result<Vec<String>> {
-    let runs = remains.runs.clone();
+    let (runs, ended) = (remains.runs.clone(), remains.ended.clone());
     if let Some(label) = label {
         let labels: Vec<String> = remains
             .nodes
@@ -401,20 +455,24 @@ pub async fn cancel(
         remains.strays.clear();
         remains.unbegun.clear();
     }
-    for left in &mut remains.nodes {
+    let asked = remains.nodes.iter_mut();
+    for left in asked.filter(|left| left.standing != Standing::Unended) {
         left.standing = Standing::Torn("cancelled on request".into());
     }
     let homes = remains.homes();
     let elsewhere = remains.notices();
     let (mut said, over) = remains.end(executor, local).await?;
-    for run in &runs {
+    for run in runs.iter().chain(&ended) {
         let run_dir = store.layout().runs().join(run);
         for token in over.iter().filter(|_| run_dir.is_dir()) {
             intent::close(&run_dir, token)?;
         }
-        if label.is_none() {
+        if label.is_none() && runs.contains(run) {
             store.end_run(run, RunStatus::Abandoned)?;
         }
+    }
+    if label.is_none() && remains.stuck.is_empty() {
+        remains.settle(store);
     }
     if label.is_none() {
         homes.iter().for_each(|run| Scratch::forget(run));

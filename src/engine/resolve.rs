@@ -363,7 +363,9 @@ fn rejudge(
     };
     // A failure that is the result has no numbers to be read anew.
     if pattern.expect_class.is_none() {
-        record.verdicts.criterion = judge::criterion_of(&pattern.expect, &judged);
+        let own = pattern.expect.iter().cloned();
+        let expect: Vec<_> = own.chain(reference::expectation(decider, node)).collect();
+        record.verdicts.criterion = judge::criterion_of(&expect, &judged);
         record.verdicts.validity = judged.validity;
         (record.metrics, record.texts, record.samples) =
             (judged.metrics, judged.texts, judged.samples);

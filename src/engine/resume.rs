@@ -46,29 +46,40 @@ impl Drive<'_, '_, '_> {
         }
         let held_back = self.held_back.take().unwrap_or_default();
         let adopted = self.adopt_services();
-        let (begun, fresh): (Vec<TaskId>, Vec<TaskId>) = held_back
+        let (begun, mut fresh): (Vec<TaskId>, Vec<TaskId>) = held_back
             .into_iter()
             .filter(|task| self.jobs.contains_key(task))
             .partition(|task| self.is_resumed(*task));
-        for task in begun.iter().copied() {
-            if !self.has_its_services(task, &adopted) {
+        let mut resumed = Vec::new();
+        for task in begun {
+            if self.has_its_services(task, &adopted) {
+                self.go_on(task);
+                resumed.push(task);
+            } else {
                 self.give_up(task, "a service that it uses could not be taken over");
+                fresh.push(task);
             }
-            self.go_on(task);
         }
-        if begun.iter().any(|task| self.is_resumed(*task)) {
+        // What nobody goes on with is gone before anybody gets its hosts.
+        self.end_what_is_left().await?;
+        if !resumed.is_empty() {
             for command in self.scheduler.commands() {
                 self.obey(command);
             }
         }
-        for task in begun {
-            if self.is_resumed(task) && !self.scheduler.is_active(task) {
-                self.give_up(task, "its hosts are given to others now");
-            }
+        resumed.retain(|task| !self.scheduler.is_active(*task));
+        for &task in &resumed {
+            self.give_up(task, "its hosts are given to others now");
+            self.hold_up(task);
         }
-        self.end_what_is_left().await?;
+        if !resumed.is_empty() {
+            self.end_what_is_left().await?;
+        }
         for task in fresh {
             self.ask(task);
+        }
+        for task in resumed {
+            self.ask_again(task);
         }
         Ok(())
     }
@@ -82,6 +93,9 @@ impl Drive<'_, '_, '_> {
         for token in over {
             self.context.intents.done(&token);
         }
+        self.context
+            .unended
+            .of_others(std::mem::take(&mut self.remains.stuck));
         Ok(())
     }
 

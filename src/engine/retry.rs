@@ -163,12 +163,18 @@ impl Drive<'_, '_, '_> {
             duration_ms: end.duration_ms,
         }));
         job.attempt += 1;
-        job.previous = Some(Previous::of(summary.record, &record));
+        job.previous = Some(Previous {
+            intent: end.intent.clone(),
+            ..Previous::of(summary.record, &record)
+        });
         job.resumed = None;
         job.running = false;
         job.acquired_unix_ms = 0;
         self.scheduler.put_off(task);
-        self.gate.put_off(task, end.duration_ms as f64 / 1000.0);
+        let seconds = end.duration_ms as f64 / 1000.0;
+        self.gate.put_off(task, seconds);
+        let node = self.tasks[task.index()].node;
+        self.watch.put_off(node, seconds);
         let due = Instant::now() + Duration::from_millis(delay_ms);
         self.retries.tried.insert(task, (Some(due), final_of(end)));
         Ok(true)

@@ -34,6 +34,7 @@ use super::schedule::{Limits, Scheduler, TaskId};
 use super::scratch::Scratch;
 use super::search_path::search_path;
 use super::survey::{Survey, survey};
+use super::unended;
 use crate::error::{Error, Result};
 use crate::exec::{Executor, Site};
 use crate::graph::{Graph, NodeId};
@@ -164,6 +165,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     if !works {
         (cleared, _) = remains.end(&*executor, &*local).await?;
     } else {
+        unended::mark(&store, &run_id)?;
         // First the new run answers for what was left, then the old one need not any more.
         let announced = Intents::new(&run_dir)?;
         announced.announce(remains.intents()).await?;
@@ -172,6 +174,9 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     }
     for dead in &remains.runs {
         store.end_run(dead, RunStatus::Abandoned)?;
+    }
+    if remains.stuck.is_empty() {
+        remains.settle(&store);
     }
     journal.tell(Body::RunStarted {
         run_id: run_id.clone(),
@@ -293,9 +298,16 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         {
             Scratch::forget(run);
         }
+        if drive.is_all_over() {
+            unended::settle(&store, &run_id);
+        }
         if let Err(error) = driven {
             // The run's own account must not stay open because of it.
             let _ = store.end_run(&run_id, RunStatus::Failed);
+            journal.summary.service_starts = starts;
+            journal.summary.wall_s = seconds_since(started);
+            let summary = journal.summary.clone();
+            journal.tell(Body::Summary(summary));
             return Err(error);
         }
         journal.summary.service_starts = starts;
@@ -308,7 +320,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     if let (Some(mirror), Some(uploads), 0..=2) = (mirror, uploads, level) {
         remote::finish(&mut journal, mirror, uploads, asked).await;
     }
-    journal.summary.wall_s = (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+    journal.summary.wall_s = seconds_since(started);
     let summary = journal.summary.clone();
     if begun {
         let status = match (interrupted, summary.is_good()) {
@@ -326,6 +338,10 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         run_id,
         begun,
     })
+}
+
+fn seconds_since(started: Instant) -> f64 {
+    (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 /// Nodes whose end differs from what the store knows of them: they failed before and are reused
@@ -448,6 +464,7 @@ fn context(
         committer: Committer::new(store.clone(), uploads),
         store: store.clone(),
         intents,
+        unended: Default::default(),
         scratch: Scratch::new(run_id, &run_dir),
         home: Home {
             run_id: run_id.to_owned(),

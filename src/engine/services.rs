@@ -11,6 +11,7 @@ use doe_cache::{Digest, Value};
 use tokio::sync::watch;
 
 use super::context::{Context, now_unix_ms};
+use super::health::Watched;
 use super::intent::{Intent, Place, PortMap, ServiceIntent};
 use super::judge::{self, Cause};
 use super::ready::{Unready, describe, logs, wait_ready};
@@ -57,6 +58,8 @@ pub(super) struct Instance {
     pub ports: BTreeMap<String, u16>,
     /// How it ended, once it has.
     pub ended: watch::Receiver<Option<Status>>,
+    /// What says that it does its work.
+    pub watched: Watched,
     /// Bytes of its logs that are known to exist.
     seen: [AtomicU64; 2],
 }
@@ -97,6 +100,7 @@ impl Instance {
                 .cloned()
                 .unwrap_or_default(),
             ended: watch::channel(None).1,
+            watched: Watched::not(),
             seen: Default::default(),
             def,
         }
@@ -267,12 +271,16 @@ pub(super) async fn start(
     let announced = context.intents.announce(vec![Intent::Service(intent)]);
     announced.await.map_err(early)?;
     let started = context.executor.start(&def.host, &script, &token).await;
-    let handle = started.map_err(early)?;
+    let handle = started.map_err(|error| {
+        context.unended.of_start(&def, &token, &error);
+        early(error)
+    })?;
     let (sender, ended) = watch::channel(None);
     let instance = Instance {
         handle,
         ports,
         ended,
+        watched: Watched::not(),
         seen: Default::default(),
         def,
     };
@@ -320,7 +328,10 @@ async fn get_ready(
     let (host, handle) = (&instance.def.host, &instance.handle);
     let ready = wait_ready(context, executor, host, handle, &action.ready);
     let Err(unready) = ready.await else {
-        return Ok(instance);
+        return Ok(Instance {
+            watched: Watched::by(&action.ready, action.health),
+            ..instance
+        });
     };
     stop(context, &instance).await;
     Err(ServiceFailure {
@@ -336,14 +347,17 @@ async fn get_ready(
     })
 }
 
-/// Ends a service: politely, then hard. What could not be ended is said.
-pub(super) async fn stop(context: &Context, instance: &Instance) -> Option<Error> {
+/// Ends a service: politely, then hard. Whether it is gone; what could not be ended is noted.
+pub(super) async fn stop(context: &Context, instance: &Instance) -> bool {
     let grace = instance.def.stop_grace;
-    let error = context.executor.cancel(&instance.handle, grace).await.err();
-    if error.is_none() {
-        context.intents.done(&instance.handle.token);
+    match context.executor.cancel(&instance.handle, grace).await {
+        Ok(()) => context.intents.done(&instance.handle.token),
+        Err(error) => {
+            context.unended.of_service(instance, &error);
+            return false;
+        }
     }
-    error
+    true
 }
 
 fn cancelled() -> Error {

@@ -16,8 +16,9 @@ use super::intent::Home;
 use super::judge::Cause;
 use super::ready::{Unready, describe, logs, telling_tail, wait_ready};
 use super::services::{Instance, ServiceFailure};
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::exec::{Executor, Exit, Handle, HostSpec, Status, Token};
+use crate::label::Label;
 use crate::rule::action::StepAction;
 
 /// Between the polite and the hard end of a step.
@@ -125,6 +126,8 @@ struct Member<'s> {
 pub(super) struct Site<'s> {
     /// The run that makes their tokens: this one, or a killed one that is gone on with.
     pub home: &'s Home,
+    /// The node.
+    pub label: &'s Label,
     /// Name of the node in tokens.
     pub name: &'s str,
     /// Which replicate the node is, from 1.
@@ -141,6 +144,11 @@ impl Site<'_> {
     /// The token of a step.
     pub(super) fn token(&self, step: &str) -> Token {
         token(&self.home.run_id, self.name, step)
+    }
+
+    /// The token of the execution.
+    pub(super) fn execution(&self) -> Token {
+        self.home.token(self.name)
     }
 
     async fn cancelled(&self, context: &Context) {
@@ -352,13 +360,18 @@ async fn run_member(
     let handle = match executor.start(&member.host, &script, &token).await {
         Ok(handle) => handle,
         Err(error) => {
+            // Where no answer came it may run.
+            if Cause::of(&error).is_some()
+                && let Err(error) = executor.revoke(&member.host, &token, GRACE).await
+            {
+                let what = format!("step `{}` on host `{}`", step.name, member.host.name);
+                let execution = site.execution();
+                context
+                    .unended
+                    .of_node(&execution, site.label, &what, &error);
+            }
             let reason = format!("step `{}` could not be started: {error}", step.name);
-            let otherwise = match error.kind {
-                Kind::Infra => Cause::Lost,
-                _ => Cause::Program,
-            };
-            let cause = Cause::of(&error).unwrap_or(otherwise);
-            return (None, Err(Failure::plain(reason, cause)));
+            return (None, Err(Failure::plain(reason, Cause::of_work(&error))));
         }
     };
     if step.ready.is_none() {
@@ -400,6 +413,11 @@ async fn run_member(
     if end.is_err()
         && let Err(error) = executor.cancel(&handle, GRACE).await
     {
+        let what = format!("step `{}` on host `{}`", step.name, handle.host);
+        let execution = site.execution();
+        context
+            .unended
+            .of_node(&execution, site.label, &what, &error);
         let reason = format!("step `{}` could not be cancelled: {error}", step.name);
         let cause = Cause::of(&error).unwrap_or(Cause::Lost);
         return (Some(handle), Err(Failure::plain(reason, cause)));

@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 use super::drive::Drive;
 use super::event::Outcome;
 use super::live::Report;
+use super::resolve::Final;
 use super::schedule::{ServiceId, TaskId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 impl Drive<'_, '_, '_> {
     pub(super) fn stop_submitting(&mut self, reason: &str) -> Result<()> {
@@ -82,10 +83,38 @@ impl Drive<'_, '_, '_> {
                     self.service_came_up(service, instance, sender);
                     self.stop_service(service);
                 }
+                Some(Report::Done(task, end)) => {
+                    self.outstanding -= 1;
+                    // What is noted of it is noted; the error that ended the run is told.
+                    let _ = self.done(task, *end);
+                }
                 Some(report) if report.is_last() => self.outstanding -= 1,
                 Some(_) => {}
-                None => return,
+                None => break,
             }
         }
+        self.tell_unended();
+    }
+
+    /// After an error of the run itself: tells the end of everything that was announced and has
+    /// none.
+    pub(super) fn give_account(&mut self, error: &Error) {
+        let why = format!("the run itself failed: {error}");
+        for at in 0..self.tasks.len() {
+            let (task, node) = (TaskId(at as u32), self.tasks[at].node);
+            let is_part = |drive: &Self| {
+                !drive.scheduler.is_held(task) && drive.finals[node.index()].is_none()
+            };
+            if is_part(self) && self.end_idle(task, Outcome::Cancelled, &why).is_err() {
+                // It cannot even be noted: then it is only told.
+                if is_part(self) {
+                    let ended = Final::without_result(Outcome::Cancelled, &why);
+                    self.journal
+                        .finished(self.decider.graph().label(node), &ended);
+                    self.finals[node.index()] = Some(ended);
+                }
+            }
+        }
+        self.journal.flush();
     }
 }

@@ -21,10 +21,12 @@ use crate::error::{Error, Kind, Result};
 
 /// How long one look may take.
 pub(super) const LIMIT: Duration = Duration::from_secs(2);
+/// How long a server that was ready may take to answer: it may have much to do.
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 
-/// Whether a GET of the URL answers 200.
-pub async fn http(url: &str) -> Result<bool> {
-    http_over(url, async |address: String| {
+/// Whether a GET of the URL answers 200 within this time.
+pub async fn http(url: &str, limit: Duration) -> Result<bool> {
+    http_over(url, limit, async |address: String| {
         Ok(TcpStream::connect(address).await.ok())
     })
     .await
@@ -34,6 +36,7 @@ pub async fn http(url: &str) -> Result<bool> {
 /// `None` of it means that nobody was there.
 pub async fn http_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     url: &str,
+    limit: Duration,
     connect: impl AsyncFnOnce(String) -> Result<Option<S>>,
 ) -> Result<bool> {
     let uri = check_url(url)?;
@@ -66,7 +69,7 @@ pub async fn http_over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             () = driven => Ok(None),
         }
     };
-    match tokio::time::timeout(LIMIT, ask).await {
+    match tokio::time::timeout(limit, ask).await {
         Ok(Ok(status)) => Ok(status == Some(StatusCode::OK)),
         Ok(Err(error)) => Err(error),
         Err(_) => Ok(false),
@@ -259,9 +262,9 @@ mod tests {
             "",
         ]);
         let url = format!("http://{address}/health?x=1");
-        assert!(http(&url).await.unwrap());
+        assert!(http(&url, LIMIT).await.unwrap());
         for _ in 0..5 {
-            assert!(!http(&url).await.unwrap());
+            assert!(!http(&url, LIMIT).await.unwrap());
         }
     }
 
@@ -269,7 +272,7 @@ mod tests {
     async fn a_silent_server_is_not_ready() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert!(!http(&format!("http://{address}/")).await.unwrap());
+        assert!(!http(&format!("http://{address}/"), LIMIT).await.unwrap());
         assert!(tcp(&address.to_string()).await.unwrap());
         drop(listener);
         assert!(!tcp(&address.to_string()).await.unwrap());
@@ -278,7 +281,11 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_asked_is_an_error() {
         for url in ["", "not a url", "/health", "https://127.0.0.1/", "ftp://x/"] {
-            assert_eq!(http(url).await.unwrap_err().code, "bad-probe", "{url}");
+            assert_eq!(
+                http(url, LIMIT).await.unwrap_err().code,
+                "bad-probe",
+                "{url}"
+            );
         }
         for address in ["", "host", ":80", "host:", "host:99999"] {
             assert_eq!(

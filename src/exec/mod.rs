@@ -140,6 +140,8 @@ pub enum Stream {
 pub enum Sign {
     /// GET of the URL answers 200 within a few seconds.
     Http(String),
+    /// The same of a server that may be busy: it is given longer.
+    Answers(String),
     /// A connection to `host:port` is accepted.
     Tcp(String),
     /// Something listens on this TCP port of the host, seen without connecting (from the kernel's
@@ -221,6 +223,11 @@ pub trait Executor: Send + Sync {
 
     /// Looks for a sign once.
     fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>>;
+
+    /// How often a sign may be looked for all the time that something is in use.
+    fn look_every(&self) -> Duration {
+        Duration::from_secs(5)
+    }
 
     /// Fetches files from a folder on the host into a local folder. Missing ones are left out of
     /// the answer.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::engine::event::{Body, Event, Outcome, Retrying, Summary};
+use crate::engine::event::{Body, Event, NodeState, Outcome, Retrying, Summary};
 
 /// A run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -52,6 +52,9 @@ pub struct Node {
     /// Attempts before the last one, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub spoiled: Vec<Retrying>,
+    /// Whether its steps were begun.
+    #[serde(skip)]
+    began: bool,
 }
 
 /// Word for a node whose run was killed.
@@ -69,13 +72,15 @@ impl Node {
             missed: Vec::new(),
             followup: None,
             spoiled: Vec::new(),
+            began: false,
         }
     }
 
     /// Whether it was executed, or was being so.
     pub fn ran(&self) -> bool {
         let executed = ["ok", "failed", "invalid"].contains(&self.outcome);
-        executed || (self.outcome == ABORTED && self.why.is_some())
+        let ended = self.outcome == Outcome::Cancelled.as_str() && self.began;
+        executed || ended || (self.outcome == ABORTED && self.why.is_some())
     }
 
     /// Whether it has no result that others may use.
@@ -124,7 +129,9 @@ impl Account {
                 self.run_id.clone_from(run_id);
                 self.command.clone_from(command);
             }
-            Body::NodeState { label, why, .. } => {
+            Body::NodeState {
+                label, why, state, ..
+            } => {
                 let node = self
                     .nodes
                     .entry(label.clone())
@@ -135,6 +142,7 @@ impl Account {
                 if why.is_some() {
                     node.why.clone_from(why);
                 }
+                node.began |= *state == NodeState::Running;
             }
             Body::NodeFinished(end) => {
                 let entry = self.nodes.entry(end.label.clone());
@@ -142,11 +150,12 @@ impl Account {
                 if node.outcome != ABORTED {
                     self.broken.push(format!("{} ended twice", end.label));
                 }
-                // What is blocked, cancelled or reused after all did not run.
-                let ran = matches!(
-                    end.outcome,
-                    Outcome::Ok | Outcome::Failed | Outcome::Invalid
-                );
+                // What is blocked, reused or cancelled before it began did not run.
+                let ran = match end.outcome {
+                    Outcome::Ok | Outcome::Failed | Outcome::Invalid => true,
+                    Outcome::Cancelled => node.began,
+                    _ => false,
+                };
                 *node = Node {
                     outcome: end.outcome.as_str(),
                     why: node.why.take().filter(|_| ran),
@@ -157,6 +166,7 @@ impl Account {
                     missed: end.missed.clone(),
                     followup: end.followup.clone(),
                     spoiled: std::mem::take(&mut node.spoiled),
+                    began: node.began,
                 };
             }
             Body::Retrying(spoiled) => {

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use super::model::Health;
+
 /// How one knows that a process is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
@@ -53,6 +55,8 @@ pub struct ServiceAction {
     pub gpus: u32,
     /// Seconds between the polite and the hard end.
     pub stop_grace_s: f64,
+    /// How it is watched while it is used.
+    pub health: Health,
 }
 
 /// One script of a node, rendered.

@@ -89,6 +89,7 @@ fn service(service: &ServiceDef) -> Value {
         after,
         ready: ready_def,
         stop_grace_s: _, // scheduling
+        health: _,       // scheduling
         site: _,
     } = service;
     map([

@@ -202,6 +202,24 @@ pub struct ReadyDef {
     pub fail_on_log: Vec<Text>,
 }
 
+/// How a service is watched while nodes use it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Health {
+    /// Seconds between two looks; none: as the executor can afford it.
+    pub every_s: Option<f64>,
+    /// Looks in a row without an answer that are its death; 0: nobody looks.
+    pub misses: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            every_s: None,
+            misses: 3,
+        }
+    }
+}
+
 /// A service of a rule.
 #[derive(Debug, Clone)]
 pub struct ServiceDef {
@@ -221,6 +239,8 @@ pub struct ServiceDef {
     pub ready: ReadyDef,
     /// Seconds between the polite and the hard end.
     pub stop_grace_s: f64,
+    /// How it is watched while it is used.
+    pub health: Health,
     /// Where it is defined.
     pub site: Site,
 }

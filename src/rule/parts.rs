@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::draft::{Draft, Ref, Target};
-use super::model::{ProbeDef, ReadyDef, Require, Role, ServiceDef, StepDef};
+use super::model::{Health, ProbeDef, ReadyDef, Require, Role, ServiceDef, StepDef};
 use super::params::regex;
 use crate::error::Diagnostic;
 use crate::source::{Item, ItemValue, Table, Text, parse_duration};
@@ -266,6 +266,26 @@ fn ready(table: Table<'_>, diags: &mut Vec<Diagnostic>) -> Option<ReadyDef> {
     None
 }
 
+/// `health` of a service.
+fn health_of(mut table: Table<'_>, diags: &mut Vec<Diagnostic>) -> Health {
+    let every_s = table.opt_duration("every", diags).map(|s| s.value);
+    let misses = table.opt_int("misses", diags);
+    table.remaining(diags, "in `health`");
+    let misses = misses.and_then(|misses| match u32::try_from(misses.value) {
+        Ok(number) => Some(number),
+        Err(_) => {
+            let text = format!("`misses` cannot be {}", misses.value);
+            let found = Diagnostic::error("out-of-range", text).at(misses.site, "");
+            diags.push(found.hint("0 means that nobody looks; 3 is the default"));
+            None
+        }
+    });
+    Health {
+        every_s,
+        misses: misses.unwrap_or(Health::default().misses),
+    }
+}
+
 /// `[[RULE.service]]`.
 pub(super) fn service(
     table: Table<'_>,
@@ -294,6 +314,8 @@ pub(super) fn service(
     let stop_grace_s = table
         .opt_duration("stop_grace", diags)
         .map_or(STOP_GRACE_S, |s| s.value);
+    let health = table.opt_table("health", diags);
+    let health = health.map_or_else(Health::default, |table| health_of(table, diags));
     table.remaining(diags, "in a service");
     draft
         .refs
@@ -314,6 +336,7 @@ pub(super) fn service(
         after: after.into_iter().map(|text| text.text).collect(),
         ready: ready?,
         stop_grace_s,
+        health,
         site: table.site().clone(),
     })
 }

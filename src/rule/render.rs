@@ -111,6 +111,7 @@ impl<'a> Rendering<'a> {
             after: service.after.clone(),
             gpus: self.gpus.get(service.role.as_str()).copied().unwrap_or(0),
             stop_grace_s: service.stop_grace_s,
+            health: service.health,
         })
     }
 

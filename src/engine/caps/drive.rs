@@ -51,6 +51,12 @@ impl Drive<'_, '_, '_> {
         self.scheduler.admit(task);
     }
 
+    /// A task that was to go on cannot: it has to ask like any other.
+    pub(in crate::engine) fn hold_up(&mut self, task: TaskId) {
+        self.gate.put_off(task, 0.0);
+        self.scheduler.put_off(task);
+    }
+
     /// Lets in who may begin, and ends who never will. Whether anything came of it.
     pub(in crate::engine) fn pass_gate(&mut self) -> Result<bool> {
         if self.gate.is_open() || self.scheduler.is_draining() {

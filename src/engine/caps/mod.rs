@@ -111,18 +111,18 @@ impl Gate {
     /// A node has ended; nothing when it had not asked.
     pub(super) fn ended(&mut self, task: TaskId, seconds: f64, good: bool) {
         self.waiting.remove(&task);
-        let Some(asks) = self.begun.remove(&task) else {
-            return;
-        };
-        self.spent_s += seconds;
-        self.spent_cost += asks.per_hour * seconds / 3600.0;
-        if let Some(canary) = self.canaries.get_mut(&asks.services)
-            && *canary == Canary::Sent(task)
-        {
-            *canary = match good {
-                true => Canary::Back,
-                false => Canary::Dead(task),
-            };
+        // Also of one that ends while it is put off: others wait for it, whether it runs or not.
+        for canary in self.canaries.values_mut() {
+            if *canary == Canary::Sent(task) {
+                *canary = match good {
+                    true => Canary::Back,
+                    false => Canary::Dead(task),
+                };
+            }
+        }
+        if let Some(asks) = self.begun.remove(&task) {
+            self.spent_s += seconds;
+            self.spent_cost += asks.per_hour * seconds / 3600.0;
         }
     }
 
@@ -355,5 +355,22 @@ mod tests {
         gate.ended(TaskId(2), 5.0, false);
         assert_eq!(begun(&mut gate), [203]);
         assert!(!gate.is_open() && Gate::new(Caps::default(), "").is_open());
+    }
+
+    #[test]
+    fn a_canary_that_ends_while_it_is_put_off_lets_nobody_wait() {
+        let caps = Caps {
+            canary: true,
+            ..Caps::default()
+        };
+        let mut gate = Gate::new(caps, "");
+        for task in [0, 1] {
+            gate.ask(TaskId(task), asks(Some(1.0), 0.0, Some(0)));
+        }
+        assert_eq!(begun(&mut gate), [0]);
+        gate.put_off(TaskId(0), 2.0);
+        assert_eq!(begun(&mut gate), [] as [u32; 0]);
+        gate.ended(TaskId(0), 0.0, false);
+        assert_eq!(begun(&mut gate), [201]);
     }
 }

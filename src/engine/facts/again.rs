@@ -13,7 +13,7 @@ use super::parse::HostValues;
 use crate::engine::context::{Context, now_unix_ms};
 use crate::engine::job::Job;
 use crate::error::{Error, Kind, Result};
-use crate::exec::HostSpec;
+use crate::exec::{HostSpec, trouble};
 use crate::plan::model::{HostFacts, Platform};
 use crate::rule::host::HostProbe;
 use crate::rule::model::RuleKind;
@@ -26,6 +26,19 @@ pub(in crate::engine) type Readings = Mutex<BTreeMap<String, Arc<Mutex<Option<Pr
 pub(in crate::engine) struct Probed {
     facts: Arc<HostFacts>,
     asked: Instant,
+}
+
+/// Code of the error of a node whose host is not what it was when it was planned: in the same run
+/// it never will be.
+pub(in crate::engine) const MOVED: &str = "facts-moved";
+
+/// What the hosts of a node say when it has run.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct After {
+    /// Why nobody can say under what it ran, in one sentence.
+    pub moved: Option<String>,
+    /// By host: why it could not be asked.
+    pub unread: BTreeMap<String, String>,
 }
 
 /// Makes sure that the node's hosts are what its keys say: read by this program, and not moved
@@ -50,18 +63,19 @@ pub(in crate::engine) async fn before(context: &Context, job: &Job) -> Result<()
             let text = format!(
                 "fact `{fact}` of host `{host}` was {was} when this was planned and is {is} now"
             );
-            return Err(Error::new(Kind::Infra, "facts-moved", text)
+            return Err(Error::new(Kind::Infra, MOVED, text)
                 .hint("build again: it is planned with what the host is now"));
         }
     }
     Ok(())
 }
 
-/// What has moved since the keys were made, in one sentence. A host that cannot be asked now says
-/// nothing.
-pub(in crate::engine) async fn after(context: &Context, job: &Job) -> Result<Option<String>> {
-    let Some((_, probe)) = probe_of(&context.platform) else {
-        return Ok(None);
+/// What has moved since the keys were made. A host that cannot be reached now says nothing, and
+/// that is noted; one that is reached and cannot say what the keys rest on has moved.
+pub(in crate::engine) async fn after(context: &Context, job: &Job) -> Result<After> {
+    let mut after = After::default();
+    let Some((probing, probe)) = probe_of(&context.platform) else {
+        return Ok(after);
     };
     let ended = Instant::now();
     let hosts = hosts(context, job)?;
@@ -69,16 +83,22 @@ pub(in crate::engine) async fn after(context: &Context, job: &Job) -> Result<Opt
         .iter()
         .map(|host| ask_since(context, probe, host, ended));
     let readings = futures_util::future::join_all(asked).await;
-    for (host, now) in hosts.iter().zip(readings) {
-        let Ok(now) = now else { continue };
-        if let Some((fact, was, is)) = moved(&context.platform, &host.name, &now.facts) {
-            let host = &host.name;
-            return Ok(Some(format!(
-                "fact `{fact}` of host `{host}` changed from {was} to {is} while it ran"
-            )));
-        }
+    let rests_on_it = !probing.fixed(&context.platform.facts).is_empty();
+    for (HostSpec { name, .. }, now) in hosts.iter().zip(readings) {
+        let said = match now {
+            Ok(now) => moved(&context.platform, name, &now.facts).map(|(fact, was, is)| {
+                format!("fact `{fact}` of host `{name}` changed from {was} to {is} while it ran")
+            }),
+            Err(error) => {
+                after.unread.insert(name.clone(), error.to_string());
+                let answers = trouble::of(&error).is_none();
+                (answers && rests_on_it)
+                    .then(|| format!("the facts of host `{name}` could not be read again: {error}"))
+            }
+        };
+        after.moved = after.moved.or(said);
     }
-    Ok(None)
+    Ok(after)
 }
 
 /// What the probe read of a host last.

@@ -84,12 +84,23 @@ fn declared(platform: &Platform, host: &str) -> Vec<Diagnostic> {
         return Vec::new();
     };
     let mut all = Vec::new();
+    // A simulation pretends some facts and has nothing to say about others.
+    let probe = probe_of(platform).filter(|_| !platform.simulated);
+    let reads = |fact: &String| probe.is_some_and(|(_, probe)| probe.facts.contains_key(fact));
     for (fact, said) in &platform.facts {
-        let Some(read) = known.facts.get(fact).filter(|read| *read != said) else {
-            continue;
+        let claimed = plain(said);
+        let text = match known.facts.get(fact) {
+            Some(read) if read == said => continue,
+            Some(read) => {
+                let read = plain(read);
+                format!("`{fact}` of host `{host}` is `{read}`; the platform says `{claimed}`")
+            }
+            None if reads(fact) => {
+                format!("host `{host}` has no `{fact}`; the platform says `{claimed}`")
+            }
+            // Nobody asks the host.
+            None => continue,
         };
-        let (read, said) = (plain(read), plain(said));
-        let text = format!("`{fact}` of host `{host}` is `{read}`; the platform says `{said}`");
         let mut found = finding(platform, host, "fact-mismatch", text);
         if let Some(site) = platform.fact_sites.get(fact) {
             found = found.at(site.clone(), "declared here");

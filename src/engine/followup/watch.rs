@@ -329,6 +329,13 @@ impl<'w> Watch<'w> {
         Some(up)
     }
 
+    /// An attempt of a node took so many seconds, and a further one is to come.
+    pub fn put_off(&mut self, node: NodeId, seconds: f64) {
+        if let Some(up) = self.brought.get(&node) {
+            self.ups[*up].spent_s += seconds;
+        }
+    }
+
     /// The follow-up that brought a node in.
     pub fn brought_by(&self, node: NodeId) -> Option<usize> {
         self.brought.get(&node).copied()

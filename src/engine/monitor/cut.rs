@@ -13,6 +13,9 @@ pub const SCHEMA: &str = "doe-monitor-v1";
 /// Shares of a measurement that may be without samples at its begin and end.
 const LEAST_COVERED: f64 = 0.95;
 
+/// How the remark begins that stands where a log was cut.
+const CUT: &str = "[doe: ";
+
 /// When a measurement was, Unix ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
@@ -33,6 +36,8 @@ pub(super) struct Samples {
     pub(super) unreadable: usize,
     /// The share of the measurement between its first and its last sample.
     pub(super) covered: f64,
+    /// Whether something is missing in between: its log was cut.
+    pub(super) cut: bool,
     /// What is wrong with it.
     pub(super) problem: Option<String>,
 }
@@ -51,6 +56,7 @@ pub(super) fn cut(time: &SampleTime, window: Window, ahead_ms: i64, text: &str) 
         let stamp = line.split_once(' ');
         let Some((Ok(stamp), line)) = stamp.map(|(ms, line)| (ms.parse::<u64>(), line)) else {
             // Where a log was cut there stands a remark.
+            found.cut |= line.starts_with(CUT);
             found.unreadable += usize::from(!line.trim().is_empty());
             continue;
         };
@@ -92,6 +98,7 @@ pub(super) fn cut(time: &SampleTime, window: Window, ahead_ms: i64, text: &str) 
             0 => "gave no sample of the measurement".to_owned(),
             lines => format!("gave no sample of the measurement, and {lines} lines without a time"),
         }),
+        _ if found.cut => Some("said more than a log holds: samples are missing in between".into()),
         _ => None,
     };
     found
@@ -174,6 +181,7 @@ pub(super) fn document(
             outside,
             unreadable,
             covered,
+            cut,
             problem,
         } = found;
         let comma = if at > 0 { "," } else { "" };
@@ -183,7 +191,7 @@ pub(super) fn document(
             json!(host),
             json!(header),
             json!(covered),
-            json!(*covered < LEAST_COVERED),
+            json!(*cut || *covered < LEAST_COVERED),
             json!(problem),
         ));
         for (at, (time, line)) in samples.iter().enumerate() {
@@ -282,6 +290,11 @@ mod tests {
         assert_eq!(found.samples.len(), 1);
         let late = format!("1100 x\n2001 {ENDED}143\n");
         assert_eq!(cut(&SampleTime::Arrival, WINDOW, 0, &late).problem, None);
+        // Head and tail are there, and a hole between them.
+        let hole = "1001 x\n\n[doe: 9 bytes or a few more were cut here: the log is limited]\n9 x\n1999 x\n";
+        let found = cut(&SampleTime::Arrival, WINDOW, 0, hole);
+        assert!(found.covered > LEAST_COVERED && found.cut, "{found:?}");
+        assert!(found.problem.unwrap().contains("samples are missing"));
         let silent = cut(&SampleTime::Arrival, WINDOW, 0, "");
         assert_eq!(
             silent.problem.as_deref(),

@@ -191,7 +191,7 @@ fn script(
     let run = shell::quote(&one.monitor.run);
     let doe = context.doe(true);
     let text = format!(
-        "{{ if /bin/sh -eu -c {run}; then doe_ended=0; else doe_ended=$?; fi; echo '{ENDED}'$doe_ended; }} \
+        "{{ if /bin/sh -eu -c {run}; then doe_ended=0; else doe_ended=$?; fi; printf '\\n%s%s\\n' '{ENDED}' $doe_ended; }} \
          | {} {STAMP_COMMAND}\n",
         shell::quote(&doe)
     );
@@ -255,6 +255,13 @@ pub(super) async fn stop(
     let mut documents: BTreeMap<&str, ByHost<'_>> = BTreeMap::new();
     for (one, (stdout, stderr, trouble)) in attached.iter().zip(said) {
         let host = &one.host.name;
+        if let Some(error) = &trouble {
+            let what = format!("monitor `{}` on host `{host}`", one.monitor.name);
+            let execution = site.execution();
+            context
+                .unended
+                .of_node(&execution, site.label, &what, error);
+        }
         let during = one.monitor.during.as_ref();
         let window = window(site, ran, during.map(|step| step.text.as_str()), &ahead).await;
         let mut samples = cut::cut(&one.monitor.time, window, ahead(host), &stdout);

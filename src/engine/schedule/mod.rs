@@ -272,8 +272,16 @@ impl Scheduler {
             self.ledger.give_units(&self.problem.services[at].units);
         }
         self.phase[at] = Phase::Down;
+        let holders = self.taint(service);
         self.tainted[at] = false;
-        // What stands on it was told its address, which is void now.
+        holders
+    }
+
+    /// Nobody gets the service any more, nor what stands on it, which was told its address: each is
+    /// stopped as soon as nobody holds it. Returns the tasks that hold it.
+    pub fn taint(&mut self, service: ServiceId) -> Vec<TaskId> {
+        let at = service.index();
+        self.tainted[at] = true;
         for other in 0..self.problem.services.len() {
             if matches!(self.phase[other], Phase::Starting | Phase::Up) && self.stands_on(other, at)
             {

@@ -306,7 +306,8 @@ impl Executor for LocalExecutor {
     fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>> {
         async move {
             match sign {
-                Sign::Http(url) => look::http(url).await,
+                Sign::Http(url) => look::http(url, look::LIMIT).await,
+                Sign::Answers(url) => look::http(url, look::BUSY).await,
                 Sign::Tcp(address) => look::tcp(address).await,
                 Sign::Listen(port) => {
                     let addresses = tokio::net::lookup_host((host.address.as_str(), *port)).await;

@@ -144,10 +144,21 @@ impl Executor for RemoteExecutor {
         .boxed()
     }
 
+    fn look_every(&self) -> Duration {
+        self.link.pace().look_every
+    }
+
     fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>> {
         async move {
             match sign {
-                Sign::Http(url) => self.link.http(&self.caller, host, url).await,
+                Sign::Http(url) => {
+                    let limit = look::LIMIT;
+                    self.link.http(&self.caller, host, url, limit).await
+                }
+                Sign::Answers(url) => {
+                    let limit = look::BUSY;
+                    self.link.http(&self.caller, host, url, limit).await
+                }
                 Sign::Tcp(address) => {
                     look::check_address(address)?;
                     self.link.tcp(&self.caller, host, address).await

@@ -256,7 +256,7 @@ tcp() {
 }
 
 web() {
-    [ "$(curl -s -o /dev/null -w '%{http_code}' --max-time 2 --noproxy '*' -- "$1")" = 200 ]
+    [ "$(curl -s -o /dev/null -w '%{http_code}' --max-time "$2" --noproxy '*' -- "$1")" = 200 ]
 }
 
 # Executions without an exit record whose leader lives or whose token is still carried.
@@ -307,7 +307,7 @@ facts)
     ;;
 open) open ;;
 try) "$@" </dev/null ;;
-web) web "$1" ;;
+web) web "$1" "$2" ;;
 tcp) tcp "$1" "$2" ;;
 sums) sums "$1" ;;
 send) send "$1" ;;

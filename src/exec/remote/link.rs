@@ -19,6 +19,8 @@ pub struct Pace {
     pub first_cs: u64,
     /// How long a command stays at most.
     pub last_cs: u64,
+    /// How often a sign may be looked for all the time: each look is a round trip.
+    pub look_every: Duration,
 }
 
 /// Files that are to be fetched.
@@ -40,12 +42,13 @@ pub trait Link: Line {
     /// Name of the executor.
     fn name(&self) -> &'static str;
 
-    /// Whether a GET of the URL from the host answers 200.
+    /// Whether a GET of the URL from the host answers 200 within this time.
     fn http<'a>(
         &'a self,
         caller: &'a Caller,
         host: &'a HostSpec,
         url: &'a str,
+        limit: Duration,
     ) -> BoxFuture<'a, Result<bool>>;
 
     /// Whether an address accepts a connection from the host.

@@ -21,8 +21,10 @@ impl Link for Ssh {
         _caller: &'a Caller,
         host: &'a HostSpec,
         url: &'a str,
+        limit: Duration,
     ) -> BoxFuture<'a, Result<bool>> {
-        async move { look::http_over(url, |address| self.stream(host, address)).await }.boxed()
+        async move { look::http_over(url, limit, |address| self.stream(host, address)).await }
+            .boxed()
     }
 
     fn tcp<'a>(
@@ -39,6 +41,7 @@ impl Link for Ssh {
             gather: Duration::from_millis(5),
             first_cs: 50,
             last_cs: 1000,
+            look_every: Duration::from_secs(15),
         }
     }
 }

@@ -24,12 +24,13 @@ impl Link for Ssm {
         caller: &'a Caller,
         host: &'a HostSpec,
         url: &'a str,
+        limit: Duration,
     ) -> BoxFuture<'a, Result<bool>> {
         async move {
             look::check_url(url)?;
-            let answer = caller
-                .call(&host.name, &Request::new("web", vec![url]))
-                .await?;
+            let limit = limit.as_secs().to_string();
+            let request = Request::new("web", vec![url, &limit]);
+            let answer = caller.call(&host.name, &request).await?;
             seen(&host.name, &answer)
         }
         .boxed()
@@ -58,6 +59,7 @@ impl Link for Ssm {
             gather: Duration::from_millis(300),
             first_cs: 200,
             last_cs: 3000,
+            look_every: Duration::from_secs(60),
         }
     }
 

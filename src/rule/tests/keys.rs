@@ -41,6 +41,10 @@ fn what_cannot_change_a_result_is_in_no_key() {
         ("[[r.step]]", "[[r.step]]\n\n"),
         ("[r.output]\n", "[r.output]\n  "),
         ("[[r.service]]\n", "[[r.service]]\nstop_grace = 1\n"),
+        (
+            "[[r.service]]\n",
+            "[[r.service]]\nhealth = { every = \"1m\", misses = 9 }\n",
+        ),
     ] {
         assert_eq!(sides(from, to), (false, false), "{from} -> {to}");
     }

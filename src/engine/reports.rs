@@ -1,0 +1,37 @@
+//! What comes from beside the loop of a run. Whatever it is of, the last report of a piece of work
+//! says so, and there is exactly one.
+
+use tokio::sync::watch;
+
+use super::event::NodeState;
+use super::record::NodeEnd;
+use super::schedule::{ServiceId, TaskId};
+use super::services::{Instance, ServiceFailure};
+use crate::exec::Status;
+
+/// What comes from beside the loop.
+pub(super) enum Report {
+    /// A task moved on.
+    State(TaskId, NodeState),
+    /// A task ended. Last.
+    Done(TaskId, Box<NodeEnd>),
+    /// A service is ready. Last of its start.
+    ServiceUp(ServiceId, Box<Instance>, watch::Sender<Option<Status>>),
+    /// A service could not be started. Last of its start.
+    ServiceFailed(ServiceId, Box<ServiceFailure>),
+    /// This start of a service lives and does not answer any more.
+    ServiceSilent(ServiceId, u32),
+    /// The process of this start of a service ended. Last of the watch over it.
+    ServiceEnded(ServiceId, u32),
+    /// A service was stopped. Last of its stop.
+    ServiceStopped(ServiceId),
+    /// What a dead service may have left is gone. Last.
+    Cleared,
+}
+
+impl Report {
+    /// Whether a piece of work ends with it.
+    pub(super) fn is_last(&self) -> bool {
+        !matches!(self, Report::State(..) | Report::ServiceSilent(..))
+    }
+}
