@@ -83,6 +83,8 @@ pub(super) struct Drive<'d, 's, 'w> {
     pub(super) held_back: Option<Vec<TaskId>>,
     /// What those made that others need.
     pub(super) made: Known,
+    /// By host: why nothing more is begun on it.
+    pub(super) tainted: BTreeMap<String, String>,
 }
 
 impl<'w> Drive<'_, '_, 'w> {
@@ -246,8 +248,10 @@ impl<'w> Drive<'_, '_, 'w> {
     }
 
     fn admit(&mut self, task: TaskId, mut keyed: Box<Keyed>, why: &Why) -> Result<()> {
-        if let Some((name, why)) = self.broken_service(task) {
-            let reason = format!("service `{name}` could not be kept up: {why}");
+        let broken = self
+            .broken_service(task)
+            .map(|(name, why)| format!("service `{name}` could not be kept up: {why}"));
+        if let Some(reason) = self.tainted_for(task).or(broken) {
             return self.end(task, Final::without_result(Outcome::Blocked, reason));
         }
         let label = self.graph().label(self.tasks[task.index()].node);
@@ -402,8 +406,9 @@ impl<'w> Drive<'_, '_, 'w> {
             Report::ServiceFailed(service, failure) => self.service_failed(service, &failure)?,
             Report::ServiceSilent(service, start) => self.service_fell_silent(service, start)?,
             Report::ServiceEnded(service, start) => self.service_ended(service, start)?,
-            Report::ServiceStopped(service) => self.service_stopped(service),
-            Report::Cleared => {}
+            Report::ServiceStopped(service, unreleased) => {
+                self.service_stopped(service, unreleased)?;
+            }
         }
         Ok(())
     }

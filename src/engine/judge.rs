@@ -268,6 +268,8 @@ pub enum Cause {
     Service,
     /// A service vanished without leaving its exit record.
     ServiceLost,
+    /// Its host is not free: something is left there that does not belong to it.
+    NotReleased,
     /// A declared output is missing.
     NoResult,
 }
@@ -292,6 +294,10 @@ impl Cause {
 /// cause itself says. A rule's entry with both a pattern and an exit code needs both. What ran out
 /// of time did so whatever its log says of the network: it is never tried again.
 pub fn classify(rule: &Rule, cause: Cause, logs: &[&str]) -> String {
+    if cause == Cause::NotReleased {
+        // Nothing of the rule has run.
+        return "not-released".to_owned();
+    }
     for entry in &rule.failures {
         let unsaid = entry.log.is_none() && entry.exit_code.is_none();
         let late = cause == Cause::Timeout && is_infrastructure(rule, &entry.class);
@@ -325,6 +331,7 @@ pub fn classify(rule: &Rule, cause: Cause, logs: &[&str]) -> String {
         Cause::Host(Trouble::Throttled) => "throttled",
         Cause::ServiceLost => "service-lost",
         Cause::Service => "service-died",
+        Cause::NotReleased => "not-released",
         Cause::NoResult => "no-result",
         Cause::Exit(_) | Cause::Signal(_) | Cause::Program => "program",
     }

@@ -281,6 +281,7 @@ fn failures_get_the_first_class_that_matches() {
         (Cause::Host(Trouble::Undeliverable), "", "undeliverable"),
         (Cause::Host(Trouble::Throttled), "", "throttled"),
         (Cause::ServiceLost, "", "service-lost"),
+        (Cause::NotReleased, "CUDA out of memory", "not-released"),
         (Cause::NoResult, "", "no-result"),
         (Cause::Signal(9), "", "program"),
     ] {

@@ -11,7 +11,9 @@ use super::{facts, instruments, monitor};
 use crate::error::{Error, Kind, Result, Site};
 use crate::label::Label;
 use crate::plan::model::{Host, Pattern, Platform, Setting, Source};
-use crate::rule::action::{Action, Demand, OutputAction, Probe, Ready, ServiceAction, StepAction};
+use crate::rule::action::{
+    Action, Demand, OutputAction, Probe, Ready, Released, ServiceAction, StepAction,
+};
 use crate::rule::model::{Affects, Rule, RuleKind};
 
 /// Raised when the same entries come to mean something else; every key changes then.
@@ -345,6 +347,7 @@ fn service_entries(
         gpus,
         stop_grace_s,
         health: _, // said of the rule; what it ends has no result
+        released,
     } = service;
     manifest.set(format!("{at}.role"), role.as_str(), Class::Result);
     rendered(manifest, at, script, env, origin);
@@ -355,6 +358,16 @@ fn service_entries(
         number(*stop_grace_s),
         Class::Scheduling,
     );
+    // Whether a host is free for it and after it: nothing is measured where it is not.
+    if let Some(Released { script, within_s }) = released {
+        let at = format!("{at}.released");
+        manifest.set(format!("{at}.script"), script.as_str(), Class::Scheduling);
+        manifest.set(
+            format!("{at}.within_s"),
+            number(*within_s),
+            Class::Scheduling,
+        );
+    }
     ready_entries(manifest, at, ready);
 }
 

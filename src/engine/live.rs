@@ -189,6 +189,12 @@ impl<'w> Drive<'_, '_, 'w> {
     }
 
     pub(super) fn start_service(&mut self, service: ServiceId) {
+        if let Some(failure) = self.tainted_service(service) {
+            self.scheduler.not_started();
+            let report = move || Report::ServiceFailed(service, Box::new(failure));
+            let again = report.clone();
+            return self.spawn(async move { report() }, again);
+        }
         let hosts = self.service_hosts();
         let live = &mut self.services[service.index()];
         let wanted_by = live.wanted_by.map(|task| self.tasks[task.index()].node);
@@ -267,21 +273,35 @@ impl<'w> Drive<'_, '_, 'w> {
         let context = self.context.clone();
         self.spawn(
             async move {
-                if services::stop(&context, &instance).await {
+                let unreleased = services::stop(&context, &instance).await;
+                if unreleased.is_none() {
                     // Every node has kept its part of the logs: what is left is a copy.
                     let _ = context.executor.discard(&instance.handle).await;
                 }
-                Report::ServiceStopped(service)
+                Report::ServiceStopped(service, unreleased)
             },
-            move || Report::ServiceStopped(service),
+            move || Report::ServiceStopped(service, None),
         );
     }
 
-    pub(super) fn service_stopped(&mut self, service: ServiceId) {
-        self.services[service.index()].gone();
+    pub(super) fn service_stopped(
+        &mut self,
+        service: ServiceId,
+        unreleased: Option<String>,
+    ) -> Result<()> {
+        let live = &mut self.services[service.index()];
+        let died = !live.stopping;
+        let host = live.def.host.name.clone();
+        live.gone();
         self.ports.forget(service);
         self.scheduler.service_down(service);
-        self.service_event(service, ServiceState::Stopped, None);
+        if !died {
+            self.service_event(service, ServiceState::Stopped, unreleased.clone());
+        }
+        match unreleased {
+            Some(why) => self.taint(&host, &why),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn service_failed(
@@ -291,6 +311,7 @@ impl<'w> Drive<'_, '_, 'w> {
     ) -> Result<()> {
         let patience = self.patience(service);
         let live = &mut self.services[service.index()];
+        let host = live.def.host.name.clone();
         live.gone();
         if !failure.cancelled {
             let spoiled = failure.is_of_infrastructure(&live.def.rule);
@@ -302,7 +323,11 @@ impl<'w> Drive<'_, '_, 'w> {
         for task in self.scheduler.service_down(service) {
             self.fail_before_run(task, failure);
         }
-        self.end_users_of_broken(service)
+        self.end_users_of_broken(service)?;
+        match &failure.taints {
+            Some(why) => self.taint(&host, why),
+            None => Ok(()),
+        }
     }
 
     /// Ends those that hold a service which is gone and have not begun; those that run notice by
@@ -318,6 +343,7 @@ impl<'w> Drive<'_, '_, 'w> {
             cause,
             logs: Vec::new(),
             cancelled: false,
+            taints: None,
         };
         for task in holders {
             if self.jobs.contains_key(&task) && !self.is_running(task) {
@@ -345,21 +371,20 @@ impl<'w> Drive<'_, '_, 'w> {
             live.failed(reason.clone(), cause == Cause::ServiceLost, patience);
         }
         live.gone();
-        self.ports.forget(service);
         if !known {
             self.service_event(service, ServiceState::Failed, Some(reason.clone()));
         }
         let context = self.context.clone();
         let left = instance.clone();
-        // Its children may live on.
+        // Its children may live on: until they are gone, nothing is begun on its host.
         self.spawn(
             async move {
-                services::stop(&context, &left).await;
-                Report::Cleared
+                let unreleased = services::stop(&context, &left).await;
+                Report::ServiceStopped(service, unreleased)
             },
-            || Report::Cleared,
+            move || Report::ServiceStopped(service, None),
         );
-        let holders = self.scheduler.service_down(service);
+        let holders = self.scheduler.service_lost(service);
         self.fail_those_that_wait(holders, reason, cause);
         self.end_users_of_broken(service)
     }
@@ -479,6 +504,7 @@ fn start_defect(name: &str) -> ServiceFailure {
         cause: Cause::Service,
         logs: Vec::new(),
         cancelled: false,
+        taints: None,
     }
 }
 

@@ -31,6 +31,7 @@ mod ready;
 pub mod recall;
 mod record;
 pub mod reference;
+mod released;
 pub mod remains;
 pub mod remote;
 mod reports;

@@ -200,6 +200,7 @@ impl Builder<'_> {
                             .map(|(_, id)| *id)
                     };
                     self.specs.push(ServiceSpec {
+                        host: self.inventory.host(&host),
                         units: self.inventory.service_units(
                             self.platform,
                             &host,

@@ -23,10 +23,8 @@ pub(super) enum Report {
     ServiceSilent(ServiceId, u32),
     /// The process of this start of a service ended. Last of the watch over it.
     ServiceEnded(ServiceId, u32),
-    /// A service was stopped. Last of its stop.
-    ServiceStopped(ServiceId),
-    /// What a dead service may have left is gone. Last.
-    Cleared,
+    /// A service was stopped, or what it left when it died; why its host is not free. Last.
+    ServiceStopped(ServiceId, Option<String>),
 }
 
 impl Report {

@@ -99,6 +99,7 @@ impl Drive<'_, '_, '_> {
                 cause: Cause::Signal(15),
                 logs: Vec::new(),
                 cancelled: true,
+                taints: None,
             };
             self.fail_before_run(task, &failure);
         } else {

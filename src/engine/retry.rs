@@ -140,6 +140,10 @@ impl Drive<'_, '_, '_> {
     /// Puts a node off whose attempt the infrastructure spoiled. False when nothing new begins any
     /// more: then that was its end.
     pub(super) fn put_off(&mut self, task: TaskId, end: &NodeEnd) -> Result<bool> {
+        if self.tainted_for(task).is_some() {
+            // It would stand in line for a host that nobody gets.
+            return Ok(false);
+        }
         let Some(job) = self.jobs.get_mut(&task) else {
             return Ok(false);
         };

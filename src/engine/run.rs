@@ -283,6 +283,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             brought_starts: 0,
             held_back: None,
             made,
+            tainted: Default::default(),
             retries,
             line,
         };

@@ -15,6 +15,7 @@ use super::health::Watched;
 use super::intent::{Intent, Place, PortMap, ServiceIntent};
 use super::judge::{self, Cause};
 use super::ready::{Unready, describe, logs, wait_ready};
+use super::released::{Release, Unreleased};
 use super::remains::LeftService;
 use super::schedule::ServiceId;
 use crate::error::{Error, Kind, Result};
@@ -60,6 +61,8 @@ pub(super) struct Instance {
     pub ended: watch::Receiver<Option<Status>>,
     /// What says that it does its work.
     pub watched: Watched,
+    /// What is to hold of its host without it.
+    pub release: Release,
     /// Bytes of its logs that are known to exist.
     seen: [AtomicU64; 2],
 }
@@ -75,6 +78,8 @@ pub(super) struct ServiceFailure {
     pub logs: Vec<(String, Vec<u8>)>,
     /// Whether somebody asked for it.
     pub cancelled: bool,
+    /// Why its host is not to be used any more, when it is not.
+    pub taints: Option<String>,
 }
 
 impl ServiceFailure {
@@ -101,6 +106,7 @@ impl Instance {
                 .unwrap_or_default(),
             ended: watch::channel(None).1,
             watched: Watched::not(),
+            release: Release::default(),
             seen: Default::default(),
             def,
         }
@@ -147,6 +153,7 @@ impl Instance {
             cause: cause_of(&status),
             logs: self.logs(context, from).await,
             cancelled: false,
+            taints: None,
         })
     }
 }
@@ -231,6 +238,7 @@ pub(super) async fn start(
         cause: Cause::of(&error).unwrap_or(Cause::Service),
         logs: Vec::new(),
         cancelled: false,
+        taints: None,
     };
     let folder = format!("{}-{}", def.name, def.key.short());
     let below = std::path::Path::new("services")
@@ -254,6 +262,29 @@ pub(super) async fn start(
         });
     }
     let ports = told.get(&def.name).cloned().unwrap_or_default();
+    let released = action.released.as_ref();
+    let release = Release::of(
+        context, &def.host, &def.name, &ports, released, folders, &token,
+    );
+    match release.before(context).await {
+        Ok(()) => {}
+        Err(Unreleased::Unknown(error)) => return Err(early(error)),
+        Err(Unreleased::Cancelled) => {
+            return Err(ServiceFailure {
+                cancelled: true,
+                ..early(cancelled())
+            });
+        }
+        Err(Unreleased::Occupied(why)) => {
+            return Err(ServiceFailure {
+                reason: format!("host `{}` is not free: {why}", def.host.name),
+                cause: Cause::NotReleased,
+                logs: Vec::new(),
+                cancelled: false,
+                taints: Some(why),
+            });
+        }
+    }
     let intent = ServiceIntent {
         token: token.clone(),
         name: def.name.clone(),
@@ -281,6 +312,7 @@ pub(super) async fn start(
         ports,
         ended,
         watched: Watched::not(),
+        release,
         seen: Default::default(),
         def,
     };
@@ -298,15 +330,20 @@ pub(super) async fn resume(
     left: LeftService,
 ) -> Result<(Instance, watch::Sender<Option<Status>>), ServiceFailure> {
     let (sender, ended) = watch::channel(None);
-    let instance = Instance {
+    let mut instance = Instance {
         ended,
         ..Instance::left(def.clone(), &left)
     };
-    let (work, token) = (&left.intent.work, &left.intent.token.0);
-    match render_service(context, book, hosts, &def, work, token).await {
-        Ok((action, _)) => get_ready(context, instance, &action)
-            .await
-            .map(|up| (up, sender)),
+    let (work, token) = (&left.intent.work, &left.intent.token);
+    match render_service(context, book, hosts, &def, work, &token.0).await {
+        Ok((action, _)) => {
+            let (released, folders) = (action.released.as_ref(), (work.as_path(), work.as_path()));
+            let (ports, name) = (&instance.ports, &def.name);
+            instance.release =
+                Release::of(context, &def.host, name, ports, released, folders, token);
+            let up = get_ready(context, instance, &action).await;
+            up.map(|up| (up, sender))
+        }
         Err(error) => {
             stop(context, &instance).await;
             Err(ServiceFailure {
@@ -314,6 +351,7 @@ pub(super) async fn resume(
                 cause: Cause::of(&error).unwrap_or(Cause::Service),
                 logs: Vec::new(),
                 cancelled: false,
+                taints: None,
             })
         }
     }
@@ -333,7 +371,7 @@ async fn get_ready(
             ..instance
         });
     };
-    stop(context, &instance).await;
+    let taints = stop(context, &instance).await;
     Err(ServiceFailure {
         reason: format!("service `{}` {unready}", instance.def.name),
         cause: match &unready {
@@ -344,20 +382,21 @@ async fn get_ready(
         },
         logs: instance.logs(context, [0; 2]).await,
         cancelled: matches!(unready, Unready::Cancelled),
+        taints,
     })
 }
 
-/// Ends a service: politely, then hard. Whether it is gone; what could not be ended is noted.
-pub(super) async fn stop(context: &Context, instance: &Instance) -> bool {
+/// Ends a service: politely, then hard; then looks whether its host is free of it. Why that is not
+/// so, when it is not.
+pub(super) async fn stop(context: &Context, instance: &Instance) -> Option<String> {
     let grace = instance.def.stop_grace;
-    match context.executor.cancel(&instance.handle, grace).await {
-        Ok(()) => context.intents.done(&instance.handle.token),
-        Err(error) => {
-            context.unended.of_service(instance, &error);
-            return false;
-        }
+    if let Err(error) = context.executor.cancel(&instance.handle, grace).await {
+        context.unended.of_service(instance, &error);
+        let name = &instance.def.name;
+        return Some(format!("service `{name}` could not be stopped: {error}"));
     }
-    true
+    context.intents.done(&instance.handle.token);
+    instance.release.after(context).await
 }
 
 fn cancelled() -> Error {

@@ -57,6 +57,17 @@ pub struct ServiceAction {
     pub stop_grace_s: f64,
     /// How it is watched while it is used.
     pub health: Health,
+    /// What holds of its host when nothing of it is there.
+    pub released: Option<Released>,
+}
+
+/// What holds of a host on which nothing of a service is, rendered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Released {
+    /// The whole script: run until it succeeds.
+    pub script: String,
+    /// Limit in seconds.
+    pub within_s: f64,
 }
 
 /// One script of a node, rendered.

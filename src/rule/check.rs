@@ -9,7 +9,7 @@ use super::draft::{Ref, Target};
 use super::expr::Expr;
 use super::jinja::name_hint;
 use super::lex::is_keyword;
-use super::model::{ProbeDef, ReadyDef, Rule, RuleKind, ServiceDef, StepDef};
+use super::model::{Affects, ProbeDef, ReadyDef, Rule, RuleKind, ServiceDef, StepDef};
 use super::names::Names;
 use super::order;
 use super::params;
@@ -327,6 +327,18 @@ impl Check<'_> {
         let names = self.script_names(&service.ports, true);
         self.script(&service.run, &service.env, &names, true);
         self.ready(&service.ready, &names, true);
+        if let Some(released) = &service.released {
+            // What it mentions changes no result, so a parameter that is for results is read by
+            // something else or by nothing.
+            let used = self.used.clone();
+            self.script(&released.run, &BTreeMap::new(), &names, true);
+            let params = &self.rule.params;
+            let result = |name: &str| {
+                (params.get(name)).is_some_and(|param| param.affects == Affects::Result)
+            };
+            self.used
+                .retain(|name| used.contains(name) || !result(name));
+        }
     }
 
     fn step(&mut self, step: &StepDef) {

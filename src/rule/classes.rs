@@ -10,6 +10,7 @@ use super::model::Rule;
 pub const INFRASTRUCTURE: &[&str] = &[
     "infrastructure",
     "lost",
+    "not-released",
     "preempted",
     "service-lost",
     "throttled",

@@ -90,6 +90,7 @@ fn service(service: &ServiceDef) -> Value {
         ready: ready_def,
         stop_grace_s: _, // scheduling
         health: _,       // scheduling
+        released: _,     // says whether it may be started, never what it does
         site: _,
     } = service;
     map([

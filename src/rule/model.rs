@@ -241,8 +241,20 @@ pub struct ServiceDef {
     pub stop_grace_s: f64,
     /// How it is watched while it is used.
     pub health: Health,
+    /// What holds of its host when nothing of it is there.
+    pub released: Option<ReleasedDef>,
     /// Where it is defined.
     pub site: Site,
+}
+
+/// What holds of a host on which nothing of a service is: looked at before the service is started
+/// and after it was stopped.
+#[derive(Debug, Clone)]
+pub struct ReleasedDef {
+    /// Shell script template: run until it succeeds.
+    pub run: Text,
+    /// For how long: seconds.
+    pub within_s: f64,
 }
 
 /// A step of a rule.

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::draft::{Draft, Ref, Target};
-use super::model::{Health, ProbeDef, ReadyDef, Require, Role, ServiceDef, StepDef};
+use super::model::{
+    Health, ProbeDef, ReadyDef, ReleasedDef, Require, Role, ServiceDef, StepDef,
+};
 use super::params::regex;
 use crate::error::Diagnostic;
 use crate::source::{Item, ItemValue, Table, Text, parse_duration};
@@ -14,6 +16,8 @@ use crate::source::{Item, ItemValue, Table, Text, parse_duration};
 const READY_WITHIN_S: f64 = 60.0;
 /// Seconds between the polite and the hard end of a service when the file does not say.
 const STOP_GRACE_S: f64 = 10.0;
+/// Seconds that a host may take to be free of a service when the file does not say.
+const RELEASED_WITHIN_S: f64 = 30.0;
 
 /// Refuses names that templates could not mention.
 pub(super) fn check_identifier(name: &Text, what: &str, diags: &mut Vec<Diagnostic>) -> bool {
@@ -286,6 +290,20 @@ fn health_of(mut table: Table<'_>, diags: &mut Vec<Diagnostic>) -> Health {
     }
 }
 
+/// `released = { run = …, within = … }`.
+fn released(table: Table<'_>, diags: &mut Vec<Diagnostic>) -> Option<ReleasedDef> {
+    let mut table = table.named("`released`");
+    let run = table.req_str("run", diags);
+    let within_s = table
+        .opt_duration("within", diags)
+        .map_or(RELEASED_WITHIN_S, |s| s.value);
+    table.remaining(diags, "in `released`");
+    Some(ReleasedDef {
+        run: run?,
+        within_s,
+    })
+}
+
 /// `[[RULE.service]]`.
 pub(super) fn service(
     table: Table<'_>,
@@ -316,6 +334,7 @@ pub(super) fn service(
         .map_or(STOP_GRACE_S, |s| s.value);
     let health = table.opt_table("health", diags);
     let health = health.map_or_else(Health::default, |table| health_of(table, diags));
+    let released = (table.opt_table("released", diags)).and_then(|table| released(table, diags));
     table.remaining(diags, "in a service");
     draft
         .refs
@@ -337,6 +356,7 @@ pub(super) fn service(
         ready: ready?,
         stop_grace_s,
         health,
+        released,
         site: table.site().clone(),
     })
 }

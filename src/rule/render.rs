@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use doe_cache::Value;
 
 use super::action::{
-    Action, Binding, Demand, OutputAction, Probe, Ready, ServiceAction, StepAction,
+    Action, Binding, Demand, OutputAction, Probe, Ready, Released, ServiceAction, StepAction,
 };
 use super::expr::{Expr, describe};
 use super::model::{ProbeDef, ReadyDef, Rule, ServiceDef, StepDef};
@@ -112,6 +112,14 @@ impl<'a> Rendering<'a> {
             gpus: self.gpus.get(service.role.as_str()).copied().unwrap_or(0),
             stop_grace_s: service.stop_grace_s,
             health: service.health,
+            released: (service.released.as_ref())
+                .map(|released| -> Result<_, Diagnostic> {
+                    Ok(Released {
+                        script: self.script(&released.run, &scope)?,
+                        within_s: released.within_s,
+                    })
+                })
+                .transpose()?,
         })
     }
 
@@ -205,6 +213,9 @@ fn mentioned(rule: &Rule) -> Result<BTreeSet<String>, Diagnostic> {
     }
     for text in rule.env.values() {
         template(text, Mode::Plain)?;
+    }
+    for released in rule.services.iter().filter_map(|s| s.released.as_ref()) {
+        template(&released.run, Mode::Shell)?;
     }
     let gpus = rule.roles.values().filter_map(|role| role.gpus.as_ref());
     for text in gpus.chain(rule.steps.iter().map(|step| &step.timeout)) {

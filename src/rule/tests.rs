@@ -3,6 +3,7 @@
 mod errors;
 mod keys;
 mod quoting;
+mod released;
 mod shipped;
 
 use std::collections::BTreeMap;

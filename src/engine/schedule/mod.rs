@@ -21,7 +21,7 @@ mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::resources::{Inventory, Ledger, PoolId};
+use super::resources::{HostId, Inventory, Ledger, PoolId};
 
 pub use problem::{Command, Limits, Problem, ServiceId, ServiceSpec, TaskId, TaskSpec};
 
@@ -295,6 +295,19 @@ impl Scheduler {
         holders.map(|task| TaskId(task as u32)).collect()
     }
 
+    /// The process of a service that was up has ended by itself. Its units and its host are free for
+    /// nobody before [`Self::service_down`]. Returns the tasks that hold it, as that does.
+    pub fn service_lost(&mut self, service: ServiceId) -> Vec<TaskId> {
+        let holders = self.service_down(service);
+        self.phase[service.index()] = Phase::Stopping;
+        holders
+    }
+
+    /// The service of a `Start` command is not started after all, and no start is counted.
+    pub fn not_started(&mut self) {
+        self.starts -= 1;
+    }
+
     /// No task is started from now on; what runs may end.
     pub fn stop_submitting(&mut self) {
         self.draining = true;
@@ -447,7 +460,11 @@ impl Scheduler {
                 let mut below = spec.after.iter();
                 below.all(|s| self.phase[s.index()] == Phase::Up && !self.tainted[s.index()])
             };
-            if self.phase[at] == Phase::Queued && stands() && !self.is_occupied(&spec.units) {
+            let hosts = spec.host.as_slice();
+            if self.phase[at] == Phase::Queued
+                && stands()
+                && !self.is_occupied(&spec.units, |host| hosts.contains(&host))
+            {
                 self.phase[at] = Phase::Starting;
                 self.starts += 1;
                 commands.push(Command::Start(ServiceId(at as u32)));
@@ -459,7 +476,9 @@ impl Scheduler {
                 .services
                 .iter()
                 .all(|s| self.phase[s.index()] == Phase::Up);
-            if up && !self.is_occupied(&spec.claim.units) {
+            let hosts = &spec.claim.hosts;
+            let takes = |host| hosts.iter().any(|(other, _)| *other == host);
+            if up && !self.is_occupied(&spec.claim.units, takes) {
                 self.acquired.remove(&task);
                 self.stage[task.index()] = Stage::Running;
                 commands.push(Command::Run(task));
@@ -467,18 +486,16 @@ impl Scheduler {
         }
     }
 
-    /// Whether somebody who gave these units up is not gone yet.
-    fn is_occupied(&self, units: &[(PoolId, u32)]) -> bool {
+    /// Whether somebody who gave these units up, or is on one of these hosts, is not gone yet.
+    fn is_occupied(&self, units: &[(PoolId, u32)], on: impl Fn(HostId) -> bool) -> bool {
         self.problem
             .services
             .iter()
             .enumerate()
             .any(|(at, service)| {
+                let same = |(p, _): &(PoolId, u32)| units.iter().any(|(q, _)| p == q);
                 matches!(self.phase[at], Phase::Draining | Phase::Stopping)
-                    && service
-                        .units
-                        .iter()
-                        .any(|(p, _)| units.iter().any(|(q, _)| p == q))
+                    && (service.units.iter().any(same) || service.host.is_some_and(&on))
             })
     }
 }

@@ -2,7 +2,7 @@
 //! Plain data; whoever makes it sees to it that dependencies have no cycle and that every task
 //! alone fits.
 
-use crate::engine::resources::{Claim, PoolId};
+use crate::engine::resources::{Claim, HostId, PoolId};
 
 /// A node of this run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,6 +40,8 @@ pub struct TaskSpec {
 /// What the scheduler knows of a service.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceSpec {
+    /// Where it lives: until it is gone for good, nothing else is begun there.
+    pub host: Option<HostId>,
     /// What it holds while it lives.
     pub units: Vec<(PoolId, u32)>,
     /// Services that must be ready first and that it stands on.

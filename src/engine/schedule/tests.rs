@@ -53,7 +53,11 @@ fn case(rng: &mut Rng, max_tasks: usize, max_services: usize) -> Case {
         } else {
             vec![]
         };
-        services.push(ServiceSpec { units, after });
+        services.push(ServiceSpec {
+            host: Some(HostId(host as u32)),
+            units,
+            after,
+        });
         service_host.push(host);
     }
     let mut tasks = Vec::new();
@@ -153,6 +157,7 @@ impl<'c> World<'c> {
 
     fn obey(&mut self) {
         for command in self.scheduler.commands() {
+            self.is_apart(command);
             match command {
                 Command::Acquired(task) => {
                     let spec = &self.case.problem.tasks[task.index()];
@@ -213,6 +218,25 @@ impl<'c> World<'c> {
         }
     }
 
+    /// Nothing begins on a host of which a service is not gone for good.
+    fn is_apart(&self, command: Command) {
+        let host = |service: &ServiceId| self.case.problem.services[service.index()].host;
+        let hosts: Vec<HostId> = match &command {
+            Command::Start(service) => host(service).into_iter().collect(),
+            Command::Run(task) => {
+                let claim = &self.case.problem.tasks[task.index()].claim;
+                claim.hosts.iter().map(|(host, _)| *host).collect()
+            }
+            Command::Acquired(_) | Command::Stop(_) => return,
+        };
+        for other in &self.outstanding {
+            if let Command::Stop(service) = other {
+                let clash = host(service).is_some_and(|host| hosts.contains(&host));
+                assert!(!clash, "begun where a service is being stopped");
+            }
+        }
+    }
+
     fn end_task(&mut self, task: TaskId) {
         self.scheduler.finish(task);
         self.holding.remove(&task);
@@ -243,8 +267,17 @@ impl<'c> World<'c> {
             .copied()
             .find(|s| !self.outstanding.contains(&Command::Stop(*s)));
         if let Some(service) = dying.filter(|_| rng.chance(fail / 3)) {
-            self.lose(service);
+            self.die(service);
         }
+    }
+
+    /// Its process has ended; what it left is still to be ended.
+    fn die(&mut self, service: ServiceId) {
+        self.up.remove(&service);
+        for task in self.scheduler.service_lost(service) {
+            self.end_task(task);
+        }
+        self.outstanding.push(Command::Stop(service));
     }
 
     fn lose(&mut self, service: ServiceId) {
@@ -385,15 +418,18 @@ fn campaign(configurations: &[(usize, bool)], cells: usize) -> Case {
         for _ in 0..count {
             let first = services.len() as u32;
             services.push(ServiceSpec {
+                host: Some(HostId(0)),
                 units: vec![(PoolId(0), 4)],
                 after: vec![],
             });
             if pair {
                 services.push(ServiceSpec {
+                    host: Some(HostId(1)),
                     units: vec![(PoolId(1), 4)],
                     after: vec![],
                 });
                 services.push(ServiceSpec {
+                    host: Some(HostId(0)),
                     units: vec![],
                     after: vec![ServiceId(first), ServiceId(first + 1)],
                 });

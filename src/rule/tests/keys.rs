@@ -45,6 +45,10 @@ fn what_cannot_change_a_result_is_in_no_key() {
             "[[r.service]]\n",
             "[[r.service]]\nhealth = { every = \"1m\", misses = 9 }\n",
         ),
+        (
+            "[[r.service]]\n",
+            "[[r.service]]\nreleased = { run = \"test {{ size }} -gt 0\" }\n",
+        ),
     ] {
         assert_eq!(sides(from, to), (false, false), "{from} -> {to}");
     }

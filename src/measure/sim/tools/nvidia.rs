@@ -144,6 +144,15 @@ fn list(sim: &mut Sim<'_>, gpus: &[u64]) -> io::Result<u8> {
     Ok(0)
 }
 
+/// Memory in use on every GPU: what the driver holds, or what the fault `nvidia-smi:used-mib=N` says
+/// that somebody has left there.
+fn used_mib(sim: &Sim<'_>) -> u64 {
+    let faults = sim.profile.fail.iter();
+    let mut left =
+        faults.filter_map(|fault| fault.strip_prefix("nvidia-smi:used-mib=")?.parse().ok());
+    left.next().unwrap_or(USED_MIB)
+}
+
 /// Value and unit of a `--query-gpu` field.
 fn field(sim: &Sim<'_>, gpu: u64, name: &str) -> Option<(String, &'static str)> {
     let p = &sim.profile.gpu;
@@ -164,8 +173,8 @@ fn field(sim: &Sim<'_>, gpu: u64, name: &str) -> Option<(String, &'static str)> 
             "8.9"
         }),
         "memory.total" => Some((memory.to_string(), "MiB")),
-        "memory.used" => Some((USED_MIB.to_string(), "MiB")),
-        "memory.free" => Some((memory.saturating_sub(USED_MIB).to_string(), "MiB")),
+        "memory.used" => Some((used_mib(sim).to_string(), "MiB")),
+        "memory.free" => Some((memory.saturating_sub(used_mib(sim)).to_string(), "MiB")),
         "temperature.gpu" => Some((format!("{:.0}", p.temperature_c), "")),
         "pstate" => plain("P0"),
         "persistence_mode" => plain("Enabled"),
