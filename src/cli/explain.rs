@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::args::{Global, Targets};
 use super::out::Out;
+use super::plan::Takes;
 use super::session;
 use crate::engine::decide::{Decider, Decision, Keyed, Why};
 use crate::engine::followup;
@@ -49,6 +50,10 @@ pub fn run(global: &Global, args: &ExplainArgs, out: &mut Out) -> Result<u8> {
         } else {
             as_text(out, &decider, node, decision, &plan)?;
             exploratory(out, &decider, node)?;
+            let takes = Takes::of(&decider, node);
+            if !takes.is_empty() {
+                out.line(format!("  takes {takes} while it runs (in no key)"))?;
+            }
             if args.settings {
                 settings(out, &decider, node)?;
             }
@@ -292,6 +297,10 @@ fn as_json(
         object.insert("exploratory".into(), true.into());
         let cause = cause.as_ref().and_then(followup::cause_in);
         object.insert("followup".into(), json!(cause));
+    }
+    let Takes(takes) = Takes::of(decider, node);
+    if let (Some(object), false) = (document.as_object_mut(), takes.is_empty()) {
+        object.insert("uses".into(), json!(takes));
     }
     out.json(&document)
 }

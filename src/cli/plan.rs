@@ -1,6 +1,7 @@
 //! `doe plan`: what `doe build` would do, by the same judge, without doing it.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use clap::Args;
 use doe_cache::{Digest, Store};
@@ -20,6 +21,7 @@ use crate::engine::decide::{Decider, Decision, Hit};
 use crate::engine::followup::Choice;
 use crate::engine::forecast::{cost, expected_s};
 use crate::engine::recall::{Fate, Outline};
+use crate::engine::uses;
 use crate::error::Result;
 use crate::graph::NodeId;
 
@@ -126,9 +128,37 @@ struct Shown<'p> {
     may_run: Vec<(Cow<'p, str>, String)>,
     reuse: Vec<(Cow<'p, str>, Reused)>,
     enough: Vec<(Cow<'p, str>, String)>,
+    /// What those take that run or may run.
+    takes: Vec<(Cow<'p, str>, Takes)>,
     forecast: Forecast,
     foreseen: Foreseen,
     chain: Option<Chain>,
+}
+
+/// Units by token or link.
+pub(super) struct Takes(pub(super) BTreeMap<String, u32>);
+
+impl Takes {
+    /// What a pattern takes while it runs.
+    pub(super) fn of(decider: &Decider<'_>, node: NodeId) -> Self {
+        let pattern = decider.graph().pattern(node);
+        Self(uses::taken(pattern, decider.platform()).0)
+    }
+
+    /// Whether it takes nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Display for Takes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all = self
+            .0
+            .iter()
+            .map(|(name, count)| format!("{count} of `{name}`"));
+        f.write_str(&all.collect::<Vec<_>>().join(", "))
+    }
 }
 
 /// Why a node is reused.
@@ -162,7 +192,13 @@ impl<'p> Shown<'p> {
         });
         let costs = |node, seconds: Option<f64>| cost(platform, graph.pattern(node), seconds?);
         for (node, decision) in plan {
-            let label = Cow::Owned(decider.graph().label(*node).to_string());
+            let label: Cow<'_, str> = Cow::Owned(decider.graph().label(*node).to_string());
+            if matches!(decision, Decision::Run { .. } | Decision::MayRun { .. }) {
+                let takes = Takes::of(decider, *node);
+                if !takes.is_empty() {
+                    shown.takes.push((label.clone(), takes));
+                }
+            }
             match decision {
                 Decision::Run { why, .. } => {
                     let seconds = expected_s(decider, *node);
@@ -237,6 +273,12 @@ impl<'p> Shown<'p> {
                 if !self.enough.is_empty() {
                     object.insert("enough".into(), items(&self.enough).into());
                 }
+                if !self.takes.is_empty() {
+                    let takes = self.takes.iter();
+                    let takes =
+                        takes.map(|(label, Takes(taken))| (label.to_string(), json!(taken)));
+                    object.insert("uses".into(), takes.collect());
+                }
                 if let Some(chain) = &self.chain {
                     object.insert("critical_path".into(), chain.as_json());
                 }
@@ -248,6 +290,7 @@ impl<'p> Shown<'p> {
         self.foreseen.print(out)?;
         list(out, "reuse", "32", &self.reuse)?;
         list(out, "not needed", "2", &self.enough)?;
+        list(out, "take tokens and links", "2", &self.takes)?;
         out.line(format!(
             "{} to run, {} may run, {} reused; {}",
             self.run.len(),

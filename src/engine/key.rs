@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use doe_cache::{Class, Digest, KeyEncoder, Manifest, Value};
 
-use super::{facts, instruments, monitor};
+use super::{facts, instruments, monitor, uses};
 use crate::error::{Error, Kind, Result, Site};
 use crate::label::Label;
 use crate::plan::model::{Host, Pattern, Platform, Setting, Source};
@@ -82,6 +82,17 @@ pub fn spec_manifest(pattern: &Pattern, platform: &Platform, needs: &Needs) -> R
     );
     settings(&mut manifest, pattern);
     expected(&mut manifest, pattern);
+    // Who waits for whom; what is measured by whoever holds them is the same.
+    for (name, count) in uses::taken(pattern, platform).0 {
+        let at = format!("uses.{name}");
+        match pattern.uses.get(&name) {
+            Some(said) => {
+                let origin = line_of(&said.site);
+                manifest.set_from(at, i64::from(count), Class::Scheduling, origin)
+            }
+            None => manifest.set(at, i64::from(count), Class::Scheduling),
+        };
+    }
     surroundings(&mut manifest, &pattern.rule, platform, needs)?;
     Ok(manifest)
 }
@@ -274,6 +285,7 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         roles: _, // placement is recorded; the hosts' facts say what they are
         facts,
         fact_sites: _,    // where they are written
+        tokens: _,        // who may run beside it; `uses` tells them
         probing: _,       // what was read is in `facts::key`, by role
         monitors: _,      // `monitor::entries`, by rule
         dynamic_ports: _, // addresses

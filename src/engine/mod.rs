@@ -49,3 +49,4 @@ mod steps;
 mod stop;
 mod survey;
 mod unended;
+pub mod uses;

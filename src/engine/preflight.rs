@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use doe_cache::Value;
 use rayon::prelude::*;
 
+use super::uses;
 use crate::error::Diagnostic;
 use crate::graph::{Graph, NodeId};
 use crate::measure::sim::SimProfile;
@@ -70,6 +71,7 @@ fn of_node(graph: &Graph<'_>, node: NodeId, platform: &Platform) -> Vec<Diagnost
             return found;
         }
     };
+    found.extend(uses::taken(pattern, platform).1);
     let mut gpus: BTreeMap<&str, (u32, &Host)> = BTreeMap::new();
     for (role, demand) in &action.roles {
         let Some(host) = host_of(platform, role) else {

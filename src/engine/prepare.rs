@@ -8,9 +8,10 @@ use std::time::Duration;
 use doe_cache::{Digest, Value};
 
 use super::key;
-use super::resources::{Inventory, PoolId};
+use super::resources::{Inventory, PoolId, PoolKind};
 use super::schedule::{Problem, ServiceId, ServiceSpec, TaskId, TaskSpec};
 use super::services::ServiceDef;
+use super::uses;
 use crate::error::{Error, Result};
 use crate::exec::HostSpec;
 use crate::graph::{Graph, NodeId};
@@ -140,7 +141,16 @@ impl Builder<'_> {
             let host = Inventory::host_of_role(self.platform, role, label)?;
             hosts.insert(role.clone(), host.to_owned());
         }
-        let claim = self.inventory.claim(self.platform, label, &action)?;
+        let mut claim = self.inventory.claim(self.platform, label, &action)?;
+        let (taken, refused) = uses::taken(pattern, self.platform);
+        if !refused.is_empty() {
+            return Err(Error::from_diagnostics(refused));
+        }
+        for (name, count) in taken {
+            let pool = self.inventory.pool(PoolKind::Token { name }, 0);
+            claim.units.push((pool, count));
+        }
+        claim.units.sort_unstable();
         let services = self.services_of(pattern, &settings, &action, &hosts)?;
         let mut ids: Vec<ServiceId> = services.iter().map(|(_, id)| *id).collect();
         ids.sort_unstable();

@@ -33,7 +33,7 @@ pub enum PoolKind {
         /// Number.
         port: u16,
     },
-    /// A named token of the platform.
+    /// A named token or link of the platform.
     Token {
         /// Name.
         name: String,
@@ -73,6 +73,9 @@ impl Inventory {
         let mut inventory = Self::default();
         for host in platform.hosts.values() {
             inventory.add_host(&host.name, host.gpus);
+        }
+        for (name, token) in &platform.tokens {
+            inventory.pool(PoolKind::Token { name: name.clone() }, token.capacity);
         }
         inventory
     }

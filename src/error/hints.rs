@@ -167,6 +167,10 @@ const STANDING: &[(&str, &str)] = &[
         "an analysis runs beside doe, never on a host",
     ),
     ("not-json", "the file to import is one JSON object"),
+    (
+        "not-on-link",
+        "take it out of `uses`, or bind one of the roles to a host of the link",
+    ),
     ("not-one-of", "write one of these words, in quotes"),
     (
         "not-regular",
@@ -225,6 +229,10 @@ const STANDING: &[(&str, &str)] = &[
         "lower the demand of the roles on that host, or bind a role to another host",
     ),
     (
+        "too-many-tokens",
+        "ask for less, or declare more of it in `tokens` of the platform",
+    ),
+    (
         "unbound-role",
         "bind the role to a host of the platform in `doe.toml`",
     ),
@@ -277,6 +285,10 @@ const STANDING: &[(&str, &str)] = &[
     (
         "unknown-setting",
         "correct the name, or declare it as `param.NAME` of the rule",
+    ),
+    (
+        "unknown-token",
+        "name a token or link of the platform, or declare one there, as in `tokens = { license = 1 }`",
     ),
     ("unpaired", "a pair agrees in every setting that `by` names"),
     (
@@ -353,7 +365,8 @@ mod tests {
     /// Every code that a finding is made with, as the sources write it.
     fn codes() -> BTreeSet<String> {
         let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        let mut files = vec![src.join("label.rs"), src.join("engine/preflight.rs")];
+        let files = ["label.rs", "engine/preflight.rs", "engine/uses.rs"];
+        let mut files: Vec<_> = files.iter().map(|file| src.join(file)).collect();
         for room in ["source", "plan", "rule", "graph"] {
             sources(&src.join(room), &mut files);
         }

@@ -23,5 +23,6 @@ mod remote;
 mod repeat;
 mod resolve;
 mod schema;
+pub mod uses;
 pub mod values;
 pub mod workspace;

@@ -18,6 +18,7 @@ use crate::rule::retry::RetryPolicy;
 
 pub use super::monitor::{Monitor, SampleTime};
 pub use super::probing::{HostFacts, Probing};
+pub use super::uses::{Token, Uses};
 pub use super::values::Settings;
 
 /// Everything that was read.
@@ -167,6 +168,8 @@ pub struct Pattern {
     pub expect_class: Option<Arc<str>>,
     /// How often, and after which pauses, what the infrastructure spoiled is tried again.
     pub retry: Arc<RetryPolicy>,
+    /// What it takes of a platform's tokens and links while it runs.
+    pub uses: Arc<Uses>,
     /// For `#tag`: the plan's, the layer's and its own.
     pub tags: Arc<BTreeSet<String>>,
     /// Left out of `:all`.
@@ -330,7 +333,9 @@ pub struct Platform {
     pub roles: BTreeMap<String, String>,
     /// Facts that enter the keys: instance type, GPU, driver, versions.
     pub facts: BTreeMap<String, Value>,
-    /// Where each of them is declared.
+    /// Things of which it has only so many, links between hosts included, by name.
+    pub tokens: BTreeMap<String, Token>,
+    /// Where each fact is declared.
     pub fact_sites: BTreeMap<String, Site>,
     /// How its hosts are looked at before anything runs, when they are.
     pub probing: Option<Probing>,

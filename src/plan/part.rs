@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::expand::{self, CommandLine, Context, Expanded};
 use super::model::{Pattern, Workspace};
 use super::read;
+use super::uses;
 use super::workspace::{LoadOptions, shell};
 use crate::error::{Diagnostic, Severity};
 use crate::label::Label;
@@ -113,6 +114,7 @@ fn same_shape(old: &Expanded, new: &Expanded) -> bool {
                 && a.tags == b.tags
                 && a.adhoc == b.adhoc
                 && a.repeats == b.repeats
+                && uses::same(&a.uses, &b.uses)
         })
         && units.into_iter().all(|(a, b)| {
             texts(&a.needs, &b.needs)

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use doe_cache::Value;
 
 use super::model::{Host, Platform, Price};
-use super::{hosts, monitor, probing, reach, reach_ssm};
+use super::{hosts, monitor, probing, reach, reach_ssm, uses};
 use crate::error::{Diagnostic, Site, nearest};
 use crate::source::{Doc, Entry, Item, ItemValue, Table, Text};
 
@@ -70,6 +70,7 @@ fn empty(name: &str) -> Platform {
         roles: BTreeMap::new(),
         facts: BTreeMap::new(),
         fact_sites: BTreeMap::new(),
+        tokens: BTreeMap::new(),
         probing: None,
         monitors: Vec::new(),
         dynamic_ports: false,
@@ -146,6 +147,7 @@ fn apply(
             }
         }
     }
+    uses::declared(&mut table, platform, diags);
     let mut tables = Vec::new();
     if let Some(found) = table.opt_table("ssh", diags) {
         tables.push(("ssh", found.site().clone()));

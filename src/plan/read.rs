@@ -8,7 +8,7 @@ use super::schema::{
     CellPick, Common, CompareDecl, EstimateDecl, ExpectDecl, FactorDecl, FollowupDecl, LayerDecl,
     OverrideDecl, PatternDecl, Pick, PlanDecl, SettingDecl,
 };
-use super::{claim, expect};
+use super::{claim, expect, uses};
 use crate::error::{Diagnostic, Severity};
 use crate::rule::retry::RetryDef;
 use crate::source::{Doc, Entry, Item, ItemValue, Spanned, Table, Text};
@@ -27,6 +27,7 @@ pub(super) fn read(doc: &Doc, package: &str, diags: &mut Diags) -> PlanDecl {
         plan.expect_patterns = head.opt_int("expect_patterns", diags);
         plan.tags = head.str_list("tags", diags);
         plan.retry = RetryDef::read(&mut head, diags);
+        plan.uses = uses::read(&mut head, diags);
         plan.repeat = RepeatDecl::read(&mut head, diags);
         plan.repeat.of_many(diags);
         head.remaining(diags, "of `[plan]`");
@@ -115,6 +116,7 @@ fn common(table: &mut Table<'_>, diags: &mut Diags) -> Common {
             .and_then(|item| estimate(item, diags)),
         adhoc: table.opt_bool("adhoc", diags).map(|adhoc| adhoc.value),
         retry: RetryDef::read(table, diags),
+        uses: uses::read(table, diags),
         repeat: RepeatDecl::read(table, diags),
         ..Common::default()
     };

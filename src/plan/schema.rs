@@ -5,6 +5,7 @@ use doe_cache::Value;
 
 use super::model::{Expectation, HostClaim};
 use super::repeat::RepeatDecl;
+use super::uses::Uses;
 use crate::error::Site;
 use crate::rule::retry::RetryDef;
 use crate::source::{Spanned, Text};
@@ -24,6 +25,8 @@ pub(super) struct PlanDecl {
     pub tags: Vec<Text>,
     /// `[plan] retry`.
     pub retry: RetryDef,
+    /// `[plan] uses`.
+    pub uses: Uses,
     /// `[plan] repeat` and its kin.
     pub repeat: RepeatDecl,
     /// `[settings]`.
@@ -83,6 +86,8 @@ pub(super) struct Common {
     pub expect: Option<ExpectDecl>,
     /// How often what the infrastructure spoiled is tried again.
     pub retry: RetryDef,
+    /// What is taken of tokens and links.
+    pub uses: Uses,
     /// How often it is measured, and in which order.
     pub repeat: RepeatDecl,
     /// Tags.

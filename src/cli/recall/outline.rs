@@ -81,7 +81,9 @@ impl<'a> Outlined<'a> {
     /// The outline of a plan in which every node is reused.
     pub fn of(&self, decider: &Decider<'_>, records: &[(NodeId, Digest)]) -> Option<Outline> {
         // An outline knows no hosts, so it cannot say what a plan costs.
-        if decider.platform().cost_per_hour.is_some() {
+        let platform = decider.platform();
+        // Nor, then, what a pattern takes.
+        if platform.cost_per_hour.is_some() || !platform.tokens.is_empty() {
             return None;
         }
         let texts = self.texts()?.into_iter().map(|t| (t.name, t.text));

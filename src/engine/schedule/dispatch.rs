@@ -1,14 +1,42 @@
 //! Who is next: tasks whose services are up, in file order; then the next set of services. What is
-//! taken is taken whole, and whoever is first in line and lacks a host keeps later ones off it.
+//! taken is taken whole, and whoever is first in line and lacks something keeps later ones off it.
 
 use std::collections::BTreeSet;
 
 use super::sequence::{self, Choice, Snapshot};
 use super::{Command, Phase, Scheduler, ServiceId, Stage, TaskId};
-use crate::engine::resources::PoolId;
+use crate::engine::resources::{Claim, HostId, PoolId};
 
 /// Results that may wait to become durable at a time: each holds its logs in memory.
 const MOST_VACATED: usize = 256;
+
+/// What is kept for tasks that are first in line and do not get all they ask for: whoever comes
+/// later takes nothing of it, or one that asks for much would never get it.
+struct Kept {
+    /// By host.
+    hosts: Vec<bool>,
+    /// Pools of which a task itself takes units: tokens and links, GPUs and ports of steps.
+    pools: BTreeSet<PoolId>,
+}
+
+impl Kept {
+    fn is_everything(&self) -> bool {
+        !self.hosts.is_empty() && self.hosts.iter().all(|kept| *kept)
+    }
+
+    fn bars(&self, claim: &Claim) -> bool {
+        let host = |(host, _): &(HostId, bool)| self.hosts[host.0 as usize];
+        let pool = |(pool, _): &(PoolId, u32)| self.pools.contains(pool);
+        claim.hosts.iter().any(host) || claim.units.iter().any(pool)
+    }
+
+    fn keep(&mut self, claim: &Claim) {
+        for (host, _) in &claim.hosts {
+            self.hosts[host.0 as usize] = true;
+        }
+        self.pools.extend(claim.units.iter().map(|(pool, _)| *pool));
+    }
+}
 
 impl Scheduler {
     /// One pass over the tasks in line; says whether services are being set up, after which
@@ -23,12 +51,14 @@ impl Scheduler {
             };
             self.acquire(task, &[], commands);
         }
-        let mut kept = vec![false; self.ledger.host_count()];
+        let mut kept = Kept {
+            hosts: vec![false; self.ledger.host_count()],
+            pools: BTreeSet::new(),
+        };
         let mut needs_setup = false;
         let candidates: Vec<TaskId> = self.ready_hosted.iter().copied().collect();
         for task in candidates {
-            let all_kept = !kept.is_empty() && kept.iter().all(|kept| *kept);
-            if self.active >= self.limits.tasks || all_kept {
+            if self.active >= self.limits.tasks || kept.is_everything() {
                 return false;
             }
             if !self.is_free(task) {
@@ -42,7 +72,7 @@ impl Scheduler {
 
     /// Whether all its services are up or on their way, and its own units are to be had without
     /// stopping one (or are held by tasks that will end).
-    fn is_free(&self, task: TaskId) -> bool {
+    pub(super) fn is_free(&self, task: TaskId) -> bool {
         let spec = &self.problem.tasks[task.index()];
         spec.services.iter().all(|s| self.is_usable(s.index()))
             && spec.claim.units.iter().all(|&(pool, count)| {
@@ -76,18 +106,18 @@ impl Scheduler {
         &mut self,
         task: TaskId,
         victims: &[ServiceId],
-        kept: &mut [bool],
+        kept: &mut Kept,
         commands: &mut Vec<Command>,
     ) {
-        let hosts = &self.problem.tasks[task.index()].claim.hosts;
-        let barred = hosts.iter().any(|(host, _)| kept[host.0 as usize]);
-        if !barred && self.ledger.hosts_fit(hosts) && self.fits_without(task, victims) {
+        let claim = &self.problem.tasks[task.index()].claim;
+        if !kept.bars(claim)
+            && self.ledger.hosts_fit(&claim.hosts)
+            && self.fits_without(task, victims)
+        {
             self.acquire(task, victims, commands);
             return;
         }
-        for (host, _) in hosts {
-            kept[host.0 as usize] = true;
-        }
+        kept.keep(claim);
     }
 
     fn fits_without(&self, task: TaskId, victims: &[ServiceId]) -> bool {
@@ -157,7 +187,7 @@ impl Scheduler {
     }
 
     /// Brings up the next set of services, and further ones that touch nothing of those before.
-    fn set_up(&mut self, kept: &mut [bool], commands: &mut Vec<Command>) -> bool {
+    fn set_up(&mut self, kept: &mut Kept, commands: &mut Vec<Command>) -> bool {
         let before = self.active;
         let choices = sequence::sequence(&self.problem, &self.snapshot());
         let mut touched: BTreeSet<PoolId> = BTreeSet::new();

@@ -9,6 +9,8 @@
 //! in line and lacks a host keeps later ones off its hosts, so none starves. What no pending task
 //! needs is stopped at once.
 
+#[cfg(test)]
+mod campaign_tests;
 mod dispatch;
 #[cfg(test)]
 mod held_tests;

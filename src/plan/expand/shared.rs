@@ -15,9 +15,10 @@ use crate::error::Diagnostic;
 use crate::label::{Label, is_valid_name};
 use crate::plan::model::{Expectation, Pattern, Repeats};
 use crate::plan::schema::{Common, ExpectDecl};
+use crate::plan::uses::{self, Uses};
 use crate::plan::values::Settings;
 use crate::rule::classes;
-use crate::rule::model::Rule;
+use crate::rule::model::{Rule, RuleKind};
 use crate::rule::retry::{RetryDef, RetryPolicy};
 
 /// The common part of the patterns of one matrix.
@@ -28,6 +29,7 @@ pub(super) struct Shared<'u> {
     expect: Arc<[Expectation]>,
     expect_class: Option<Arc<str>>,
     retry: Arc<RetryPolicy>,
+    uses: Arc<Uses>,
     /// Replicates of each pattern.
     replicates: u32,
     repeats: Arc<Repeats>,
@@ -66,6 +68,7 @@ impl<'u> Shared<'u> {
             expect: expect(unit, diags),
             expect_class: expect_class(unit, diags),
             retry: Arc::new(retry_of(unit, retry).policy()),
+            uses: Arc::new(uses_of(unit, diags)),
             replicates,
             repeats: Arc::new(repeats),
             tags: tags(unit, diags),
@@ -104,6 +107,7 @@ impl<'u> Shared<'u> {
             expect: self.expect.clone(),
             expect_class: self.expect_class.clone(),
             retry: self.retry.clone(),
+            uses: self.uses.clone(),
             tags: self.tags.clone(),
             adhoc: self.adhoc,
             estimate_s: self.estimate.as_mut().and_then(|e| e.seconds(row, diags)),
@@ -119,6 +123,26 @@ fn retry_of(unit: &Unit<'_>, workspace: RetryDef) -> RetryDef {
         .over(unit.plan.retry)
         .over(unit.rule.retry)
         .over(workspace)
+}
+
+/// What is taken of tokens and links, the innermost first: pattern, layer, plan. An analysis runs
+/// beside `doe` and takes nothing.
+fn uses_of(unit: &Unit<'_>, diags: &mut Vec<Diagnostic>) -> Uses {
+    let none = Uses::new();
+    let own = unit.own.map_or(&none, |own| &own.common.uses);
+    if unit.rule.kind == RuleKind::Measure {
+        let outer = uses::over(&unit.decl.common.uses, &unit.plan.uses);
+        return uses::over(own, &outer);
+    }
+    let nearest = unit
+        .own
+        .map_or(&unit.decl.common.uses, |own| &own.common.uses);
+    if let Some((name, taken)) = nearest.iter().next() {
+        let text = format!("an analysis takes no `{name}`: it runs beside `doe`, on no host");
+        let found = Diagnostic::error("not-for-analysis", text);
+        tell_once(diags, found.at(taken.name.clone(), ""));
+    }
+    none
 }
 
 /// The class of the failure that is the result: the pattern's own word, else the layer's, unless
