@@ -36,7 +36,7 @@ pub(super) struct Live {
     /// Failures of the infrastructure since a node last succeeded with it.
     spoiled: u32,
     last_failure: String,
-    stopping: bool,
+    pub(super) stopping: bool,
     /// Whether it lives and does not answer any more: that is its failure.
     silent: bool,
     /// Earlier processes of it that could not be ended.
@@ -118,7 +118,7 @@ impl Live {
         self.wanted_by.get_or_insert(task);
     }
 
-    fn gone(&mut self) {
+    pub(super) fn gone(&mut self) {
         self.instance = None;
         self.wanted_by = None;
         self.adopted = false;
@@ -273,8 +273,8 @@ impl<'w> Drive<'_, '_, 'w> {
         let context = self.context.clone();
         self.spawn(
             async move {
-                let unreleased = services::stop(&context, &instance).await;
-                if unreleased.is_none() {
+                let (gone, unreleased) = services::stop(&context, &instance).await;
+                if gone {
                     // Every node has kept its part of the logs: what is left is a copy.
                     let _ = context.executor.discard(&instance.handle).await;
                 }
@@ -282,26 +282,6 @@ impl<'w> Drive<'_, '_, 'w> {
             },
             move || Report::ServiceStopped(service, None),
         );
-    }
-
-    pub(super) fn service_stopped(
-        &mut self,
-        service: ServiceId,
-        unreleased: Option<String>,
-    ) -> Result<()> {
-        let live = &mut self.services[service.index()];
-        let died = !live.stopping;
-        let host = live.def.host.name.clone();
-        live.gone();
-        self.ports.forget(service);
-        self.scheduler.service_down(service);
-        if !died {
-            self.service_event(service, ServiceState::Stopped, unreleased.clone());
-        }
-        match unreleased {
-            Some(why) => self.taint(&host, &why),
-            None => Ok(()),
-        }
     }
 
     pub(super) fn service_failed(
@@ -379,7 +359,7 @@ impl<'w> Drive<'_, '_, 'w> {
         // Its children may live on: until they are gone, nothing is begun on its host.
         self.spawn(
             async move {
-                let unreleased = services::stop(&context, &left).await;
+                let (_, unreleased) = services::stop(&context, &left).await;
                 Report::ServiceStopped(service, unreleased)
             },
             move || Report::ServiceStopped(service, None),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::drive::Drive;
-use super::event::Outcome;
+use super::event::{Outcome, ServiceState};
 use super::judge::Cause;
 use super::ready::{describe, human_s, logs, telling_tail};
 use super::schedule::{ServiceId, TaskId};
@@ -190,6 +190,26 @@ async fn port_is_free(context: &Context, host: &HostSpec, port: u16) -> Result<b
 }
 
 impl Drive<'_, '_, '_> {
+    pub(super) fn service_stopped(
+        &mut self,
+        service: ServiceId,
+        unreleased: Option<String>,
+    ) -> Result<()> {
+        let live = &mut self.services[service.index()];
+        let died = !live.stopping;
+        let host = live.def.host.name.clone();
+        live.gone();
+        self.ports.forget(service);
+        self.scheduler.service_down(service);
+        if !died {
+            self.service_event(service, ServiceState::Stopped, unreleased.clone());
+        }
+        match unreleased {
+            Some(why) => self.taint(&host, &why),
+            None => Ok(()),
+        }
+    }
+
     /// A host is not free, and nobody knows what that does to a measurement: nothing
     /// more is begun on it in this run.
     pub(super) fn taint(&mut self, host: &str, why: &str) -> Result<()> {

@@ -371,7 +371,7 @@ async fn get_ready(
             ..instance
         });
     };
-    let taints = stop(context, &instance).await;
+    let (_, taints) = stop(context, &instance).await;
     Err(ServiceFailure {
         reason: format!("service `{}` {unready}", instance.def.name),
         cause: match &unready {
@@ -386,17 +386,16 @@ async fn get_ready(
     })
 }
 
-/// Ends a service: politely, then hard; then looks whether its host is free of it. Why that is not
-/// so, when it is not.
-pub(super) async fn stop(context: &Context, instance: &Instance) -> Option<String> {
+/// Ends a service: politely, then hard; then looks whether its host is free of it. Whether it is
+/// gone (what could not be ended is noted), and why its host is not free, when it is not.
+pub(super) async fn stop(context: &Context, instance: &Instance) -> (bool, Option<String>) {
     let grace = instance.def.stop_grace;
     if let Err(error) = context.executor.cancel(&instance.handle, grace).await {
         context.unended.of_service(instance, &error);
-        let name = &instance.def.name;
-        return Some(format!("service `{name}` could not be stopped: {error}"));
+        return (false, None);
     }
     context.intents.done(&instance.handle.token);
-    instance.release.after(context).await
+    (true, instance.release.after(context).await)
 }
 
 fn cancelled() -> Error {

@@ -175,6 +175,7 @@ pub(super) async fn end_service(
             cause: Cause::of(&error).unwrap_or(Cause::ServiceLost),
             logs: Vec::new(),
             cancelled: false,
+            taints: None,
         })
     })
 }

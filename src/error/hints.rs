@@ -187,6 +187,10 @@ const STANDING: &[(&str, &str)] = &[
         "the whole text has to match the regular expression of the parameter",
     ),
     (
+        "port-twice",
+        "give each its own number in `ports`, or let the platform hand them out with `dynamic_ports = true`",
+    ),
+    (
         "quoted-value",
         "values quote themselves: take the quotes away",
     ),

@@ -5,9 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::draft::{Draft, Ref, Target};
-use super::model::{
-    Health, ProbeDef, ReadyDef, ReleasedDef, Require, Role, ServiceDef, StepDef,
-};
+use super::model::{Health, ProbeDef, ReadyDef, ReleasedDef, Require, Role, ServiceDef, StepDef};
 use super::params::regex;
 use crate::error::Diagnostic;
 use crate::source::{Item, ItemValue, Table, Text, parse_duration};

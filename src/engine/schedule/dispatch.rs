@@ -39,6 +39,11 @@ impl Kept {
 }
 
 impl Scheduler {
+    /// The service of a `Start` command is not started after all, and no start is counted.
+    pub fn not_started(&mut self) {
+        self.starts -= 1;
+    }
+
     /// One pass over the tasks in line; says whether services are being set up, after which
     /// more tasks may be free.
     pub(super) fn dispatch(&mut self, commands: &mut Vec<Command>) -> bool {

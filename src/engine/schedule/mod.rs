@@ -305,11 +305,6 @@ impl Scheduler {
         holders
     }
 
-    /// The service of a `Start` command is not started after all, and no start is counted.
-    pub fn not_started(&mut self) {
-        self.starts -= 1;
-    }
-
     /// No task is started from now on; what runs may end.
     pub fn stop_submitting(&mut self) {
         self.draining = true;
