@@ -564,7 +564,7 @@ fn a_build_killed_at_any_point_leaves_a_whole_store() {
         "after-rename:2:kill",
         "before-commit:3:kill",
         "after-commit:4:kill",
-        "before-fsync:1:error",
+        "before-fsync:1+:error",
         "before-tmp-write:1+:error",
         "before-commit:1:error",
     ] {
@@ -582,6 +582,27 @@ fn a_build_killed_at_any_point_leaves_a_whole_store() {
         assert_eq!(built["failed"], 0, "{fault}: {built}");
         lab.doe(&["cache", "verify"]).ok();
         lab.assert_nothing_runs();
+    }
+}
+
+/// A disk that refuses once is asked again, with everything that was to be written.
+#[test]
+fn a_disk_that_refuses_once_costs_no_result() {
+    let lab = lab("1, 2, 3", false);
+    for (label, point) in [
+        ("//lab:p-1", "before-fsync"),
+        ("//lab:p-2", "before-rename"),
+        ("//lab:p-3", "before-dir-sync"),
+    ] {
+        let mut command = lab.command(&["build", label, "--json"]);
+        command.env("DOE_FAULT", format!("{point}:1:error"));
+        let built = support::Ran::of(&["build", label], command.output().unwrap()).ok();
+        assert_eq!(built.summary()["ok"], 1, "{point}");
+        let marked = lab.path().join(".doe/unsettled").exists();
+        assert!(marked, "{point} did not strike");
+        lab.doe(&["cache", "verify"]).ok();
+        let again = lab.doe(&["build", label, "--json"]).ok().summary();
+        assert_eq!(again["reused"], 1, "{point}: {again}");
     }
 }
 

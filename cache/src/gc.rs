@@ -11,6 +11,7 @@ use crate::durable;
 use crate::error::{Error, Result};
 use crate::links::LinkFile;
 use crate::lock::WriterLock;
+use crate::quarantine;
 use crate::runs::{self, RunStatus};
 use crate::store::Store;
 use rusqlite::Connection;
@@ -234,7 +235,7 @@ impl Store {
                 strangers.push(path.to_owned());
             }
         })?;
-        strangers.extend(checked::files(&self.layout().quarantine(), ".json")?);
+        strangers.extend(quarantine::records(self.layout())?);
         let mut found = HashSet::new();
         for path in strangers {
             let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;

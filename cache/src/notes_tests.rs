@@ -157,3 +157,18 @@ fn what_the_index_lost_is_taken_from_the_notes_and_not_put_aside() {
     let (store, _) = Store::rebuild(root.path()).unwrap();
     assert_eq!(told(&store), before);
 }
+
+/// A run that recorded nothing is lost with the index like any other.
+#[test]
+fn runs_without_records_are_told_again_too() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    store.begin_run(&info("one", 1)).unwrap();
+    store
+        .set_node("one", "//t:a", NodeState::Running, None, None)
+        .unwrap();
+    let before = told(&store);
+    drop(store);
+    fs::remove_file(root.path().join("index.sqlite")).unwrap();
+    assert_eq!(told(&Store::open(root.path()).unwrap()), before);
+}

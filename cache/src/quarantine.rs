@@ -75,6 +75,21 @@ pub(crate) fn refused(layout: &Layout, record: &Digest) -> Option<PathBuf> {
         .find(|path| Digest::of_file(path).is_ok_and(|found| found == *record))
 }
 
+/// Files that are, or may once have been, records; see [`durable::numbered`].
+pub(crate) fn records(layout: &Layout) -> Result<Vec<PathBuf>> {
+    let mut files = checked::files(&layout.quarantine(), "")?;
+    files.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let end = name.split_once(".json").map(|(_, end)| end);
+        let number = |end: &str| {
+            end.strip_prefix('.')
+                .is_some_and(|n| n.parse::<u32>().is_ok())
+        };
+        end.is_some_and(|end| end.is_empty() || number(end))
+    });
+    Ok(files)
+}
+
 /// All records that are refused.
 pub(crate) fn all_refused(layout: &Layout) -> Result<HashSet<Digest>> {
     let files = checked::files(&layout.quarantine(), ".json")?;

@@ -99,13 +99,19 @@ impl Store {
         if !store.was_never_written()? {
             return Ok(store);
         }
-        match (durable::any_below(&store.layout.records())?, access) {
-            (true, Access::Read) => return Err(lost("empty")),
-            (true, Access::Write) => store.fill(&mut RebuildReport::default())?,
-            (false, Access::Read) => {}
-            // From now on records that it does not know are on their way into it, or were when
-            // somebody died: whoever recovers takes them in.
-            (false, Access::Write) => store.transaction(|_| Ok(()))?,
+        let records = durable::any_below(&store.layout.records())?;
+        if access == Access::Read {
+            return if records {
+                Err(lost("empty"))
+            } else {
+                Ok(store)
+            };
+        }
+        // From now on what it does not know is on its way into it, or was when somebody died:
+        // whoever recovers takes it in.
+        match records || !notes::files(&store.layout)?.is_empty() {
+            true => store.fill(&mut RebuildReport::default())?,
+            false => store.transaction(|_| Ok(()))?,
         }
         Ok(store)
     }
