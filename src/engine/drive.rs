@@ -219,17 +219,8 @@ impl<'w> Drive<'_, '_, 'w> {
         let node = self.tasks[task.index()].node;
         let run_id = &self.context.home.run_id;
         let store = &self.context.store;
-        let mut told = Told::default();
-        let ended = reuse(
-            store,
-            &mut told,
-            self.decider,
-            run_id,
-            node,
-            record,
-            hit,
-            keyed,
-        );
+        let mut told = Told::new(store);
+        let ended = reuse(&mut told, self.decider, run_id, node, record, hit, keyed);
         let ended = match ended {
             Ok(ended) => ended,
             // As good as not there: the node is executed.
@@ -240,7 +231,7 @@ impl<'w> Drive<'_, '_, 'w> {
             }
             Err(error) => return Err(error),
         };
-        told.write(store)?;
+        told.write()?;
         if let Some(record) = ended.record.filter(|_| hit == Hit::Rejudge) {
             self.context.committer.share(record);
         }

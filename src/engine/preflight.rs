@@ -123,7 +123,9 @@ fn of_node(graph: &Graph<'_>, node: NodeId, platform: &Platform) -> Vec<Diagnost
 /// Ports that two parts of one node want on the same host at the same time, by host and number,
 /// with who they are. Steps run one after another, but for those of one gang.
 fn ports_twice(action: &Action, platform: &Platform) -> Vec<(String, u16, String)> {
-    let mut users: BTreeMap<(&str, u16), Vec<(&str, Option<&str>)>> = BTreeMap::new();
+    // Name, and of steps with whom they run at once.
+    type User<'a> = (&'a str, Option<&'a str>);
+    let mut users: BTreeMap<(&str, u16), Vec<User<'_>>> = BTreeMap::new();
     let services = action.services.iter();
     let services = services.map(|s| (s.name.as_str(), None, Some(s.role.as_str()), &s.ports));
     let steps = action.steps.iter().map(|s| {

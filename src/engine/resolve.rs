@@ -206,22 +206,31 @@ fn fate(ended: &Final) -> &'static str {
 }
 
 /// What the store is to be told of reuses: written together, for one sync costs as much as many.
-#[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Told<'s> {
+    store: &'s Store,
     links: Vec<Link>,
     records: Vec<Record>,
 }
 
-impl Told {
+impl<'s> Told<'s> {
     /// Records that wait at most: they may be large.
     const MOST: usize = 256;
 
+    /// Nothing yet.
+    pub(super) fn new(store: &'s Store) -> Self {
+        Self {
+            store,
+            links: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+
     /// Makes all of it durable.
-    pub(super) fn write(&mut self, store: &Store) -> Result<()> {
+    pub(super) fn write(&mut self) -> Result<()> {
         if self.links.is_empty() && self.records.is_empty() {
             return Ok(());
         }
-        store.write(&Batch {
+        self.store.write(&Batch {
             links: &std::mem::take(&mut self.links),
             records: &std::mem::take(&mut self.records),
             ..Batch::default()
@@ -239,8 +248,7 @@ pub(super) fn is_damage(error: &Error) -> bool {
 /// elsewhere, and judges its outputs again where the definitions have changed. What is new of it
 /// is in `told` and stands in the store once that is written.
 pub(super) fn reuse(
-    store: &Store,
-    told: &mut Told,
+    told: &mut Told<'_>,
     decider: &mut Decider<'_>,
     run_id: &str,
     node: NodeId,
@@ -249,7 +257,7 @@ pub(super) fn reuse(
     keyed: &Keyed,
 ) -> Result<Final> {
     if hit == Hit::Rejudge {
-        return rejudge(store, told, decider, run_id, node, record, keyed);
+        return rejudge(told, decider, run_id, node, record, keyed);
     }
     let graph = decider.graph();
     let label = graph.label(node);
@@ -270,13 +278,13 @@ pub(super) fn reuse(
     let repeated = &graph.pattern(node).repeats;
     if repeated.reference.is_some() || !graph.pattern(node).expect.is_empty() {
         // Records are read below, perhaps one that waits.
-        told.write(store)?;
+        told.write()?;
     }
     let own = graph.pattern(node).expect.iter().cloned();
     let expect: Vec<_> = own.chain(reference::expectation(decider, node)).collect();
     let (mut criterion, mut missed) = (None, Vec::new());
     if !expect.is_empty() {
-        let stored = store.record(&record)?;
+        let stored = told.store.record(&record)?;
         let judged = judge::criterion(&expect, &stored.metrics, &stored.texts);
         criterion = judge::criterion_word(judged.status);
         missed = judge::missed(&judged);
@@ -304,8 +312,7 @@ pub(super) fn reuse(
 /// Reads the numbers out of stored outputs as they are defined now. The new record keeps the
 /// times and the provenance of the execution.
 fn rejudge(
-    store: &Store,
-    told: &mut Told,
+    told: &mut Told<'_>,
     decider: &mut Decider<'_>,
     run_id: &str,
     node: NodeId,
@@ -326,7 +333,7 @@ fn rejudge(
             ..refused(&last)
         });
     }
-    let old = store.record(&from)?;
+    let old = told.store.record(&from)?;
     let mut documents = BTreeMap::new();
     for (name, output) in &old.outputs {
         let is_read = judge::is_read(&pattern.rule, name);
@@ -336,7 +343,7 @@ fn rejudge(
             .get(name)
             .and_then(|def| def.schema.as_deref());
         let document = match is_read || schema.is_some() {
-            true => Document::read(&store.blob(&output.digest)?, schema, is_read),
+            true => Document::read(&told.store.blob(&output.digest)?, schema, is_read),
             false => Document::Raw,
         };
         documents.insert(name.clone(), document);
@@ -358,7 +365,7 @@ fn rejudge(
         settings,
         tags: pattern.tags.iter().cloned().collect(),
         exploratory: pattern.adhoc,
-        recorded_unix_ms: store.stamp_unix_ms(),
+        recorded_unix_ms: told.store.stamp_unix_ms(),
         ..old
     };
     // A failure that is the result has no numbers to be read anew.
@@ -389,7 +396,7 @@ fn rejudge(
     decider.learn(node, summary);
     told.records.push(record);
     if told.records.len() >= Told::MOST {
-        told.write(store)?;
+        told.write()?;
     }
     Ok(result)
 }

@@ -42,10 +42,10 @@ pub(super) fn survey(
     let mut warnings = Vec::new();
     let mut lost = BTreeSet::new();
     loop {
-        let mut told = Told::default();
-        let found = look(store, &mut told, decider, run_id, wanted, &mut rejudged);
+        let mut told = Told::new(store);
+        let found = look(&mut told, decider, run_id, wanted, &mut rejudged);
         // Judged anew is judged anew, whatever else was found.
-        told.write(store)?;
+        told.write()?;
         let (damaged, error) = match found? {
             Ok((finals, ended, tasks, planned)) => {
                 let mut made = Known::default();
@@ -83,8 +83,7 @@ type Damage = (Digest, Error);
 type Looked = (Vec<Option<Final>>, Vec<NodeId>, Vec<NodeId>, (usize, usize));
 
 fn look(
-    store: &Store,
-    told: &mut Told,
+    told: &mut Told<'_>,
     decider: &mut Decider<'_>,
     run_id: &str,
     wanted: &BTreeSet<NodeId>,
@@ -96,7 +95,7 @@ fn look(
     for &node in graph.order().iter().filter(|node| wanted.contains(node)) {
         let end = match resolve(graph, decider, &finals, node)? {
             Resolution::Reuse { record, hit, keyed } => {
-                match reuse(store, told, decider, run_id, node, record, hit, &keyed) {
+                match reuse(told, decider, run_id, node, record, hit, &keyed) {
                     Ok(end) => {
                         rejudged.extend(end.record.filter(|_| hit == Hit::Rejudge));
                         end

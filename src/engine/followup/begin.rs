@@ -58,9 +58,9 @@ pub(in crate::engine) fn at_the_begin(
             else {
                 continue;
             };
-            let mut told = Told::default();
-            let ended = reuse(store, &mut told, decider, run_id, node, record, hit, &keyed)?;
-            told.write(store)?;
+            let mut told = Told::new(store);
+            let ended = reuse(&mut told, decider, run_id, node, record, hit, &keyed)?;
+            told.write()?;
             opening
                 .rejudged
                 .extend(ended.record.filter(|_| hit == Hit::Rejudge));
