@@ -323,15 +323,13 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     }
     journal.summary.wall_s = seconds_since(started);
     let summary = journal.summary.clone();
-    if begun {
-        let status = match (interrupted, summary.is_good()) {
-            (true, _) => RunStatus::Interrupted,
-            (false, true) => RunStatus::Ok,
-            (false, false) => RunStatus::Failed,
-        };
-        store.end_run(&run_id, status)?;
-    }
+    // That it cannot be noted does not keep it from being told.
+    let noted = match begun {
+        true => store.end_run(&run_id, status_of(interrupted, &summary)),
+        false => Ok(()),
+    };
     journal.tell(Body::Summary(summary.clone()));
+    noted?;
     Ok(Ended {
         summary,
         interrupted,
@@ -339,6 +337,14 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         run_id,
         begun,
     })
+}
+
+fn status_of(interrupted: bool, summary: &Summary) -> RunStatus {
+    match (interrupted, summary.is_good()) {
+        (true, _) => RunStatus::Interrupted,
+        (false, true) => RunStatus::Ok,
+        (false, false) => RunStatus::Failed,
+    }
 }
 
 fn seconds_since(started: Instant) -> f64 {
