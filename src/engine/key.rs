@@ -293,7 +293,8 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         sim,
         env,
         ssh: _, // how scripts get there
-        ssm: _, // likewise
+        ssm: _,   // likewise
+        slurm: _, // likewise
     } = platform;
     manifest.set("platform.simulated", *simulated, Class::Result);
     for host in hosts.values() {
