@@ -10,6 +10,7 @@ use std::time::Duration;
 use doe_cache::Value;
 use doe_cache::remote::Target;
 
+pub use super::reach_slurm::SlurmTable;
 use crate::error::{Diagnostic, Site};
 use crate::label::Label;
 use crate::rule::Expr;
@@ -439,51 +440,6 @@ impl Default for SsmTable {
             bucket: None,
             tag: None,
             document: None,
-            root: super::reach::ROOT.to_owned(),
-            patience_s: 300.0,
-            path: Vec::new(),
-            doe: None,
-        }
-    }
-}
-
-/// The table `slurm` of a platform. What is not said is as the cluster's defaults are.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SlurmTable {
-    /// Partition of the jobs.
-    pub partition: Option<String>,
-    /// Account that they are charged to.
-    pub account: Option<String>,
-    /// Quality of service.
-    pub qos: Option<String>,
-    /// Reservation that they run in.
-    pub reservation: Option<String>,
-    /// Features that a node must have.
-    pub constraint: Option<String>,
-    /// CPUs of a job, and so of one script.
-    pub cpus: Option<u32>,
-    /// Another `slurm.conf`.
-    pub config: Option<String>,
-    /// Folder that the nodes and this machine share; `%w` stands for the workspace.
-    pub root: String,
-    /// How long a controller that does not answer is waited for.
-    pub patience_s: f64,
-    /// Folders put in front of the usual search path.
-    pub path: Vec<String>,
-    /// The `doe` program for the nodes, when it is not this one.
-    pub doe: Option<String>,
-}
-
-impl Default for SlurmTable {
-    fn default() -> Self {
-        Self {
-            partition: None,
-            account: None,
-            qos: None,
-            reservation: None,
-            constraint: None,
-            cpus: None,
-            config: None,
             root: super::reach::ROOT.to_owned(),
             patience_s: 300.0,
             path: Vec::new(),

@@ -1,8 +1,7 @@
 //! The table `slurm` of a platform: what its jobs have in common. Everything here ends up in an
 //! option of `sbatch`, so what could be taken for more than one word is refused.
 
-use super::model::SlurmTable;
-use super::reach::{is_word, no_word, path, root};
+use super::reach::{ROOT, is_word, no_word, path, root};
 use crate::error::Diagnostic;
 use crate::source::Table;
 
@@ -10,6 +9,51 @@ type Diags = Vec<Diagnostic>;
 
 /// Most CPUs of one node; a slip of the keyboard is more likely than more.
 const MAX_CPUS: i64 = 65_536;
+
+/// The table `slurm` of a platform. What is not said is as the cluster's defaults are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlurmTable {
+    /// Partition of the jobs.
+    pub partition: Option<String>,
+    /// Account that they are charged to.
+    pub account: Option<String>,
+    /// Quality of service.
+    pub qos: Option<String>,
+    /// Reservation that they run in.
+    pub reservation: Option<String>,
+    /// Features that a node must have.
+    pub constraint: Option<String>,
+    /// CPUs of a job, and so of one script.
+    pub cpus: Option<u32>,
+    /// Another `slurm.conf`.
+    pub config: Option<String>,
+    /// Folder that the nodes and this machine share; `%w` stands for the workspace.
+    pub root: String,
+    /// How long a controller that does not answer is waited for.
+    pub patience_s: f64,
+    /// Folders put in front of the usual search path.
+    pub path: Vec<String>,
+    /// The `doe` program for the nodes, when it is not this one.
+    pub doe: Option<String>,
+}
+
+impl Default for SlurmTable {
+    fn default() -> Self {
+        Self {
+            partition: None,
+            account: None,
+            qos: None,
+            reservation: None,
+            constraint: None,
+            cpus: None,
+            config: None,
+            root: ROOT.to_owned(),
+            patience_s: 300.0,
+            path: Vec::new(),
+            doe: None,
+        }
+    }
+}
 
 /// Reads `slurm = { … }` over what is known.
 pub(super) fn slurm(slurm: &mut SlurmTable, mut table: Table<'_>, diags: &mut Diags) {
@@ -35,10 +79,7 @@ pub(super) fn slurm(slurm: &mut SlurmTable, mut table: Table<'_>, diags: &mut Di
             _ => diags.push(
                 Diagnostic::error(
                     "out-of-bounds",
-                    format!(
-                        "`cpus` must be from 1 to {MAX_CPUS}, found {}",
-                        cpus.value
-                    ),
+                    format!("`cpus` must be from 1 to {MAX_CPUS}, found {}", cpus.value),
                 )
                 .at(cpus.site, ""),
             ),

@@ -51,8 +51,17 @@ impl Slurm {
 
     /// Kills the controller as a power cut does.
     pub fn kill_controller(&self) {
+        self.end_controller("-KILL");
+    }
+
+    /// Stops the controller: it keeps what it knows.
+    pub fn stop_controller(&self) {
+        self.end_controller("-TERM");
+    }
+
+    fn end_controller(&self, signal: &str) {
         let pid = self.pid("slurmctld");
-        run(Command::new("kill").args(["-KILL", &pid]));
+        run(Command::new("kill").args([signal, &pid]));
         while Path::new("/proc").join(&pid).exists() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
@@ -65,13 +74,12 @@ impl Slurm {
         std::fs::create_dir(&state).unwrap();
     }
 
-    /// Whether the nodes are up for the controller.
-    pub fn wait_until_idle(&self) {
+    /// Waits until the controller has all nodes.
+    pub fn wait_until_up(&self) {
         for _ in 0..600 {
             let states = self.ask("sinfo", &["-h", "-N", "-o", "%T"]);
-            if states.lines().count() == self.hosts.count as usize
-                && states.lines().all(|state| state == "idle")
-            {
+            let up = |state: &str| ["idle", "mixed", "allocated"].contains(&state);
+            if states.lines().count() == self.hosts.count as usize && states.lines().all(up) {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(100));

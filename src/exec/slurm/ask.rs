@@ -55,7 +55,11 @@ impl SlurmExecutor {
         if let (Status::Exited(exit), Ok(now)) = (&status, now) {
             let ours = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
             let ahead = i64::try_from(exit.ended_unix_ms).unwrap_or(i64::MAX) - ours;
-            let ahead = if ahead.abs() < LEAST_SKEW_MS { 0 } else { ahead };
+            let ahead = if ahead.abs() < LEAST_SKEW_MS {
+                0
+            } else {
+                ahead
+            };
             facts.insert(CLOCK_AHEAD.into(), ahead.to_string());
         }
         Ok(facts)

@@ -219,4 +219,3 @@ impl SlurmExecutor {
         turn.lock_owned().await
     }
 }
-

@@ -56,8 +56,8 @@ pub struct JobKey {
 /// What the controller says of one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// Its number now; good for signals, not for identity.
-    pub number: u32,
+    /// Its number now, with its place in the array; good for signals, not for identity.
+    pub number: String,
     /// `RUNNING`, `NODE_FAIL`, ...
     pub state: String,
     /// Why it is in that state.
@@ -76,13 +76,14 @@ impl Job {
 
     /// Whether it waits for what no time brings.
     pub fn waits_in_vain(&self) -> bool {
-        const NEVER: [&str; 9] = [
+        const NEVER: [&str; 10] = [
             "BadConstraints",
             "DependencyNeverSatisfied",
             "InvalidAccount",
             "InvalidQOS",
             "JobHeldAdmin",
             "JobHeldUser",
+            "PartitionConfig",
             "PartitionNodeLimit",
             "PartitionTimeLimit",
             "launch_failed_requeued_held",
@@ -236,7 +237,7 @@ impl Queue {
             "-t",
             "all",
             "-o",
-            "%A|%K|%T|%V|%N|%r|%k",
+            "%F|%K|%T|%V|%N|%r|%k",
         ];
         let answer = self.ask("squeue", &arguments.map(str::to_owned)).await;
         last.holds = FRESH.max(asked.elapsed() * HOLDS);
@@ -296,8 +297,11 @@ fn parse(text: &str) -> Jobs {
             continue;
         };
         // A job that is no array has one task.
-        let index = if index == "N/A" { "0" } else { index };
-        let (Ok(number), Ok(index)) = (number.parse(), index.parse()) else {
+        let (number, index) = match index {
+            "N/A" => (number.to_owned(), "0"),
+            _ => (format!("{number}_{index}"), index),
+        };
+        let Ok(index) = index.parse() else {
             continue;
         };
         if !comment.starts_with("doe:") {
@@ -342,14 +346,14 @@ mod tests {
         };
         assert_eq!(jobs.len(), 3);
         // The one that runs, though the other was submitted later.
-        assert_eq!((of(0).number, of(0).is_open()), (12, true));
+        assert_eq!((of(0).number.as_str(), of(0).is_open()), ("12_0", true));
         assert_eq!((of(1).state.as_str(), of(1).is_open()), ("PENDING", true));
     }
 
     #[test]
     fn an_unknown_state_is_no_end() {
         let job = |state: &str| Job {
-            number: 1,
+            number: "1".into(),
             state: state.into(),
             reason: String::new(),
             submitted: String::new(),

@@ -154,7 +154,8 @@ impl SlurmExecutor {
     fn age(&self, path: &Path) -> Option<Duration> {
         let now = self.root().join(".now");
         folder::write_private(&now, b"").ok()?;
-        let stamp = |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
+        let stamp =
+            |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
         stamp(&now)?.duration_since(stamp(path)?).ok()
     }
 
@@ -222,11 +223,12 @@ impl SlurmExecutor {
                 asked = Instant::now();
                 match known {
                     Known::Job(job) if job.is_open() && !job.waits() => {
-                        if !forced && begun.elapsed() > grace + SLOW {
-                            // It does not heed.
+                        // It does not heed.
+                        let force = !forced && begun.elapsed() > grace + SLOW;
+                        if force {
                             self.scancel(&placed(dir)?, &job).await?;
-                            forced = true;
                         }
+                        forced |= force;
                     }
                     Known::Silence => {}
                     _ if !self.shows_life(&handle.token, dir) => return Ok(()),
@@ -248,20 +250,26 @@ impl SlurmExecutor {
     pub(super) async fn dismiss(&self, dir: &Path) -> Result<()> {
         let key = placed(dir)?;
         let jobs = self.queue.jobs(true).await?;
-        let job = key.as_ref().zip(jobs).map(|(key, jobs)| jobs.get(key).cloned());
+        let job = key
+            .as_ref()
+            .zip(jobs)
+            .map(|(key, jobs)| jobs.get(key).cloned());
         match job.flatten() {
             Some(job) if job.is_open() => self.scancel(&key, &job).await,
             _ => Ok(()),
         }
     }
 
-    /// Ends a job by its number, if that bears the right name.
+    /// Ends a job by the number that it has had a moment ago.
     async fn scancel(&self, key: &Option<JobKey>, job: &Job) -> Result<()> {
         let Some(key) = key else {
             return Ok(());
         };
-        let name = format!("--name={}", key.comment);
-        let arguments = [name, job.number.to_string()];
+        let mut arguments = vec![job.number.clone()];
+        // Only if it bears the right name. Of a task of an array that would be all of them.
+        if !job.number.contains('_') {
+            arguments.push(format!("--name={}", key.comment));
+        }
         match self.queue.ask("scancel", &arguments).await {
             // It does no harm, and the controller has other things to do.
             Err(error) if error.code == super::queue::SILENT => Ok(()),
