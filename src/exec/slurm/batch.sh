@@ -48,10 +48,16 @@ trap interrupted TERM
     while kill -0 "$child" 2>/dev/null; do
         if [ -z "$place" ] && mine; then
             # Of several jobs for one token it is this one.
-            place=1
+            place=1 turn=0
             printf '%s %s\n' "$nonce" "$index" >"$dir/.slurm" && mv -f "$dir/.slurm" "$dir/slurm"
         fi
-        [ -z "$place" ] || [ $((turn % 2)) = 1 ] || printf '%s\n' "$turn" >"$dir/beat"
+        if [ -z "$place" ]; then
+            turn=$((turn + 1))
+            # The claim is a matter of a moment.
+            if [ "$turn" -gt 50 ]; then sleep 1; else sleep 0.05 2>/dev/null || sleep 1; fi
+            continue
+        fi
+        [ $((turn % 2)) = 1 ] || printf '%s\n' "$turn" >"$dir/beat"
         [ ! -e "$dir/ask" ] || tell
         if { read -r grace <"$dir/cancel"; } 2>/dev/null && [ "$grace" != "$heard" ]; then
             heard=$grace

@@ -131,8 +131,13 @@ impl SlurmExecutor {
     /// Whether an execution showed a sign of life lately: by our own clock since we look, and by
     /// the file system's before.
     pub(super) fn shows_life(&self, token: &Token, dir: &Path) -> bool {
-        let path = dir.join("beat");
-        let Ok(Some(beat)) = folder::read_if_there(&path) else {
+        // The claim comes a moment before the first beat.
+        let read = |name: &str| {
+            let path = dir.join(name);
+            let text = folder::read_if_there(&path).ok()??;
+            Some((path, text))
+        };
+        let Some((path, beat)) = read("beat").or_else(|| read(folder::PID)) else {
             return false;
         };
         let mut beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
