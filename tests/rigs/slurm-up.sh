@@ -42,8 +42,8 @@ StateSaveLocation=$DIR/state
 SlurmctldLogFile=$DIR/log/slurmctld.log
 SlurmdLogFile=$DIR/log/slurmd-%n.log
 SlurmctldTimeout=20
-SlurmdTimeout=12
-MessageTimeout=5
+SlurmdTimeout=20
+MessageTimeout=30
 InactiveLimit=0
 KillWait=5
 MinJobAge=300
@@ -58,7 +58,7 @@ PlugStackConfig=$DIR/etc/plugstack.conf
 AccountingStorageType=accounting_storage/none
 C
     for i in $(seq 1 "$N"); do
-        echo "NodeName=$P$i NodeHostname=$HOST NodeAddr=$NET.$i Port=$((BASE + i)) CPUs=64 Sockets=1 CoresPerSocket=64 ThreadsPerCore=1 RealMemory=4096 State=UNKNOWN"
+        echo "NodeName=$P$i NodeHostname=$HOST NodeAddr=$NET.$i Port=$((BASE + i)) CPUs=24 Sockets=1 CoresPerSocket=24 ThreadsPerCore=1 RealMemory=4096 State=UNKNOWN"
     done
     echo "PartitionName=debug Nodes=$P[1-$N] Default=YES MaxTime=INFINITE State=UP"
 } >"$DIR/etc/slurm.conf"
