@@ -109,13 +109,19 @@ impl Executor for SlurmExecutor {
     fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>> {
         async move {
             match sign {
-                Sign::Http(url) => look::http(url).await,
+                Sign::Http(url) => look::http(url, look::LIMIT).await,
+                Sign::Answers(url) => look::http(url, look::BUSY).await,
                 Sign::Tcp(address) => look::tcp(address).await,
                 Sign::Listen(port) => self.listens(host, *port).await,
                 Sign::File(path) => Ok(path.exists()),
             }
         }
         .boxed()
+    }
+
+    fn look_every(&self) -> Duration {
+        // A look at a listening port may be a job.
+        Duration::from_secs(30)
     }
 
     fn collect<'a>(
