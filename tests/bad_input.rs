@@ -639,6 +639,27 @@ fn what_is_no_plan_is_told_and_never_waited_for() {
 }
 
 #[test]
+fn a_cluster_that_cannot_be_is_told_key_by_key() {
+    let workspace = lab();
+    let table =
+        "slurm = { partition = \"gpu big\", cpus = 0, root = \"shared\", gres = \"gpu:8\" }\n";
+    let head = "[platform.cluster]\nexecutor = \"slurm\"\n";
+    workspace.write(
+        "doe.toml",
+        &format!(
+            "{head}{table}ssh = {{ port = 22 }}\n[platform.cluster.host.\"gpu[1-2]\"]\ngpus = 8\n"
+        ),
+    );
+    let text = workspace.doe(&["check", "//..."]).exits(3).stdout;
+    let golden = repository().join("tests/golden/errors/slurm-table.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&golden, &text).unwrap();
+    }
+    let wanted = std::fs::read_to_string(&golden).unwrap_or_default();
+    assert_eq!(text, wanted, "UPDATE_GOLDEN=1 writes it");
+}
+
+#[test]
 fn small_slips_are_found_where_they_are() {
     let workspace = lab();
     workspace.write("doe.toml", "[platform.sim]\nexecutor = \"locl\"\n");

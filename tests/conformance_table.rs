@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-const EXECUTORS: [(&str, &str); 3] = [
+const EXECUTORS: [(&str, &str); 4] = [
     ("local", "tests/exec_conformance.rs"),
     ("ssh", "tests/exec_ssh.rs"),
+    ("slurm", "tests/exec_slurm.rs"),
     ("ssm", "tests/exec_ssm.rs"),
 ];
 
@@ -74,7 +75,7 @@ fn the_table_says_what_is_run() {
         "# What each executor passes\n\nMade from the lists of the test programs by `DOE_WRITE_DOCS=1 cargo test --test conformance_table`.\n\n| | ",
     );
     table.push_str(&EXECUTORS.map(|(name, _)| name).join(" | "));
-    table.push_str(" |\n|---|---|---|---|\n");
+    table.push_str(" |\n|---|---|---|---|---|\n");
     for name in &all {
         let marks: Vec<&str> = runs
             .iter()

@@ -3,7 +3,9 @@
 //! executors there are.
 
 mod connect;
+mod ground;
 mod ship;
+mod slurm;
 mod ssm;
 
 use std::collections::BTreeMap;
@@ -12,17 +14,17 @@ use std::sync::Arc;
 
 use doe_cache::{Run, RunStatus, Store};
 
+use self::ground::Ground;
 use crate::engine::facts::ask as facts;
 use crate::engine::intent;
 use crate::engine::remains::{Away, Remains, Within};
 use crate::error::Result;
 use crate::exec::local::{LocalExecutor, LocalOptions};
-use crate::exec::remote::RemoteExecutor;
-use crate::exec::{Executor, Handle, HostSpec, Site};
+use crate::exec::{Executor, HostSpec, Site};
 use crate::plan::model::{Platform, Workspace};
 
 /// Executors that there are.
-pub const EXECUTORS: [&str; 3] = ["local", "ssh", "ssm"];
+pub const EXECUTORS: [&str; 4] = ["local", "ssh", "slurm", "ssm"];
 
 /// See the module.
 pub struct Fleet {
@@ -79,7 +81,7 @@ impl Near {
         doe: &Path,
     ) -> Result<Option<Platform>> {
         let executor: Arc<dyn Executor> = match &self.ground {
-            Some(ground) => ground.remote.clone(),
+            Some(ground) => ground.executor(),
             None => {
                 // Without a reaper of its own: who guards what a killed run left goes on to do so.
                 let options = LocalOptions {
@@ -131,7 +133,7 @@ pub async fn make(
     let reached = Reached::with(platform, near.ground, local);
     if let Some(ground) = &reached.ground {
         // What is on its way to a host could begin after we have looked.
-        ground.remote.recall(&ground.hosts).await?;
+        ground.recall().await?;
     }
     // From here on our reaper guards what a killed run left on this machine.
     let remains = reached.remains(store).await?;
@@ -208,7 +210,7 @@ impl Reached {
     /// What runs scripts that have a role.
     pub fn executor(&self) -> Arc<dyn Executor> {
         match &self.ground {
-            Some(ground) => ground.remote.clone(),
+            Some(ground) => ground.executor(),
             None => self.local.clone(),
         }
     }
@@ -225,7 +227,7 @@ impl Reached {
             local: &*self.local,
             away: self.ground.as_ref().map(|ground| Away {
                 platform: &self.platform,
-                root: ground.remote.root(),
+                root: ground.root(),
                 hosts: &ground.hosts,
             }),
         };
@@ -237,6 +239,7 @@ impl Reached {
 fn root_in_plan(platform: &Platform) -> &str {
     match platform.executor.as_str() {
         "ssm" => &platform.ssm.root,
+        "slurm" => &platform.slurm.root,
         _ => &platform.ssh.root,
     }
 }
@@ -248,38 +251,5 @@ pub async fn look(
     hosts: &[HostSpec],
 ) -> Result<Option<Arc<dyn Executor>>> {
     let ground = Ground::new(workspace, platform, hosts).await?;
-    Ok(ground.map(|ground| ground.remote as Arc<dyn Executor>))
-}
-
-/// Hosts that are not this machine.
-struct Ground {
-    remote: Arc<RemoteExecutor>,
-    hosts: Vec<HostSpec>,
-}
-
-impl Ground {
-    async fn new(
-        workspace: &Workspace,
-        platform: &Platform,
-        hosts: &[HostSpec],
-    ) -> Result<Option<Self>> {
-        if hosts.is_empty() || platform.executor == "local" {
-            return Ok(None);
-        }
-        let remote = match platform.executor.as_str() {
-            "ssm" => ssm::connect(workspace, platform, hosts).await?,
-            _ => connect::ssh(workspace, platform, hosts).await?,
-        };
-        Ok(Some(Self {
-            remote: Arc::new(remote),
-            hosts: hosts.to_vec(),
-        }))
-    }
-
-    /// Executions that left no record and live.
-    async fn living(&self) -> Result<Vec<Handle>> {
-        let sweeps = self.hosts.iter().map(|host| self.remote.sweep(host));
-        let found = futures_util::future::try_join_all(sweeps).await?;
-        Ok(found.into_iter().flatten().collect())
-    }
+    Ok(ground.map(|ground| ground.executor()))
 }

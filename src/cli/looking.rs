@@ -10,6 +10,7 @@ use super::fleet;
 use crate::engine::intent::{Home, Place};
 use crate::error::{Error, Kind, Result};
 use crate::exec::local::{LocalExecutor, LocalOptions};
+use crate::exec::trouble;
 use crate::exec::{Executor, Handle, Status, Stream, Token};
 use crate::plan::model::Workspace;
 
@@ -81,7 +82,7 @@ impl<'w> Looking<'w> {
             return Ok(Vec::new());
         };
         match self.runtime.block_on(executor.log(handle, stream, offset)) {
-            Err(error) if error.code == "host-unreachable" => Err(error),
+            Err(error) if trouble::of(&error).is_some() => Err(error),
             read => Ok(read.unwrap_or_default()),
         }
     }
@@ -95,6 +96,7 @@ impl<'w> Looking<'w> {
         if let Some(platform) = self.workspace.platforms.get(name) {
             let mut platform = platform.clone();
             platform.ssh.patience_s = platform.ssh.patience_s.min(PATIENCE_S);
+            platform.slurm.patience_s = platform.slurm.patience_s.min(PATIENCE_S);
             let hosts = fleet::left_on(&platform, store)?;
             let looking = fleet::look(self.workspace, &platform, &hosts);
             found = self.runtime.block_on(looking)?;

@@ -292,8 +292,9 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         cost_per_hour: _, // what it costs is no part of what comes out
         sim,
         env,
-        ssh: _, // how scripts get there
-        ssm: _, // likewise
+        ssh: _,   // how scripts get there
+        ssm: _,   // likewise
+        slurm: _, // likewise
     } = platform;
     manifest.set("platform.simulated", *simulated, Class::Result);
     for host in hosts.values() {

@@ -13,6 +13,7 @@ pub mod procfs;
 pub mod reaper;
 pub mod remote;
 pub mod session;
+pub mod slurm;
 #[cfg(feature = "aws")]
 pub mod ssm;
 pub mod tree;

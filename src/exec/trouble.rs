@@ -17,7 +17,12 @@ pub enum Trouble {
 
 /// The trouble that an error is, when it is one.
 pub fn of(error: &Error) -> Option<Trouble> {
-    let unreachable = ["host-unreachable", "bucket-unreachable"].contains(&error.code);
+    let unreachable = [
+        "host-unreachable",
+        "bucket-unreachable",
+        "controller-unreachable",
+    ]
+    .contains(&error.code);
     if error.kind != Kind::Infra || !unreachable {
         return None;
     }
@@ -51,6 +56,7 @@ mod tests {
                 Some(Trouble::Unreachable),
             ),
             ("bucket-unreachable", "503", Some(Trouble::Unreachable)),
+            ("controller-unreachable", "x", Some(Trouble::Unreachable)),
             (
                 "host-unreachable",
                 "SSM cannot deliver to the instance (Undeliverable)",

@@ -17,6 +17,7 @@ pub mod parts;
 pub mod platform;
 pub mod probing;
 mod reach;
+mod reach_slurm;
 mod reach_ssm;
 mod read;
 mod remote;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use doe_cache::Value;
 use doe_cache::remote::Target;
 
+pub use super::reach_slurm::SlurmTable;
 use crate::error::{Diagnostic, Site};
 use crate::label::Label;
 use crate::rule::Expr;
@@ -323,7 +324,7 @@ pub struct CompareGroup {
 pub struct Platform {
     /// Name in `doe.toml`.
     pub name: String,
-    /// `local`, `ssh` or `ssm`.
+    /// `local`, `ssh`, `slurm` or `ssm`.
     pub executor: String,
     /// Whether its tools are simulated; every record made there says so.
     pub simulated: bool,
@@ -353,6 +354,8 @@ pub struct Platform {
     pub ssh: SshTable,
     /// How its instances are reached through AWS Systems Manager.
     pub ssm: SsmTable,
+    /// How its nodes are had from Slurm.
+    pub slurm: SlurmTable,
 }
 
 /// The table `ssh` of a platform. What is not said is as OpenSSH's own configuration says.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use doe_cache::Value;
 
 use super::model::{Host, Platform, Price};
-use super::{hosts, monitor, probing, reach, reach_ssm, uses};
+use super::{hosts, monitor, probing, reach, reach_slurm, reach_ssm, uses};
 use crate::error::{Diagnostic, Site, nearest};
 use crate::source::{Doc, Entry, Item, ItemValue, Table, Text};
 
@@ -79,6 +79,7 @@ fn empty(name: &str) -> Platform {
         env: BTreeMap::new(),
         ssh: Default::default(),
         ssm: Default::default(),
+        slurm: Default::default(),
     }
 }
 
@@ -156,6 +157,10 @@ fn apply(
     if let Some(found) = table.opt_table("ssm", diags) {
         tables.push(("ssm", found.site().clone()));
         reach_ssm::ssm(&mut platform.ssm, found, diags);
+    }
+    if let Some(found) = table.opt_table("slurm", diags) {
+        tables.push(("slurm", found.site().clone()));
+        reach_slurm::slurm(&mut platform.slurm, found, diags);
     }
     reach::check(platform, &tables, diags);
     table.remaining(diags, "of a platform");

@@ -15,7 +15,7 @@ pub struct Hosts {
     pub count: u32,
     pub number: u32,
     pub prefix: String,
-    net: String,
+    pub net: String,
     private: Option<PathBuf>,
 }
 
@@ -34,7 +34,7 @@ pub fn skipped() -> bool {
     !may
 }
 
-fn script(name: &str) -> PathBuf {
+pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/rigs")
         .join(name)
@@ -134,7 +134,7 @@ impl Drop for Hosts {
     }
 }
 
-fn run(command: &mut Command) {
+pub fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(
         output.status.success(),

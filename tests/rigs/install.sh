@@ -7,6 +7,10 @@ has ssh || missing+=(openssh-client)
 has sshd || missing+=(openssh-server)
 has ip || missing+=(iproute2)
 has curl || missing+=(curl)
+has slurmctld || missing+=(slurmctld slurm-wlm-basic-plugins)
+has slurmd || missing+=(slurmd)
+has sbatch || missing+=(slurm-client)
+has munged || missing+=(munge)
 [ ${#missing[@]} -gt 0 ] || exit 0
 echo "installing ${missing[*]}"
 apt-get update -qq

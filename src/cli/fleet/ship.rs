@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use doe_cache::Digest;
 
-use super::Ground;
 use super::connect::file;
+use super::ground::Ground;
 use crate::error::{Error, Kind, Result};
 use crate::exec::Site;
 use crate::measure::sim::{profile, shims};
@@ -23,24 +23,24 @@ pub(super) async fn settle(
     platform: &Platform,
     doe: &Path,
 ) -> Result<Site> {
-    let Ground { remote, hosts } = ground;
     let (own, more) = match platform.executor.as_str() {
         "ssm" => (platform.ssm.doe.as_ref(), &platform.ssm.path),
+        "slurm" => (platform.slurm.doe.as_ref(), &platform.slurm.path),
         _ => (platform.ssh.doe.as_ref(), &platform.ssh.path),
     };
     let own = own.map(|doe| file(workspace, doe));
     let doe = own.as_deref().unwrap_or(doe);
     let programs = [("doe".to_owned(), digest_of(doe)?, doe.to_owned())];
-    let bin = remote.install(hosts, &programs).await?;
+    let bin = ground.install(&programs).await?;
     let there = bin.join("doe");
-    remote.try_program(hosts, &there, &["--version"]).await.map_err(|cause| {
+    ground.try_program(&there, &["--version"]).await.map_err(|cause| {
         Error::new(
             Kind::Infra,
             "doe-does-not-run",
             "the doe program that was shipped does not run on a host",
         )
         .cause(cause)
-        .hint("build a static one for the hosts (`cargo build --release --target x86_64-unknown-linux-musl`) and name it as `doe` in the platform's table `ssh` or `ssm`")
+        .hint("build a static one for the hosts (`cargo build --release --target x86_64-unknown-linux-musl`) and name it as `doe` in the platform's table `ssh`, `slurm` or `ssm`")
     })?;
     let mut path = Vec::new();
     let mut env = BTreeMap::new();
@@ -51,13 +51,13 @@ pub(super) async fn settle(
     }
     path.push(bin.display().to_string());
     path.extend(more.iter().cloned());
-    path.push(match remote.login_path() {
+    path.push(match ground.login_path() {
         "" => USUAL_PATH.to_owned(),
         login => login.to_owned(),
     });
     env.insert("PATH".into(), path.join(":"));
     Ok(Site {
-        root: remote.root().to_owned(),
+        root: ground.root().to_owned(),
         doe: there,
         env,
     })
@@ -69,7 +69,7 @@ fn digest_of(path: &Path) -> Result<Digest> {
 
 /// Ships the simulated tools and their profile.
 async fn simulation(
-    Ground { remote, hosts }: &Ground,
+    ground: &Ground,
     workspace: &Workspace,
     platform: &Platform,
     doe: &Path,
@@ -81,10 +81,10 @@ async fn simulation(
         let path = dir.join(name);
         programs.push((name.to_owned(), digest_of(&path)?, path));
     }
-    let tools = remote.install(hosts, &programs).await?;
+    let tools = ground.install(&programs).await?;
     let profile = write_profile(workspace, platform)?;
     let programs = [("profile.json".to_owned(), digest_of(&profile)?, profile)];
-    let there = remote.install(hosts, &programs).await?.join("profile.json");
+    let there = ground.install(&programs).await?.join("profile.json");
     let variable = profile::PROFILE_VAR.to_owned();
     Ok((
         tools,

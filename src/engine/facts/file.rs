@@ -70,7 +70,14 @@ fn meaning(platform: &Platform, probe: Digest) -> String {
     key.entry("env", &Value::Map(env.collect()));
     key.entry(
         "path",
-        &list(&[&platform.ssh.path[..], &platform.ssm.path[..]].concat()),
+        &list(
+            &[
+                &platform.ssh.path[..],
+                &platform.ssm.path[..],
+                &platform.slurm.path[..],
+            ]
+            .concat(),
+        ),
     );
     key.entry("probe", &Value::from(probe));
     key.entry("sim", &map(&platform.sim));
@@ -102,6 +109,7 @@ fn machine(platform: &Platform, host: &Host) -> String {
         table.jump.as_ref(),
         platform.ssm.region.as_ref(),
         platform.ssm.tag.as_ref(),
+        platform.slurm.config.as_ref(),
     ];
     Digest::of(format!("{words:?} {:?}", table.port)).hex()
 }

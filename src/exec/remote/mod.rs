@@ -23,7 +23,7 @@ use futures_util::future::try_join_all;
 use self::call::{Caller, Input, Request, refused};
 use self::greet::greet;
 pub use self::link::{Collect, Link, Pace};
-use self::ports::RemotePorts;
+pub(super) use self::ports::RemotePorts;
 use self::stage::Stager;
 use self::watch::Watches;
 use super::files::hex;

@@ -1,0 +1,109 @@
+//! Hosts that are not this machine, whichever way they are reached: what every way can do beside
+//! the executor's calls.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use doe_cache::Digest;
+
+use super::{connect, slurm, ssm};
+use crate::error::Result;
+use crate::exec::remote::RemoteExecutor;
+use crate::exec::slurm::SlurmExecutor;
+use crate::exec::{Executor, Handle, HostSpec};
+use crate::plan::model::{Platform, Workspace};
+
+/// See the module.
+pub(super) struct Ground {
+    way: Way,
+    pub(super) hosts: Vec<HostSpec>,
+}
+
+enum Way {
+    /// Over a connection to each host.
+    Remote(Arc<RemoteExecutor>),
+    /// Over a shared folder and a controller.
+    Slurm(Arc<SlurmExecutor>),
+}
+
+impl Ground {
+    /// The hosts of a platform; none where they are this machine.
+    pub(super) async fn new(
+        workspace: &Workspace,
+        platform: &Platform,
+        hosts: &[HostSpec],
+    ) -> Result<Option<Self>> {
+        if hosts.is_empty() || platform.executor == "local" {
+            return Ok(None);
+        }
+        let way = match platform.executor.as_str() {
+            "slurm" => Way::Slurm(Arc::new(slurm::connect(workspace, platform).await?)),
+            "ssm" => Way::Remote(Arc::new(ssm::connect(workspace, platform, hosts).await?)),
+            _ => Way::Remote(Arc::new(connect::ssh(workspace, platform, hosts).await?)),
+        };
+        Ok(Some(Self {
+            way,
+            hosts: hosts.to_vec(),
+        }))
+    }
+
+    pub(super) fn executor(&self) -> Arc<dyn Executor> {
+        match &self.way {
+            Way::Remote(remote) => remote.clone(),
+            Way::Slurm(slurm) => slurm.clone(),
+        }
+    }
+
+    /// The folder on the hosts.
+    pub(super) fn root(&self) -> &Path {
+        match &self.way {
+            Way::Remote(remote) => remote.root(),
+            Way::Slurm(slurm) => slurm.root(),
+        }
+    }
+
+    /// The search path that the hosts tell; empty where they tell none.
+    pub(super) fn login_path(&self) -> &str {
+        match &self.way {
+            Way::Remote(remote) => remote.login_path(),
+            Way::Slurm(_) => "",
+        }
+    }
+
+    /// Puts programs on all hosts, each under its name in one folder, which is returned.
+    pub(super) async fn install(&self, programs: &[(String, Digest, PathBuf)]) -> Result<PathBuf> {
+        match &self.way {
+            Way::Remote(remote) => remote.install(&self.hosts, programs).await,
+            Way::Slurm(slurm) => slurm.install(programs),
+        }
+    }
+
+    /// Finds out whether a program of the hosts runs there.
+    pub(super) async fn try_program(&self, program: &Path, arguments: &[&str]) -> Result<()> {
+        match &self.way {
+            Way::Remote(remote) => remote.try_program(&self.hosts, program, arguments).await,
+            Way::Slurm(slurm) => slurm.try_program(&self.hosts, program, arguments).await,
+        }
+    }
+
+    /// Takes back what an earlier `doe` had submitted and what would begin behind our back.
+    pub(super) async fn recall(&self) -> Result<()> {
+        match &self.way {
+            Way::Remote(remote) => remote.recall(&self.hosts).await,
+            // What waits in the queue is found by its token like what runs.
+            Way::Slurm(_) => Ok(()),
+        }
+    }
+
+    /// Executions that left no record and live.
+    pub(super) async fn living(&self) -> Result<Vec<Handle>> {
+        match &self.way {
+            Way::Remote(remote) => {
+                let sweeps = self.hosts.iter().map(|host| remote.sweep(host));
+                let found = futures_util::future::try_join_all(sweeps).await?;
+                Ok(found.into_iter().flatten().collect())
+            }
+            Way::Slurm(slurm) => slurm.sweep().await,
+        }
+    }
+}

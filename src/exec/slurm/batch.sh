@@ -1,0 +1,86 @@
+#!/bin/sh
+# One task of a job of doe: runs one execution of the shared folder ROOT by the wrapper. While it
+# runs it shows that it lives (the controller may have forgotten it) and looks whether somebody
+# wants something of it, so that neither cancelling nor looking needs a controller.
+#
+#   batch.sh ROOT NONCE WRAPPER     with SLURM_ARRAY_TASK_ID where there are several
+set -u
+umask 077
+root=$1 nonce=$2 wrapper=$3
+index=${SLURM_ARRAY_TASK_ID:-0}
+token=$(sed -n "$((index + 1))p" "$root/arrays/$nonce")
+[ -n "$token" ] || exit 64
+dir=$root/runs/$token
+# Begun by another job, taken back, or not wanted any more.
+[ -d "$dir" ] && [ ! -s "$dir/pid" ] && [ ! -e "$dir/unwanted" ] || exit 0
+read -r here </proc/sys/kernel/random/boot_id
+
+# Whether the claim is the one that our wrapper made.
+mine() {
+    { read -r leader _ boot <"$dir/pid"; } 2>/dev/null && [ "$leader" = "$child" ] && [ "$boot" = "$here" ]
+}
+
+# The end of the job's time, or somebody else than doe wants it to end: what comes of the script
+# is no outcome of it.
+interrupted() {
+    mine || return
+    [ -e "$dir/cancel" ] || [ -e "$dir/exit" ] || : >"$dir/interrupted"
+    : >"$dir/unwanted"
+    /bin/sh "$wrapper" end "$dir" 20000 &
+}
+
+# Says whether something listens on the port that is asked for.
+tell() {
+    { read -r question port <"$dir/ask"; } 2>/dev/null || return
+    answer=no
+    /bin/sh "$wrapper" listens "$port" && answer=yes
+    printf '%s %s\n' "$question" "$answer" >"$dir/.told" && mv -f "$dir/.told" "$dir/told"
+    rm -f "$dir/ask"
+}
+
+# Whoever gives the environment of a job may give much: the wrapper starts from a clean one.
+setsid /bin/sh "$wrapper" run "$dir" </dev/null >/dev/null 2>>"$dir/wrapper.log" &
+child=$!
+trap interrupted TERM
+(
+    trap '' TERM
+    turn=0 heard='' place=''
+    while kill -0 "$child" 2>/dev/null; do
+        if [ -z "$place" ] && mine; then
+            # Of several jobs for one token it is this one.
+            place=1 turn=0
+            printf '%s %s\n' "$nonce" "$index" >"$dir/.slurm" && mv -f "$dir/.slurm" "$dir/slurm"
+        fi
+        if [ -z "$place" ]; then
+            turn=$((turn + 1))
+            # The claim is a matter of a moment.
+            if [ "$turn" -gt 50 ]; then sleep 1; else sleep 0.05 2>/dev/null || sleep 1; fi
+            continue
+        fi
+        [ $((turn % 2)) = 1 ] || printf '%s\n' "$turn" >"$dir/beat"
+        [ ! -e "$dir/ask" ] || tell
+        if { read -r grace <"$dir/cancel"; } 2>/dev/null && [ "$grace" != "$heard" ]; then
+            heard=$grace
+            /bin/sh "$wrapper" end "$dir" "$grace" &
+        fi
+        turn=$((turn + 1))
+        sleep 1
+    done
+) &
+watch=$!
+status=0
+while kill -0 "$child" 2>/dev/null; do
+    wait "$child"
+    status=$?
+done
+kill -KILL "$watch" 2>/dev/null
+if mine; then
+    # Killed, the wrapper left things behind.
+    [ -e "$dir/exit" ] || /bin/sh "$wrapper" end "$dir" 5000
+    : >"$dir/over"
+    # For whoever reads what Slurm says of the job.
+    code=$(sed -n 's/^code=//p' "$dir/exit" 2>/dev/null)
+    exit "${code:-1}"
+fi
+[ "$status" = 0 ] || printf '%s\n' "$status" >"$dir/failed"
+exit "$status"

@@ -1,0 +1,161 @@
+//! The calls of the trait over the shared folder; jobs are the business of the module above.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use doe_cache::Digest;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::{NAME, SlurmExecutor};
+use crate::error::{Error, Result};
+use crate::exec::remote::blocking;
+use crate::exec::{
+    Executor, Facts, Handle, HostSpec, Script, Sign, Status, Stream, Token, files, folder, local,
+    look,
+};
+
+impl Executor for SlurmExecutor {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn probe<'a>(&'a self, host: &'a HostSpec) -> BoxFuture<'a, Result<Facts>> {
+        self.facts(host).boxed()
+    }
+
+    fn stage<'a>(
+        &'a self,
+        _host: &'a HostSpec,
+        files: &'a [(Digest, PathBuf)],
+    ) -> BoxFuture<'a, Result<Vec<PathBuf>>> {
+        let (blobs, files) = (self.blobs.clone(), files.to_vec());
+        blocking(move || {
+            files
+                .iter()
+                .map(|(digest, source)| blobs.put(*digest, source))
+                .collect()
+        })
+        .boxed()
+    }
+
+    fn start<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        script: &'a Script,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Handle>> {
+        async move {
+            let handle = self.begin(host, script, token).await?;
+            let mut there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
+            there.insert(host.name.clone(), token.clone());
+            Ok(handle)
+        }
+        .boxed()
+    }
+
+    fn find<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        token: &'a Token,
+    ) -> BoxFuture<'a, Result<Option<Handle>>> {
+        self.found(host, token).boxed()
+    }
+
+    fn revoke<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        token: &'a Token,
+        grace: Duration,
+    ) -> BoxFuture<'a, Result<Option<Handle>>> {
+        self.take_back(host, token, grace).boxed()
+    }
+
+    fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>> {
+        async move {
+            self.check(handle)?;
+            Ok(match folder::Record::read(&handle.dir)? {
+                folder::Record::Whole(exit) => Some(exit.ended_unix_ms),
+                _ => None,
+            })
+        }
+        .boxed()
+    }
+
+    fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {
+        self.status(handle).boxed()
+    }
+
+    fn wait<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {
+        self.ended(handle).boxed()
+    }
+
+    fn cancel<'a>(&'a self, handle: &'a Handle, grace: Duration) -> BoxFuture<'a, Result<()>> {
+        self.end(handle, grace).boxed()
+    }
+
+    fn log<'a>(
+        &'a self,
+        handle: &'a Handle,
+        stream: Stream,
+        offset: u64,
+    ) -> BoxFuture<'a, Result<Vec<u8>>> {
+        let handle = handle.clone();
+        blocking(move || local::read_log(&handle, stream, offset)).boxed()
+    }
+
+    fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            match sign {
+                Sign::Http(url) => look::http(url, look::LIMIT).await,
+                Sign::Answers(url) => look::http(url, look::BUSY).await,
+                Sign::Tcp(address) => look::tcp(address).await,
+                Sign::Listen(port) => self.listens(host, *port).await,
+                Sign::File(path) => Ok(path.exists()),
+            }
+        }
+        .boxed()
+    }
+
+    fn look_every(&self) -> Duration {
+        // A look at a listening port may be a job.
+        Duration::from_secs(30)
+    }
+
+    fn collect<'a>(
+        &'a self,
+        _host: &'a HostSpec,
+        from: &'a Path,
+        names: &'a [String],
+        into: &'a Path,
+    ) -> BoxFuture<'a, Result<Vec<PathBuf>>> {
+        let (from, names, into) = (from.to_path_buf(), names.to_vec(), into.to_path_buf());
+        blocking(move || files::collect(&from, &names, &into)).boxed()
+    }
+
+    fn free_port<'a>(&'a self, host: &'a HostSpec) -> BoxFuture<'a, Result<u16>> {
+        async move {
+            loop {
+                let port = self.ports.take(&host.name, "")?;
+                // The tables of a node are not to be seen from here; who listens answers.
+                if !look::tcp(&format!("{}:{port}", host.address)).await? {
+                    return Ok(port);
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn discard<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<()>> {
+        let dir = handle.dir.clone();
+        blocking(move || match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("remove", &dir, &e))
+            }
+            _ => Ok(()),
+        })
+        .boxed()
+    }
+}

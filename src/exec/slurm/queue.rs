@@ -1,0 +1,384 @@
+//! What the controller says of our jobs. It is asked for all of them at once and not more often
+//! than once in a while, however many wait. A job is its comment and its place in the array,
+//! never its number: a controller that lost its memory gives numbers twice.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::process::Command;
+use tokio::sync::Mutex;
+
+use crate::error::{Error, Kind, Result};
+
+/// Code of the error of a controller that does not answer.
+pub const SILENT: &str = "controller-silent";
+/// How old an answer may be at least; one that took long may be older.
+const FRESH: Duration = Duration::from_secs(1);
+/// How many times as long as an answer took it holds.
+const HOLDS: u32 = 20;
+/// How long one question may take.
+const LIMIT: Duration = Duration::from_secs(60);
+/// The environment of Slurm's programs.
+const KEPT: [&str; 7] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "SLURM_CONF",
+    "SLURM_CLUSTERS",
+];
+/// What Slurm's programs say when the controller could not be asked, or not now. What they say
+/// otherwise is a word of the controller.
+const NO_ANSWER: [&str; 8] = [
+    "Unable to contact slurm controller",
+    "Socket timed out",
+    "Connection refused",
+    "Zero Bytes were transmitted",
+    "Transport endpoint",
+    "temporarily unable to accept job",
+    "Resource temporarily unavailable",
+    "Slurm backup controller",
+];
+
+/// Which job: the comment of its array and its index there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct JobKey {
+    /// Comment.
+    pub comment: String,
+    /// Index in the array.
+    pub index: u32,
+}
+
+/// What the controller says of one job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// Its number now, with its place in the array; good for signals, not for identity.
+    pub number: String,
+    /// `RUNNING`, `NODE_FAIL`, ...
+    pub state: String,
+    /// Why it is in that state.
+    pub reason: String,
+    /// When it was submitted.
+    pub submitted: String,
+    /// Its node, once it has one.
+    pub node: String,
+}
+
+impl Job {
+    /// Whether it waits for its turn.
+    pub fn waits(&self) -> bool {
+        ["PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"].contains(&self.state.as_str())
+    }
+
+    /// Whether it waits for what no time brings.
+    pub fn waits_in_vain(&self) -> bool {
+        const NEVER: [&str; 10] = [
+            "BadConstraints",
+            "DependencyNeverSatisfied",
+            "InvalidAccount",
+            "InvalidQOS",
+            "JobHeldAdmin",
+            "JobHeldUser",
+            "PartitionConfig",
+            "PartitionNodeLimit",
+            "PartitionTimeLimit",
+            "launch_failed_requeued_held",
+        ];
+        let held = self.reason.contains("held");
+        self.waits() && (held || NEVER.contains(&self.reason.as_str()))
+    }
+
+    /// Whether it may still run, as far as its state tells.
+    pub fn is_open(&self) -> bool {
+        // What the documentation lists as not final. An unknown word is not taken for an end.
+        const FINAL: [&str; 11] = [
+            "BOOT_FAIL",
+            "CANCELLED",
+            "COMPLETED",
+            "DEADLINE",
+            "FAILED",
+            "NODE_FAIL",
+            "OUT_OF_MEMORY",
+            "PREEMPTED",
+            "REVOKED",
+            "SPECIAL_EXIT",
+            "TIMEOUT",
+        ];
+        !FINAL.contains(&self.state.as_str())
+    }
+}
+
+/// Every job of ours that the controller knows.
+pub type Jobs = HashMap<JobKey, Job>;
+
+/// Asks the controller.
+pub struct Queue {
+    config: Option<PathBuf>,
+    patience: Duration,
+    last: Mutex<Last>,
+}
+
+struct Last {
+    /// When it was last asked, unless the answer does not hold any more.
+    asked: Option<Instant>,
+    answered: Instant,
+    /// Whether the last question got an answer.
+    good: bool,
+    holds: Duration,
+    jobs: Arc<Jobs>,
+}
+
+impl Queue {
+    /// A controller as the configuration names it.
+    pub fn new(config: Option<PathBuf>, patience: Duration) -> Self {
+        Self {
+            config,
+            patience,
+            last: Mutex::new(Last {
+                asked: None,
+                answered: Instant::now(),
+                good: true,
+                holds: FRESH,
+                jobs: Arc::default(),
+            }),
+        }
+    }
+
+    /// A program of Slurm with the right configuration.
+    pub fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(name);
+        // A job gets the environment of who submits it; asked to leave it out, Slurm would log in
+        // as the user first. What a user set for other jobs shall not act on ours either.
+        command.env_clear();
+        for name in KEPT {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        if let Some(config) = &self.config {
+            command.env("SLURM_CONF", config);
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Runs a program of Slurm; what it printed, or what it complained of. `silent` of the error
+    /// tells whether the controller was not to be asked.
+    pub async fn ask(&self, name: &str, arguments: &[String]) -> Result<String> {
+        let failed = |why: String| {
+            let silent = NO_ANSWER.iter().any(|words| why.contains(words));
+            let (code, what) = match silent {
+                true => (SILENT, "Slurm's controller does not answer"),
+                false => ("slurm-refused", "Slurm did not do what was asked"),
+            };
+            Error::new(Kind::Infra, code, format!("{what} (`{name}`)")).cause(why)
+        };
+        let mut command = self.program(name);
+        let output = tokio::time::timeout(LIMIT, command.args(arguments).output()).await;
+        let output = output.map_err(|_| failed(NO_ANSWER[1].into()))?;
+        let output = output.map_err(|e| {
+            failed(e.to_string()).hint("doe must run where Slurm's commands are: a login node")
+        })?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(failed(said))
+    }
+
+    /// Finds out whether there is a controller.
+    pub async fn hello(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            match self.jobs(true).await? {
+                Some(_) => return Ok(()),
+                None if begun.elapsed() > self.patience => {
+                    let silent = Error::new(Kind::Infra, SILENT, "`squeue` failed");
+                    return Err(unreachable(begun.elapsed(), silent));
+                }
+                None => tokio::time::sleep(FRESH).await,
+            }
+        }
+    }
+
+    /// What was answered before does not hold any more.
+    pub async fn outdate(&self) {
+        self.last.lock().await.asked = None;
+    }
+
+    /// All our jobs, as of now or a moment ago; `fresh` asks in any case. `None` while the
+    /// controller does not answer and there is patience left.
+    pub async fn jobs(&self, fresh: bool) -> Result<Option<Arc<Jobs>>> {
+        let called = Instant::now();
+        let mut last = self.last.lock().await;
+        // Who waited here while somebody else asked has an answer that is new enough.
+        let holds = last.asked.is_some_and(|asked| match fresh {
+            true => asked >= called,
+            false => asked.elapsed() < last.holds,
+        });
+        if holds {
+            return Ok(last.good.then(|| last.jobs.clone()));
+        }
+        let asked = Instant::now();
+        last.asked = Some(asked);
+        let arguments = [
+            "-h",
+            "-a",
+            "-r",
+            "--me",
+            "-t",
+            "all",
+            "-o",
+            "%F|%K|%T|%V|%N|%r|%k",
+        ];
+        let answer = self.ask("squeue", &arguments.map(str::to_owned)).await;
+        last.holds = FRESH.max(asked.elapsed() * HOLDS);
+        last.good = answer.is_ok();
+        match answer {
+            Ok(text) => {
+                last.jobs = Arc::new(parse(&text));
+                last.answered = Instant::now();
+                Ok(Some(last.jobs.clone()))
+            }
+            Err(error) if error.code != SILENT => Err(error),
+            Err(error) if last.answered.elapsed() > self.patience => {
+                Err(unreachable(last.answered.elapsed(), error))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// How long a controller that does not answer is waited for.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+}
+
+/// The error about a controller that was waited for in vain.
+pub fn unreachable(after: Duration, last: Error) -> Error {
+    let after = after.as_secs();
+    Error::new(
+        Kind::Infra,
+        "controller-unreachable",
+        format!("Slurm's controller did not answer for {after} s"),
+    )
+    .cause(last)
+    .hint("whatever runs goes on; run again when `squeue` answers")
+}
+
+/// Reads `NUMBER|INDEX|STATE|SUBMITTED|NODE|REASON|COMMENT` lines. Of two jobs of one name one that
+/// is open counts, and else the later submission.
+fn parse(text: &str) -> Jobs {
+    fn rank(job: &Job) -> (bool, &str) {
+        (job.is_open(), &job.submitted)
+    }
+    let mut jobs = Jobs::new();
+    for line in text.lines() {
+        let mut fields = line.splitn(7, '|');
+        let mut next = || fields.next().map(str::trim);
+        let (
+            Some(number),
+            Some(index),
+            Some(state),
+            Some(submitted),
+            Some(node),
+            Some(reason),
+            Some(comment),
+        ) = (next(), next(), next(), next(), next(), next(), next())
+        else {
+            continue;
+        };
+        // A job that is no array has one task.
+        let (number, index) = match index {
+            "N/A" => (number.to_owned(), "0"),
+            _ => (format!("{number}_{index}"), index),
+        };
+        let Ok(index) = index.parse() else {
+            continue;
+        };
+        if !comment.starts_with("doe:") {
+            continue;
+        }
+        let key = JobKey {
+            comment: comment.to_owned(),
+            index,
+        };
+        let job = Job {
+            number,
+            state: state.to_owned(),
+            reason: reason.to_owned(),
+            submitted: submitted.to_owned(),
+            node: node.to_owned(),
+        };
+        // Written so that the order of time is that of text.
+        match jobs.get(&key) {
+            Some(known) if rank(known) > rank(&job) => {}
+            _ => {
+                jobs.insert(key, job);
+            }
+        }
+    }
+    jobs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_its_comment_and_its_place() {
+        let text = "12|0|RUNNING|2026-01-01T00:00:01|n1|None|doe:aa\n13|1|PENDING|2026-01-01T00:00:01||Resources|doe:aa\n\
+                    14|0|NODE_FAIL|2026-01-01T00:00:09|n1|NodeDown|doe:aa\n15|N/A|RUNNING|x|n1|None|doe:bb\n17|x|RUNNING|x|n1|None|doe:dd\n16|0|RUNNING|x|n1|None|somebody else's|doe:cc\n\nnonsense\n";
+        let jobs = parse(text);
+        let of = |index| {
+            &jobs[&JobKey {
+                comment: "doe:aa".into(),
+                index,
+            }]
+        };
+        assert_eq!(jobs.len(), 3);
+        // The one that runs, though the other was submitted later.
+        assert_eq!((of(0).number.as_str(), of(0).is_open()), ("12_0", true));
+        assert_eq!((of(1).state.as_str(), of(1).is_open()), ("PENDING", true));
+    }
+
+    #[test]
+    fn an_unknown_state_is_no_end() {
+        let job = |state: &str| Job {
+            number: "1".into(),
+            state: state.into(),
+            reason: String::new(),
+            submitted: String::new(),
+            node: String::new(),
+        };
+        for open in [
+            "PENDING",
+            "CONFIGURING",
+            "COMPLETING",
+            "SUSPENDED",
+            "REQUEUED",
+            "STAGE_OUT",
+            "SOMETHING_NEW",
+        ] {
+            assert!(job(open).is_open(), "{open}");
+        }
+        for closed in [
+            "COMPLETED",
+            "TIMEOUT",
+            "NODE_FAIL",
+            "PREEMPTED",
+            "CANCELLED",
+            "OUT_OF_MEMORY",
+        ] {
+            assert!(!job(closed).is_open(), "{closed}");
+        }
+    }
+}

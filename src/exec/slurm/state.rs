@@ -1,0 +1,297 @@
+//! What is known of an execution, waiting for its end, and ending it. The exit record decides, as
+//! long as Slurm left the script alone; then what the task says of itself; the controller is asked
+//! for the rest. What was once said to be lost stays lost.
+
+use std::fs;
+use std::path::Path;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::queue::{Job, JobKey};
+use super::submit::placed;
+use super::{LOOK, OVER, SlurmExecutor};
+use crate::error::{Error, Kind, Result};
+use crate::exec::folder::{self, Claim, Record};
+use crate::exec::{Handle, Status, Token};
+
+/// How long an execution whose job the controller does not know to run counts as running after
+/// its last sign of life. Its task gives one every two seconds.
+const SILENCE: Duration = Duration::from_secs(20);
+/// How long a record may take to be seen after the end of its job was.
+const LAG: Duration = Duration::from_secs(3);
+/// Between questions to the controller while nothing changes, first and at most.
+const ASK: Duration = Duration::from_secs(5);
+const ASK_SELDOM: Duration = Duration::from_secs(30);
+/// What a task may take beside the grace to end a tree.
+const SLOW: Duration = Duration::from_secs(15);
+/// After this a job that does not end is an error.
+const STUCK: Duration = Duration::from_secs(120);
+/// There when Slurm, or somebody through it, asked the job to end.
+const INTERRUPTED: &str = "interrupted";
+/// Says why an execution counts as lost.
+const LOST: &str = "lost";
+
+/// What the controller knows of a job.
+enum Known {
+    /// This.
+    Job(Job),
+    /// The controller answers and does not know it.
+    Forgotten,
+    /// The controller does not answer.
+    Silence,
+    /// It was never submitted.
+    Never,
+}
+
+impl SlurmExecutor {
+    /// What is known now.
+    pub(super) async fn status(&self, handle: &Handle) -> Result<Status> {
+        self.check(handle)?;
+        let dir = &handle.dir;
+        if let Some(why) = folder::read_if_there(&dir.join(LOST))? {
+            return Ok(lost(why.trim_end()));
+        }
+        if !dir.exists() {
+            return Ok(lost("its folder is gone"));
+        }
+        let over = dir.join(OVER).exists();
+        match Record::read(dir)? {
+            Record::Whole(_) if dir.join(INTERRUPTED).exists() => {
+                let said = match self.job(handle).await? {
+                    Known::Job(job) => format!(": {}", told(&job)),
+                    _ => String::new(),
+                };
+                return Ok(lost(&format!("Slurm ended its job before it ended{said}")));
+            }
+            Record::Whole(exit) => return Ok(Status::Exited(exit)),
+            Record::Torn => return Ok(lost("its exit record is not whole")),
+            Record::Missing => {}
+        }
+        let claim = Claim::read(dir)?;
+        match &claim {
+            Some(claim) if claim.boot_id == folder::REVOKED => {
+                return Ok(lost("it was taken back before it began"));
+            }
+            Some(claim) if over => {
+                let pid = claim.leader.pid;
+                return Ok(lost(&format!(
+                    "process {pid} is gone and left no exit record"
+                )));
+            }
+            _ => {}
+        }
+        let begun = claim.is_some();
+        match self.job(handle).await? {
+            Known::Silence => Ok(Status::Running),
+            Known::Job(job) if job.is_open() => {
+                // Begun once and waiting again: nothing runs, and nothing will run twice.
+                if begun && job.waits() && !self.shows_life(&handle.token, dir) {
+                    return self.record_or(handle, &format!("its {}", told(&job))).await;
+                }
+                Ok(Status::Running)
+            }
+            // What the controller has given up may live on: its node does not hear it.
+            _ if self.shows_life(&handle.token, dir) => Ok(Status::Running),
+            Known::Job(job) => self.record_or(handle, &told(&job)).await,
+            Known::Never => self.record_or(handle, "it was never submitted").await,
+            Known::Forgotten => {
+                let why = "the controller does not know its job any more";
+                self.record_or(handle, why).await
+            }
+        }
+    }
+
+    async fn job(&self, handle: &Handle) -> Result<Known> {
+        let Some(key) = placed(&handle.dir)? else {
+            return Ok(Known::Never);
+        };
+        Ok(match self.queue.jobs(false).await? {
+            None => Known::Silence,
+            Some(jobs) => jobs.get(&key).cloned().map_or(Known::Forgotten, Known::Job),
+        })
+    }
+
+    /// The record, which may come into sight a moment after the end, or that there is none.
+    async fn record_or(&self, handle: &Handle, why: &str) -> Result<Status> {
+        let begun = Instant::now();
+        loop {
+            match Record::read(&handle.dir)? {
+                Record::Whole(exit) if !handle.dir.join(INTERRUPTED).exists() => {
+                    return Ok(Status::Exited(exit));
+                }
+                Record::Whole(_) => return Ok(lost(&format!("Slurm ended it: {why}"))),
+                _ if begun.elapsed() > LAG => {
+                    return Ok(lost(&format!("{why}, and it left no exit record")));
+                }
+                _ => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// Whether an execution showed a sign of life lately: by our own clock since we look, and by
+    /// the file system's before.
+    pub(super) fn shows_life(&self, token: &Token, dir: &Path) -> bool {
+        // The claim comes a moment before the first beat.
+        let read = |name: &str| {
+            let path = dir.join(name);
+            let text = folder::read_if_there(&path).ok()??;
+            Some((path, text))
+        };
+        let Some((path, beat)) = read("beat").or_else(|| read(folder::PID)) else {
+            return false;
+        };
+        let mut beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        match beats.get_mut(token) {
+            Some(last) if last.0 == beat => last.1.elapsed() < SILENCE,
+            Some(last) => {
+                *last = (beat, Instant::now());
+                true
+            }
+            None => {
+                let age = self.age(&path);
+                beats.insert(token.clone(), (beat, Instant::now()));
+                age.is_none_or(|age| age < SILENCE * 2)
+            }
+        }
+    }
+
+    /// How old a file of the shared folder is, by the clock that stamps the files there.
+    fn age(&self, path: &Path) -> Option<Duration> {
+        let now = self.root().join(".now");
+        folder::write_private(&now, b"").ok()?;
+        let stamp =
+            |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
+        stamp(&now)?.duration_since(stamp(path)?).ok()
+    }
+
+    /// Waits for the end.
+    pub(super) async fn ended(&self, handle: &Handle) -> Result<Status> {
+        self.check(handle)?;
+        let (mut asked, mut ask) = (Instant::now(), ASK);
+        let mut recorded: Option<Instant> = None;
+        let mut pause = LOOK / 2;
+        loop {
+            // Over says more than a record: nothing of it is left.
+            let over = handle.dir.join(OVER).exists() || !handle.dir.exists();
+            if recorded.is_none() && handle.dir.join(folder::EXIT).exists() {
+                recorded = Some(Instant::now());
+            }
+            if over || recorded.is_some_and(|at| at.elapsed() > LAG) || asked.elapsed() > ask {
+                let status = self.status(handle).await?;
+                if let Status::Lost { why } = &status {
+                    self.bury(handle, why).await?;
+                }
+                if status != Status::Running {
+                    return Ok(status);
+                }
+                (asked, ask) = (Instant::now(), (ask * 3 / 2).min(ASK_SELDOM));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 5 / 4).min(LOOK * 5);
+        }
+    }
+
+    /// Lost means gone, and stays lost.
+    async fn bury(&self, handle: &Handle, why: &str) -> Result<()> {
+        self.end(handle, self.grace).await?;
+        if handle.dir.exists() {
+            let why = format!("{why}\n");
+            folder::write_private(&handle.dir.join(LOST), why.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Asks the task to end the tree, through the shared folder; then the controller.
+    pub(super) async fn end(&self, handle: &Handle, grace: Duration) -> Result<()> {
+        self.check(handle)?;
+        let dir = &handle.dir;
+        if !dir.exists() || dir.join(OVER).exists() {
+            return Ok(());
+        }
+        if folder::revoke_claim(dir)? {
+            // It had not begun, and never will.
+            return self.dismiss(dir).await;
+        }
+        if Claim::read(dir)?.is_some_and(|claim| claim.boot_id == folder::REVOKED) {
+            return Ok(());
+        }
+        folder::write_private(&dir.join("unwanted"), b"")?;
+        let new = dir.join(format!(".cancel-{}", crate::exec::remote::call::nonce()));
+        folder::write_private(&new, format!("{}\n", grace.as_millis()).as_bytes())?;
+        let cancel = dir.join("cancel");
+        fs::rename(&new, &cancel).map_err(|e| Error::io("write", &cancel, &e))?;
+        let (begun, mut asked) = (Instant::now(), Instant::now());
+        let mut forced = false;
+        while !dir.join(OVER).exists() {
+            if asked.elapsed() > ASK / 3 {
+                let known = self.job(handle).await?;
+                asked = Instant::now();
+                match known {
+                    Known::Job(job) if job.is_open() && !job.waits() => {
+                        // It does not heed.
+                        let force = !forced && begun.elapsed() > grace + SLOW;
+                        if force {
+                            self.scancel(&placed(dir)?, &job).await?;
+                        }
+                        forced |= force;
+                    }
+                    Known::Silence => {}
+                    _ if !self.shows_life(&handle.token, dir) => return Ok(()),
+                    _ => {}
+                }
+            }
+            if begun.elapsed() > grace + STUCK {
+                let (token, host) = (&handle.token.0, &handle.host);
+                let text = format!("the job of `{token}` on node `{host}` did not end");
+                let hint = "`squeue --me -o '%i %T %k'` shows it";
+                return Err(Error::new(Kind::Infra, "not-ended", text).hint(hint));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Takes a job that will do nothing out of the queue.
+    pub(super) async fn dismiss(&self, dir: &Path) -> Result<()> {
+        let key = placed(dir)?;
+        let jobs = self.queue.jobs(true).await?;
+        let job = key
+            .as_ref()
+            .zip(jobs)
+            .map(|(key, jobs)| jobs.get(key).cloned());
+        match job.flatten() {
+            Some(job) if job.is_open() => self.scancel(&key, &job).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends a job by the number that it has had a moment ago.
+    async fn scancel(&self, key: &Option<JobKey>, job: &Job) -> Result<()> {
+        let Some(key) = key else {
+            return Ok(());
+        };
+        let mut arguments = vec![job.number.clone()];
+        // Only if it bears the right name. Of a task of an array that would be all of them.
+        if !job.number.contains('_') {
+            arguments.push(format!("--name={}", key.comment));
+        }
+        // It may have ended meanwhile, or the controller be away: the claim and the task in the
+        // folder are what it depends on.
+        let _ = self.queue.ask("scancel", &arguments).await;
+        Ok(())
+    }
+}
+
+/// What Slurm says of a job.
+fn told(job: &Job) -> String {
+    match job.reason.as_str() {
+        "" | "None" => format!("job is {} for Slurm", job.state),
+        reason => format!("job is {} for Slurm ({reason})", job.state),
+    }
+}
+
+fn lost(why: &str) -> Status {
+    Status::Lost {
+        why: why.to_owned(),
+    }
+}

@@ -1,0 +1,229 @@
+//! Submission. What will be submitted is on the shared disk before the controller hears of it,
+//! so a submission whose answer was lost is found again by its comment; starts that come together
+//! go as one array.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::queue::{JobKey, Queue, SILENT, unreachable};
+use crate::error::{Error, Kind, Result};
+use crate::exec::folder;
+use crate::exec::remote::call::nonce;
+use crate::exec::{HostSpec, Token};
+
+/// File of an execution that names its array and its place there.
+const PLACE: &str = "slurm";
+/// Starts that come within this time go together.
+const GATHER: Duration = Duration::from_millis(25);
+/// Most tasks of one array; controllers allow 1001 by default.
+const MOST: usize = 1000;
+/// Between two tries to submit.
+const AGAIN: Duration = Duration::from_secs(1);
+/// What a job gets beyond the limit of its script, so that the script's own limit comes first.
+const MARGIN_S: u64 = 180;
+
+/// One start.
+#[derive(Debug)]
+pub struct Start {
+    /// Node.
+    pub host: HostSpec,
+    /// Submission.
+    pub token: Token,
+    /// Limit of its script.
+    pub timeout: Option<Duration>,
+}
+
+type Asked = (Start, oneshot::Sender<Result<JobKey>>);
+
+/// Gathers starts and submits them.
+#[derive(Debug)]
+pub struct Submitter(mpsc::UnboundedSender<Asked>);
+
+/// What a submission needs to know.
+pub struct Place {
+    /// Shared folder.
+    pub root: PathBuf,
+    /// The batch script there.
+    pub batch: PathBuf,
+    /// The wrapper there.
+    pub wrapper: PathBuf,
+    /// What all jobs have in common: `--partition=…` and the like.
+    pub common: Vec<String>,
+}
+
+impl Submitter {
+    /// Starts the one task that submits.
+    pub fn new(queue: std::sync::Arc<Queue>, place: Place) -> Self {
+        let (sender, mut inbox) = mpsc::unbounded_channel::<Asked>();
+        tokio::spawn(async move {
+            while let Some(first) = inbox.recv().await {
+                let mut asked = vec![first];
+                tokio::time::sleep(GATHER).await;
+                while let Ok(more) = inbox.try_recv() {
+                    asked.push(more);
+                }
+                // A job has one node and one limit.
+                let mut arrays: BTreeMap<(String, u64), Vec<Asked>> = BTreeMap::new();
+                for one in asked {
+                    let minutes = one
+                        .0
+                        .timeout
+                        .map_or(0, |limit| (limit.as_secs() + MARGIN_S).div_ceil(60));
+                    arrays
+                        .entry((one.0.host.name.clone(), minutes))
+                        .or_default()
+                        .push(one);
+                }
+                for ((host, minutes), mut array) in arrays {
+                    while !array.is_empty() {
+                        let rest = array.split_off(array.len().min(MOST));
+                        submit(&queue, &place, &host, minutes, array).await;
+                        array = rest;
+                    }
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// Submits; returns when the controller has acknowledged.
+    pub async fn submit(&self, start: Start) -> Result<JobKey> {
+        let broken = || Error::new(Kind::Bug, "task-failed", "a task of the executor broke off");
+        let (sender, receiver) = oneshot::channel();
+        self.0.send((start, sender)).map_err(|_| broken())?;
+        receiver.await.map_err(|_| broken())?
+    }
+}
+
+async fn submit(queue: &Queue, place: &Place, host: &str, minutes: u64, array: Vec<Asked>) {
+    let nonce = nonce();
+    let tokens: Vec<Token> = array.iter().map(|(start, _)| start.token.clone()).collect();
+    let begun = Instant::now();
+    let done = async {
+        write_ahead(&place.root, &nonce, &tokens)?;
+        let comment = comment_of(&nonce);
+        let mut arguments = place.common.clone();
+        // One alone is no array: a controller begins it without waiting for its scheduler's turn.
+        if tokens.len() > 1 {
+            arguments.push(format!("--array=0-{}", tokens.len() - 1));
+        }
+        arguments.extend([
+            "--parsable".into(),
+            format!("--comment={comment}"),
+            format!("--job-name={comment}"),
+            format!("--nodelist={host}"),
+            "--nodes=1".into(),
+            "--ntasks=1".into(),
+            // A measurement that begins anew in the middle is none; doe decides what runs again.
+            "--no-requeue".into(),
+            "--output=/dev/null".into(),
+            "--error=/dev/null".into(),
+            "--chdir=/".into(),
+            "--export=ALL".into(),
+        ]);
+        if minutes > 0 {
+            arguments.push(format!("--time={minutes}"));
+        }
+        for path in [&place.batch, &place.root] {
+            arguments.push(path.display().to_string());
+        }
+        arguments.push(nonce.clone());
+        arguments.push(place.wrapper.display().to_string());
+        loop {
+            let submitted = queue.ask("sbatch", &arguments).await;
+            queue.outdate().await;
+            let Err(error) = submitted else {
+                return Ok(comment);
+            };
+            if error.code != SILENT {
+                return Err(error);
+            }
+            // It may have heard us although we did not hear it.
+            let key = JobKey {
+                comment: comment.clone(),
+                index: 0,
+            };
+            match queue.jobs(true).await {
+                Ok(Some(jobs)) if jobs.contains_key(&key) => return Ok(comment),
+                _ if begun.elapsed() > queue.patience() => {
+                    return Err(unreachable(begun.elapsed(), error));
+                }
+                _ => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    };
+    let done: Result<String> = done.await;
+    if done.is_err() {
+        for token in &tokens {
+            // Nobody knows this array: the next start of the token makes another.
+            unplace(&place.root.join("runs").join(&token.0));
+        }
+    }
+    for (index, (_, answer)) in array.into_iter().enumerate() {
+        let key = done.clone().map(|comment| JobKey {
+            comment,
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+        });
+        // Who asked may be gone; the job is found by its token.
+        let _ = answer.send(key);
+    }
+}
+
+fn comment_of(nonce: &str) -> String {
+    format!("doe:{nonce}")
+}
+
+/// Puts down which tokens the array has, then in each execution's folder where it is.
+fn write_ahead(root: &Path, nonce: &str, tokens: &[Token]) -> Result<()> {
+    let arrays = root.join("arrays");
+    folder::make_private(&arrays)?;
+    let list: String = tokens
+        .iter()
+        .map(|token| format!("{}\n", token.0))
+        .collect();
+    durable(&arrays.join(nonce), list.as_bytes())?;
+    for (index, token) in tokens.iter().enumerate() {
+        let path = root.join("runs").join(&token.0).join(PLACE);
+        durable(&path, format!("{nonce} {index}\n").as_bytes())?;
+    }
+    let io = |e: std::io::Error| Error::io("write", &arrays, &e);
+    File::open(&arrays)
+        .and_then(|dir| dir.sync_all())
+        .map_err(io)
+}
+
+/// Forgets that an execution was submitted: nothing of it will come.
+pub fn unplace(dir: &Path) {
+    let _ = fs::remove_file(dir.join(PLACE));
+}
+
+fn durable(path: &Path, content: &[u8]) -> Result<()> {
+    let new = path.with_extension("new");
+    folder::write_private(&new, content)?;
+    let io = |e: std::io::Error| Error::io("write", path, &e);
+    let mut file = fs::OpenOptions::new().append(true).open(&new).map_err(io)?;
+    file.flush().and_then(|()| file.sync_all()).map_err(io)?;
+    fs::rename(&new, path).map_err(io)
+}
+
+/// Where an execution was submitted to; `None` when it never was.
+pub fn placed(dir: &Path) -> Result<Option<JobKey>> {
+    let path = dir.join(PLACE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("read", &path, &e)),
+    };
+    let found = text.trim_end().split_once(' ').and_then(|(nonce, index)| {
+        Some(JobKey {
+            comment: comment_of(nonce),
+            index: index.parse().ok()?,
+        })
+    });
+    Ok(found)
+}

@@ -1,0 +1,149 @@
+//! The table `slurm` of a platform: what its jobs have in common. Everything here ends up in an
+//! option of `sbatch`, so what could be taken for more than one word is refused.
+
+use super::reach::{ROOT, is_word, no_word, path, root};
+use crate::error::Diagnostic;
+use crate::source::Table;
+
+type Diags = Vec<Diagnostic>;
+
+/// Most CPUs of one node; a slip of the keyboard is more likely than more.
+const MAX_CPUS: i64 = 65_536;
+
+/// The table `slurm` of a platform. What is not said is as the cluster's defaults are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlurmTable {
+    /// Partition of the jobs.
+    pub partition: Option<String>,
+    /// Account that they are charged to.
+    pub account: Option<String>,
+    /// Quality of service.
+    pub qos: Option<String>,
+    /// Reservation that they run in.
+    pub reservation: Option<String>,
+    /// Features that a node must have.
+    pub constraint: Option<String>,
+    /// CPUs of a job, and so of one script.
+    pub cpus: Option<u32>,
+    /// Another `slurm.conf`.
+    pub config: Option<String>,
+    /// Folder that the nodes and this machine share; `%w` stands for the workspace.
+    pub root: String,
+    /// How long a controller that does not answer is waited for.
+    pub patience_s: f64,
+    /// Folders put in front of the usual search path.
+    pub path: Vec<String>,
+    /// The `doe` program for the nodes, when it is not this one.
+    pub doe: Option<String>,
+}
+
+impl Default for SlurmTable {
+    fn default() -> Self {
+        Self {
+            partition: None,
+            account: None,
+            qos: None,
+            reservation: None,
+            constraint: None,
+            cpus: None,
+            config: None,
+            root: ROOT.to_owned(),
+            patience_s: 300.0,
+            path: Vec::new(),
+            doe: None,
+        }
+    }
+}
+
+/// Reads `slurm = { … }` over what is known.
+pub(super) fn slurm(slurm: &mut SlurmTable, mut table: Table<'_>, diags: &mut Diags) {
+    for (key, place) in [
+        ("partition", &mut slurm.partition),
+        ("account", &mut slurm.account),
+        ("qos", &mut slurm.qos),
+        ("reservation", &mut slurm.reservation),
+        ("constraint", &mut slurm.constraint),
+        ("config", &mut slurm.config),
+        ("doe", &mut slurm.doe),
+    ] {
+        if let Some(text) = table.opt_str(key, diags) {
+            match is_word(&text.text) {
+                true => *place = Some(text.text),
+                false => diags.push(no_word(key, &text)),
+            }
+        }
+    }
+    if let Some(cpus) = table.opt_int("cpus", diags) {
+        match u32::try_from(cpus.value) {
+            Ok(value) if value > 0 && cpus.value <= MAX_CPUS => slurm.cpus = Some(value),
+            _ => diags.push(
+                Diagnostic::error(
+                    "out-of-bounds",
+                    format!("`cpus` must be from 1 to {MAX_CPUS}, found {}", cpus.value),
+                )
+                .at(cpus.site, ""),
+            ),
+        }
+    }
+    if let Some(patience) = table.opt_duration("patience", diags) {
+        slurm.patience_s = patience.value;
+    }
+    root(&mut slurm.root, &mut table, diags);
+    path(&mut slurm.path, &mut table, diags);
+    table.remaining(diags, "of `slurm`");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::platform;
+    use crate::source::Doc;
+    use std::collections::BTreeMap;
+
+    fn load(text: &str) -> (super::super::model::Platform, Vec<String>) {
+        let (doc, mut diags) = Doc::parse("doe.toml", text);
+        let mut platforms = BTreeMap::new();
+        let table = doc.table().opt_table("platform", &mut diags).unwrap();
+        for entry in table.entries() {
+            let body = entry.item.as_table("a platform", &mut diags).unwrap();
+            platform::read(&mut platforms, &entry.key, body, None, &mut diags);
+        }
+        let found = diags.iter().map(|d| format!("{} {}", d.code, d.message));
+        let found = found.collect();
+        (platforms.remove("cluster").unwrap(), found)
+    }
+
+    #[test]
+    fn jobs_are_as_the_table_says() {
+        let (platform, found) = load(
+            "[platform.cluster]\nexecutor = \"slurm\"\nroles = { \"*\" = \"gpu1\" }\n\
+             slurm = { partition = \"gpu\", account = \"bench\", cpus = 8, root = \"/shared/%w\", patience = \"1m\" }\n\
+             [platform.cluster.host.\"gpu[1-2]\"]\ngpus = 8\n",
+        );
+        assert!(found.is_empty(), "{found:?}");
+        let table = &platform.slurm;
+        assert_eq!(table.partition.as_deref(), Some("gpu"));
+        assert_eq!((table.cpus, table.patience_s), (Some(8), 60.0));
+        assert_eq!(table.root, "/shared/%w");
+        assert_eq!(platform.hosts["gpu2"].address, "gpu2");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        let (_, found) = load(
+            "[platform.cluster]\nexecutor = \"slurm\"\n\
+             slurm = { partition = \"a b\", qos = \"-x\", cpus = 0, root = \"shared\", gres = \"gpu:8\" }\n\
+             ssh = { port = 22 }\n[platform.cluster.host.gpu1]\ngpus = 1\n",
+        );
+        for expected in [
+            "bad-value `partition` must be one word",
+            "bad-value `qos` must be one word",
+            "out-of-bounds `cpus` must be from 1",
+            "bad-path `shared` is not an absolute folder",
+            "unknown-key",
+            "unused-key `ssh` says nothing to the executor `slurm`",
+        ] {
+            let told = found.iter().any(|line| line.starts_with(expected));
+            assert!(told, "{expected}: {found:?}");
+        }
+    }
+}

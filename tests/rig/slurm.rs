@@ -1,0 +1,118 @@
+//! A private Slurm over the hosts of a rig: a controller of its own, a `slurmd` in every namespace.
+#![allow(dead_code)] // each test program uses its own part
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::rig::{Hosts, run, script};
+
+/// See the module.
+pub struct Slurm {
+    // Ended before the hosts are.
+    controller: Controller,
+    pub hosts: Hosts,
+}
+
+struct Controller {
+    dir: PathBuf,
+}
+
+impl Slurm {
+    /// A cluster of so many nodes.
+    pub fn up(count: u32) -> Self {
+        let hosts = Hosts::up(count, None);
+        let dir = hosts.dir().join("slurm");
+        // As different as the networks of the rigs are.
+        let port = 16_000 + 16 * (hosts.number % 1000);
+        let controller = Controller { dir: dir.clone() };
+        let mut up = Command::new(script("slurm-up.sh"));
+        up.arg(&dir)
+            .arg(count.to_string())
+            .args([&hosts.prefix, &hosts.net, &port.to_string()]);
+        run(&mut up);
+        Self { controller, hosts }
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.controller.dir.join("etc/slurm.conf")
+    }
+
+    /// A command of Slurm; what it printed.
+    pub fn ask(&self, program: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new(program);
+        command.args(arguments).env("SLURM_CONF", self.config());
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    }
+
+    fn pid(&self, name: &str) -> String {
+        let path = self.controller.dir.join("run").join(format!("{name}.pid"));
+        std::fs::read_to_string(path).unwrap().trim().to_owned()
+    }
+
+    /// Kills the controller as a power cut does.
+    pub fn kill_controller(&self) {
+        self.end_controller("-KILL");
+    }
+
+    /// Stops the controller: it keeps what it knows.
+    pub fn stop_controller(&self) {
+        self.end_controller("-TERM");
+    }
+
+    fn end_controller(&self, signal: &str) {
+        let pid = self.pid("slurmctld");
+        run(Command::new("kill").args([signal, &pid]));
+        while Path::new("/proc").join(&pid).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    /// Takes the controller's memory away, as a lost disk does: its jobs and the last number.
+    pub fn forget(&self) {
+        let state = self.controller.dir.join("state");
+        std::fs::remove_dir_all(&state).unwrap();
+        std::fs::create_dir(&state).unwrap();
+    }
+
+    /// Waits until the controller has all nodes.
+    pub fn wait_until_up(&self) {
+        for _ in 0..600 {
+            let states = self.ask("sinfo", &["-h", "-N", "-o", "%T"]);
+            let up = |state: &str| ["idle", "mixed", "allocated"].contains(&state);
+            if states.lines().count() == self.hosts.count as usize && states.lines().all(up) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!("the nodes did not come up");
+    }
+
+    /// Starts the controller again.
+    pub fn start_controller(&self) {
+        run(Command::new("slurmctld").env("SLURM_CONF", self.config()));
+    }
+
+    /// Kills the daemon of a node; the jobs there go on.
+    pub fn kill_daemon(&self, number: u32) {
+        let pid = self.pid(&format!("slurmd-{}", self.hosts.name(number)));
+        run(Command::new("kill").args(["-KILL", &pid]));
+    }
+
+    /// Starts the daemon of a node again.
+    pub fn start_daemon(&self, number: u32) {
+        let mut start = Command::new("nsenter");
+        start
+            .arg(format!("--net={}", self.hosts.netns(number).display()))
+            .args(["slurmd", "-N", &self.hosts.name(number)])
+            .env("SLURM_CONF", self.config());
+        run(&mut start);
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = Command::new(script("slurm-down.sh"))
+            .arg(&self.dir)
+            .output();
+    }
+}
