@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 # Begun first, so that none of them is alone at the end.
-LONG = ["main_job", "mirror", "exec_ssm", "failures"]
+LONG = ["main_job", "exec_slurm", "mirror", "exec_ssm", "failures"]
 
 
 def programs():
