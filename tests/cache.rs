@@ -497,7 +497,7 @@ fn two_builds_wait_and_readers_never_do() {
 fn builds_with_nothing_to_do_refuse_nobody() {
     let lab = lab("1, 2", false);
     lab.doe(&["build", "//..."]).ok();
-    let builds: Vec<_> = (0..12)
+    let builds: Vec<_> = (0..6)
         .map(|_| {
             let mut build = lab.command(&["build", "//...", "--json"]);
             build.stdout(Stdio::piped()).stderr(Stdio::piped());

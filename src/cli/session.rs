@@ -154,7 +154,7 @@ pub fn lock(state_dir: &Path, waiting: &Waiting, out: &mut Out) -> Result<Writer
 }
 
 /// How long everybody waits for another, asked to or not.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(2);
 
 /// The right to write, for somebody who most likely will not: see [`WriterLock::hold`].
 pub fn hold(state_dir: &Path, waiting: &Waiting, out: &mut Out) -> Result<WriterLock> {

@@ -155,6 +155,8 @@ pub struct Decider<'w> {
     snapshot: Snapshot,
     history: History<'w>,
     present: Option<Present<'w>>,
+    /// Records that a mirror has and no file here need have.
+    elsewhere: BTreeSet<Digest>,
     rerun: BTreeSet<NodeId>,
     /// Records whose outputs cannot be had: they stand for nothing.
     lost: BTreeSet<Digest>,
@@ -176,6 +178,7 @@ impl<'w> Decider<'w> {
             snapshot,
             history,
             present: None,
+            elsewhere: BTreeSet::new(),
             rerun: BTreeSet::new(),
             lost: BTreeSet::new(),
             shown: vec![OnceLock::new(); graph.len()],
@@ -191,7 +194,8 @@ impl<'w> Decider<'w> {
 
     fn stands(&self, record: &Digest) -> bool {
         let present = self.present.as_ref();
-        !self.lost.contains(record) && present.is_none_or(|present| present(record))
+        let there = || present.is_none_or(|present| present(record));
+        !self.lost.contains(record) && (self.elsewhere.contains(record) || there())
     }
 
     /// What dependents see of a node once it has these outputs.
@@ -242,6 +246,7 @@ impl<'w> Decider<'w> {
 
     /// Takes in a record that was made elsewhere.
     pub fn absorb(&mut self, summary: Summary) {
+        self.elsewhere.insert(summary.record);
         self.snapshot.insert(summary);
     }
 

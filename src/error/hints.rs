@@ -178,6 +178,7 @@ const STANDING: &[(&str, &str)] = &[
     ),
     ("not-utf8", "save the file as UTF-8"),
     ("out-of-bounds", "write a number within the bounds"),
+    ("out-of-range", "write a number within the range"),
     (
         "pattern-count",
         "correct `expect_patterns`, or the layers that make another count",
