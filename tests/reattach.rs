@@ -613,7 +613,10 @@ fn chaos(target: &str, count: u64, kills: u64, seed: u64) {
                 let label = event["label"].as_str().unwrap().to_string();
                 ends.entry(label)
                     .or_default()
-                    .push(event["outcome"].to_string());
+                    .push(match event["reason"].as_str() {
+                        None => event["outcome"].to_string(),
+                        Some(why) => format!("{}: {why}", event["outcome"]),
+                    });
             }
         }
     }
