@@ -280,36 +280,61 @@ fn a_dead_service_tears_the_node_and_it_runs_anew() {
     workspace.assert_nothing_runs();
 }
 
-/// The second member waits for the first to be ready, and `doe` is killed before that.
-#[test]
-fn a_gang_of_which_a_part_had_begun_runs_anew() {
+/// Two steps of one gang, the second after the sign of the first, each until `go` is there.
+fn paired(sign: &str, first: &str) -> Workspace {
     let workspace = served("10m", &[1]);
     let scratch = workspace.path().join("scratch");
-    let rule = r#"
+    let rule = format!(
+        r#"
 [served]
-param.n = { type = "int", default = 1, doc = "of the steps" }
-roles = { first = {} }
+param.n = {{ type = "int", default = 1, doc = "of the steps" }}
+roles = {{ first = {{}} }}
 [[served.step]]
 name = "a"
 gang = "pair"
 role = "first"
 timeout = "10m"
-ready = { file = "SCRATCH/go", within = "9m" }
-run = "echo a >> SCRATCH/a; while ! test -e SCRATCH/go; do sleep 0.02; done"
+ready = {{ file = "SCRATCH/{sign}", within = "9m" }}
+run = "echo a >> SCRATCH/a; {first}; while ! test -e SCRATCH/go; do sleep 0.02; done"
 [[served.step]]
 name = "b"
 gang = "pair"
 after = ["a"]
 role = "first"
 timeout = "10m"
-run = "echo b >> SCRATCH/b; echo '{}' > {{ out.result }}"
+run = """
+echo b >> SCRATCH/b
+while ! test -e SCRATCH/go; do sleep 0.02; done
+echo '{{}}' > {{{{ out.result }}}}
+"""
 [served.output]
-result = { path = "r.json" }
-"#;
+result = {{ path = "r.json" }}
+"#
+    );
     workspace.write(
         "rules/t.toml",
         &rule.replace("SCRATCH", scratch.to_str().unwrap()),
     );
+    workspace
+}
+
+/// The sign of the first is gone by the time that it is gone on with: a server that has served.
+#[test]
+fn a_gang_that_had_begun_waits_for_no_sign_again() {
+    let workspace = paired("up", "touch SCRATCH/up");
+    kill(build_until(&workspace, "b"));
+    std::fs::remove_file(workspace.path().join("scratch/up")).unwrap();
+    go(&workspace);
+    assert_eq!(build(&workspace).summary()["ok"], 1);
+    assert_eq!(lines(&workspace, "a"), ["a"]);
+    assert_eq!(lines(&workspace, "b"), ["b"]);
+    workspace.assert_nothing_runs();
+}
+
+/// The second member waits for the first to be ready, and `doe` is killed before that.
+#[test]
+fn a_gang_of_which_a_part_had_begun_runs_anew() {
+    let workspace = paired("go", "true");
     kill(build_until(&workspace, "a"));
     go(&workspace);
     assert_eq!(build(&workspace).summary()["ok"], 1);

@@ -328,7 +328,18 @@ async fn run_member(
     mut stopped: watch::Receiver<bool>,
 ) -> (Option<Handle>, Result<(), Failure>) {
     let step = member.step;
-    for (other, readiness) in &member.after {
+    let executor = &**context.executor(step.role.as_deref());
+    let token = site.token(&step.name);
+    let begun = match has_begun(context, site, executor, member, &token).await {
+        Ok(begun) => begun,
+        Err(failure) => return (None, Err(failure)),
+    };
+    if begun {
+        // A gang that is gone on with had begun as a whole: whatever one waited for was there,
+        // though it may be over by now.
+        member.readiness.send_replace(Readiness::Ready);
+    }
+    for (other, readiness) in member.after.iter().filter(|_| !begun) {
         let mut readiness = readiness.clone();
         tokio::select! {
             seen = readiness.wait_for(|now| *now != Readiness::Pending) => {
@@ -340,7 +351,6 @@ async fn run_member(
             () = is_true(&mut stopped) => return (None, Err(Failure::cancelled())),
         }
     }
-    let executor = &**context.executor(step.role.as_deref());
     let mut script = context.script(
         format!("step-{}", step.name),
         &step.script,
@@ -355,7 +365,6 @@ async fn run_member(
     }
     // What stands beside `doe` itself reads stored results and nothing else.
     script.attached = step.role.is_none();
-    let token = site.token(&step.name);
     // Not to be dropped half-way: what was started must be known.
     let handle = match executor.start(&member.host, &script, &token).await {
         Ok(handle) => handle,
@@ -378,7 +387,7 @@ async fn run_member(
         member.readiness.send_replace(Readiness::Ready);
     }
     let getting_ready = async {
-        if let Some(ready) = &step.ready {
+        if let Some(ready) = step.ready.as_ref().filter(|_| !begun) {
             let waited = wait_ready(context, executor, &member.host, &handle, ready).await;
             match waited {
                 Ok(()) => {}
@@ -427,6 +436,28 @@ async fn run_member(
         member.readiness.send_replace(Readiness::Never);
     }
     (Some(handle), end)
+}
+
+/// Whether a killed run had begun it.
+async fn has_begun(
+    context: &Context,
+    site: &Site<'_>,
+    executor: &dyn Executor,
+    member: &Member<'_>,
+    token: &Token,
+) -> Result<bool, Failure> {
+    let own = site.home.run_id == context.home.run_id;
+    if own || (member.after.is_empty() && member.step.ready.is_none()) {
+        return Ok(false);
+    }
+    match executor.find(&member.host, token).await {
+        Ok(found) => Ok(found.is_some()),
+        Err(error) => {
+            let name = &member.step.name;
+            let reason = format!("step `{name}` could not be looked for: {error}");
+            Err(Failure::plain(reason, Cause::of_work(&error)))
+        }
+    }
 }
 
 async fn is_true(stopped: &mut watch::Receiver<bool>) {
