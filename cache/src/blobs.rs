@@ -62,6 +62,11 @@ impl Store {
         self.cas().put_file(path)
     }
 
+    /// Tells the index of blobs that it held for gone and that are here again.
+    pub(crate) fn found_blobs(&self, db: &Connection) -> Result<()> {
+        candidates::found_blobs(db, &|blob, size| self.cas().size(blob) == Some(size))
+    }
+
     /// Tells the index that a blob is gone. Records of a mirror still have theirs there.
     pub(crate) fn lost_blob(&self, db: &Connection, blob: &Digest) -> Result<usize> {
         candidates::lost_blob(db, blob, &|record| self.is_imported(record))

@@ -120,7 +120,7 @@ impl Store {
             for (digest, size, record) in &new {
                 write::insert_record(db, digest, *size, record, true)?;
             }
-            candidates::found_blobs(db, &|blob, size| self.cas().size(blob) == Some(size))?;
+            self.found_blobs(db)?;
             let mut links = opened.links.iter();
             links.try_for_each(|link| candidates::link(db, link).map(|_| ()))
         })?;

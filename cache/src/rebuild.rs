@@ -135,6 +135,8 @@ impl Store {
                 .query_map([], |row| row.get(0).map(Digest::from_bytes))?
                 .collect::<rusqlite::Result<_>>()?;
             let records = self.take_records(db, &known, &mut report)?;
+            // Blobs that were lost before may have come back with what was being written.
+            self.found_blobs(db)?;
             self.take_links(db, &mut report)?;
             Ok(records)
         })?;

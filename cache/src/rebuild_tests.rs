@@ -1,10 +1,12 @@
 //! The rebuilt index says the same as the one that grew, and damage is told.
 
 use super::*;
+use crate::fault;
 use crate::record::tests::sample;
-use crate::store::tests::{flip, put, query, stage};
+use crate::store::tests::{flip, put, query, run_info, stage};
 use crate::summary::{Snapshot, Summary};
 use crate::verdict::ExecutionStatus;
+use crate::verify::VerifyOptions;
 use proptest::prelude::*;
 
 #[test]
@@ -204,6 +206,52 @@ fn loaded_count(ids: &[Digest]) -> u64 {
     ids.iter().collect::<std::collections::BTreeSet<_>>().len() as u64
 }
 
+/// A record that lacked an output counts again when a write that died had brought it back; the
+/// index then says what one made from the files says.
+#[test]
+fn what_a_crash_brought_back_counts_again() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let one = put(&store, "//t:one", 1);
+    let record = store.record(&one).unwrap();
+    let output = record.outputs.values().next().unwrap().digest;
+    fs::remove_file(store.layout().blob(&output)).unwrap();
+    assert!(!store.verify(&VerifyOptions::ALL).unwrap().damage.is_empty());
+    assert!(store.by_spec(&record.spec_key).unwrap().is_none());
+    // Another node makes the same output again, and the writer dies before the index knows.
+    let lock = WriterLock::acquire(root.path(), "x").unwrap();
+    stage(&store, 1);
+    let mut other = sample("//t:other", 2);
+    other.outputs = record.outputs.clone();
+    other.output_digest = record.output_digest;
+    other.logs = record.logs.clone();
+    let commit = || store.commit(&other);
+    fault::here::with("before-commit:1:error", commit).unwrap_err();
+    drop(lock);
+    let lock = WriterLock::acquire(root.path(), "y").unwrap();
+    assert!(store.recover(&lock).unwrap().died.is_some());
+    assert!(store.by_spec(&record.spec_key).unwrap().is_some());
+    assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+}
+
+/// A blob that somebody puts back into its place counts again from the next look on.
+#[test]
+fn what_was_put_back_counts_again() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let one = put(&store, "//t:one", 1);
+    let record = store.record(&one).unwrap();
+    let blob = store
+        .layout()
+        .blob(&record.outputs.values().next().unwrap().digest);
+    let away = root.path().join("away");
+    fs::rename(&blob, &away).unwrap();
+    assert!(!store.verify(&VerifyOptions::ALL).unwrap().damage.is_empty());
+    fs::rename(&away, &blob).unwrap();
+    assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+    assert!(store.by_spec(&record.spec_key).unwrap().is_some());
+}
+
 /// What became durable just before a crash is not executed twice.
 #[test]
 fn what_a_crash_left_out_of_the_index_is_taken_in() {
@@ -305,17 +353,7 @@ fn an_empty_index_is_no_empty_store() {
 fn a_first_record_on_its_way_into_the_index_is_no_damage() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path()).unwrap();
-    let info = crate::runs::RunInfo {
-        run_id: "r".into(),
-        command: "c".into(),
-        platform: "p".into(),
-        simulated: true,
-        doe_version: "0".into(),
-        host: "h".into(),
-        pid: 1,
-        started_unix_ms: 1,
-    };
-    store.begin_run(&info).unwrap();
+    store.begin_run(&run_info("r")).unwrap();
     let record = put(&store, "//t:p", 1);
     store
         .transaction(|db| candidates::forget(db, &record))

@@ -248,7 +248,7 @@ impl Store {
             }
             if !new.is_empty() {
                 // What was produced again may be what an older record lacked.
-                candidates::found_blobs(db, &|blob, size| self.cas.size(blob) == Some(size))?;
+                self.found_blobs(db)?;
             }
             for link in &links {
                 if !candidates::link(db, link)? {

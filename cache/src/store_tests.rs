@@ -4,6 +4,7 @@
 use super::*;
 use crate::fault;
 use crate::record::tests::sample;
+use crate::runs::RunInfo;
 use crate::verdict::{CriterionStatus, ExecutionStatus, ValidityStatus};
 use std::os::unix::fs::PermissionsExt;
 
@@ -33,6 +34,20 @@ pub(crate) fn put_with(
     let mut record = sample(label, seed);
     change(&mut record);
     store.commit(&record).unwrap()
+}
+
+/// What a run says of itself at its begin.
+pub(crate) fn run_info(run_id: &str) -> RunInfo {
+    RunInfo {
+        run_id: run_id.to_owned(),
+        command: "doe build //t:all".to_owned(),
+        platform: "sim".to_owned(),
+        simulated: true,
+        doe_version: "0.1.0".to_owned(),
+        host: "h".to_owned(),
+        pid: 1,
+        started_unix_ms: 1,
+    }
 }
 
 pub(crate) fn flip(path: &Path) {

@@ -329,6 +329,10 @@ impl Store {
             report.found("index", "index.sqlite", words, None);
             return Ok(());
         }
+        if self.writable().is_ok() {
+            // Somebody may have put a lost blob back; all of them were looked at above.
+            self.transaction(|db| self.found_blobs(db))?;
+        }
         let mut fresh = Connection::open_in_memory()?;
         schema::migrate(&mut fresh)?;
         let mut ignored = RebuildReport::default();
