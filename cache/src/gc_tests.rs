@@ -3,7 +3,7 @@
 use super::*;
 use crate::Class;
 use crate::record::tests::sample;
-use crate::store::tests::{put_with, query};
+use crate::store::tests::{put_with, query, run_info};
 use crate::verify::VerifyOptions;
 use proptest::prelude::*;
 
@@ -158,18 +158,7 @@ fn old_runs_keep_their_notes() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path()).unwrap();
     for run in ["old", "running"] {
-        store
-            .begin_run(&crate::RunInfo {
-                run_id: run.into(),
-                command: "c".into(),
-                platform: "p".into(),
-                simulated: true,
-                doe_version: "0".into(),
-                host: "h".into(),
-                pid: 1,
-                started_unix_ms: 1,
-            })
-            .unwrap();
+        store.begin_run(&run_info(run)).unwrap();
         let work = store.layout().runs().join(run).join("nodes/a");
         fs::create_dir_all(&work).unwrap();
         fs::write(work.join("big"), [0; 1000]).unwrap();

@@ -1,18 +1,12 @@
 //! Notes tell what the index tells, and damage to them is seen.
 
 use super::*;
-use crate::store::tests::put;
+use crate::store::tests::{put, run_info};
 
 fn info(run_id: &str, started_unix_ms: u64) -> RunInfo {
     RunInfo {
-        run_id: run_id.to_owned(),
-        command: "doe build //...".to_owned(),
-        platform: "sim".to_owned(),
-        simulated: true,
-        doe_version: "0".to_owned(),
-        host: "h".to_owned(),
-        pid: 7,
         started_unix_ms,
+        ..run_info(run_id)
     }
 }
 

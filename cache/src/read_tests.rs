@@ -3,7 +3,7 @@
 use super::*;
 use crate::runs::{NodeState, RunInfo, RunStatus};
 use crate::store::Store;
-use crate::store::tests::{put, put_with, query};
+use crate::store::tests::{put, put_with, query, run_info};
 use std::fs;
 
 #[test]
@@ -11,14 +11,9 @@ fn runs_remember_what_happened_to_each_node() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path()).unwrap();
     let info = |id: &str| RunInfo {
-        run_id: id.to_owned(),
-        command: "doe build //t:all".to_owned(),
-        platform: "sim".to_owned(),
-        simulated: true,
-        doe_version: "0.1.0".to_owned(),
-        host: "h".to_owned(),
         pid: 7,
         started_unix_ms: 1_000,
+        ..run_info(id)
     };
     store.begin_run(&info("r1")).unwrap();
     assert!(

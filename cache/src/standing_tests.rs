@@ -1,8 +1,8 @@
 //! A standing changes with everything that is written, and with everything that other hands do.
 
 use super::*;
-use crate::runs::{NodeState, NodeUpdate, RunInfo, RunStatus};
-use crate::store::tests::put;
+use crate::runs::{NodeState, NodeUpdate, RunStatus};
+use crate::store::tests::{put, run_info};
 use crate::store::{Batch, Link, Store};
 use rusqlite::Connection;
 
@@ -10,25 +10,12 @@ fn standing(root: &Path) -> Standing {
     Standing::of(root).unwrap().unwrap()
 }
 
-fn info(run_id: &str) -> RunInfo {
-    RunInfo {
-        run_id: run_id.to_owned(),
-        command: "doe build".into(),
-        platform: "sim".into(),
-        simulated: true,
-        doe_version: "1".into(),
-        host: "here".into(),
-        pid: 1,
-        started_unix_ms: 1,
-    }
-}
-
 #[test]
 fn every_write_is_seen_and_no_reading_is() {
     let root = tempfile::tempdir().unwrap();
     assert_eq!(Standing::of(root.path()).unwrap(), None);
     let store = Store::open(root.path()).unwrap();
-    store.begin_run(&info("r")).unwrap();
+    store.begin_run(&run_info("r")).unwrap();
     let mut seen = vec![standing(root.path())];
     let mut changed = |what: &str, store: &Store| {
         let now = standing(root.path());
@@ -93,7 +80,7 @@ fn an_index_that_was_put_back_does_not_stand_as_another_did() {
         // As many writes as before, and of the same length: the count alone is the same.
         Store::open(root.path())
             .unwrap()
-            .begin_run(&info(run))
+            .begin_run(&run_info(run))
             .unwrap();
         let now = standing(root.path());
         assert!(!seen.contains(&now));

@@ -4,25 +4,15 @@ use super::*;
 use crate::layout::Layout;
 use crate::lock::WriterLock;
 use crate::record::tests::sample;
-use crate::runs::{NodeState, RunInfo, RunStatus};
-use crate::store::tests::{flip, put, stage};
+use crate::runs::{NodeState, RunStatus};
+use crate::store::tests::{flip, put, run_info, stage};
 use proptest::prelude::*;
 use std::os::unix::fs::PermissionsExt;
 
 /// A store with some of everything.
 fn life(root: &Path) -> Store {
     let store = Store::open(root).unwrap();
-    let info = RunInfo {
-        run_id: "r".into(),
-        command: "c".into(),
-        platform: "p".into(),
-        simulated: true,
-        doe_version: "0".into(),
-        host: "h".into(),
-        pid: 1,
-        started_unix_ms: 1,
-    };
-    store.begin_run(&info).unwrap();
+    store.begin_run(&run_info("r")).unwrap();
     let [one, two] = [1, 2].map(|seed| put(&store, &format!("//t:p{seed}"), seed));
     store
         .set_node("r", "//t:p1", NodeState::Ok, None, Some(one))
