@@ -269,23 +269,26 @@ fn a_dry_run_of_verify_waits_for_no_build_and_suspects_none() {
     assert_eq!(dry().ok().json()["index"], true);
 }
 
+/// Puts another number into the stored result of `//lab:p-1`: its digest, its file, what was in it.
+fn spoil(lab: &Workspace) -> (String, PathBuf, Vec<u8>) {
+    let show = ["cache", "show", "//lab:p-1", "--json"];
+    let shown = lab.doe(&show).ok().json();
+    let blob = shown["outputs"]["result"]["digest"].as_str().unwrap();
+    let below = format!(".doe/cas/{}/{}", &blob[..2], &blob[2..]);
+    let path = lab.path().join(below);
+    let good = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "{\"schema\": \"probe-v1\", \"tokens\": 7}").unwrap();
+    (blob.to_owned(), path, good)
+}
+
 #[test]
 fn damage_is_found_put_aside_and_mended_by_running_again() {
     let lab = lab("1, 2", false);
     lab.doe(&["build", "//..."]).ok();
     let well = lab.doe(&["cache", "verify"]).ok();
     assert!(well.stdout.ends_with("all is well\n"), "{}", well.stdout);
-    let shown = lab
-        .doe(&["cache", "show", "//lab:p-1", "--json"])
-        .ok()
-        .json();
-    let blob = shown["outputs"]["result"]["digest"].as_str().unwrap();
-    let path = lab
-        .path()
-        .join(format!(".doe/cas/{}/{}", &blob[..2], &blob[2..]));
-    let good = std::fs::read(&path).unwrap();
-    std::fs::remove_file(&path).unwrap();
-    std::fs::write(&path, "{\"schema\": \"probe-v1\", \"tokens\": 7}").unwrap();
+    let (blob, path, good) = spoil(&lab);
     let seen = lab
         .doe(&["cache", "verify", "--dry-run", "--json"])
         .exits(7)
@@ -308,17 +311,7 @@ fn damage_is_found_put_aside_and_mended_by_running_again() {
 fn a_damaged_input_is_made_again_by_the_build_that_needs_it() {
     let lab = lab("1, 2", false);
     lab.doe(&["build", "//..."]).ok();
-    let shown = lab
-        .doe(&["cache", "show", "//lab:p-1", "--json"])
-        .ok()
-        .json();
-    let blob = shown["outputs"]["result"]["digest"].as_str().unwrap();
-    let path = lab
-        .path()
-        .join(format!(".doe/cas/{}/{}", &blob[..2], &blob[2..]));
-    let good = std::fs::read(&path).unwrap();
-    std::fs::remove_file(&path).unwrap();
-    std::fs::write(&path, "{\"schema\": \"probe-v1\", \"tokens\": 7}").unwrap();
+    let (_, path, good) = spoil(&lab);
     // The sum is to run, and would read it.
     lab.replace("plans/lab.toml", "[1, 2]", "[1, 2, 3]", 1);
     lab.replace("plans/lab.toml", "\"p-2\"]", "\"p-2\", \"p-3\"]", 1);

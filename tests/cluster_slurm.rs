@@ -2,6 +2,8 @@
 //! simulated tools on their paths, the client killed in the middle. What comes out has the keys
 //! that it has on this machine. `DOE_TEST_LONG=1` runs the whole of it.
 
+#[path = "rig/campaign.rs"]
+mod campaign;
 mod rig;
 #[path = "rig/slurm.rs"]
 mod slurm;
@@ -48,13 +50,6 @@ fn wait_until_quiet(slurm: &Slurm) {
     });
 }
 
-fn targets() -> Vec<&'static str> {
-    if std::env::var_os("DOE_TEST_LONG").is_some() {
-        return vec!["//phase2:all"];
-    }
-    vec!["//phase2:L0-Baseline", "//phase2:p2-efa-4k-c1"]
-}
-
 #[test]
 fn the_campaign_has_the_same_keys_and_survives_its_client() {
     if rig::skipped() {
@@ -62,43 +57,14 @@ fn the_campaign_has_the_same_keys_and_survives_its_client() {
     }
     let slurm = Slurm::up(2);
     let workspace = Workspace::shipped("0.001");
-    let sim = std::fs::read_to_string(support::repository().join("src/plan/sim.toml")).unwrap();
-    let facts = sim.split("[facts]").nth(1).unwrap();
-    let facts = facts.split("[host").next().unwrap();
+    let facts = campaign::facts();
     let more = format!(
         "simulated = true\nsim = {{ time_scale = 0.001 }}\n[platform.pair.facts]\n{facts}\n"
     );
     let sim = "[platform.sim]\nsim = { time_scale = 0.001 }\n";
     workspace.write("doe.toml", &format!("{sim}{}", platform(&slurm, &more)));
-    let mut build = vec!["build"];
-    build.extend(targets());
-    let pair = [&build[..], &["--platform", "pair", "--json"]].concat();
-
-    let (mut child, out) = workspace.spawn(&pair);
-    wait_for("a node that is measured", LONG, || {
-        let text = std::fs::read_to_string(&out).unwrap_or_default();
-        let running = text.contains("\"state\":\"running\"");
-        let finished = text.contains("node-finished");
-        (running && finished).then_some(())
-    });
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let summary = workspace.doe(&pair).ok().summary();
-    let total = summary["ok"].as_u64().unwrap() + summary["reused"].as_u64().unwrap();
-    assert_eq!(summary["failed"], 0, "{summary}");
-    assert!(
-        summary["reused"].as_u64().unwrap() >= 1,
-        "what was done is kept: {summary}"
-    );
-
-    // The same keys: on this machine there is nothing left to do.
-    let sim = [&build[..], &["--platform", "sim", "--json"]].concat();
-    let again = workspace.doe(&sim).ok().summary();
-    assert_eq!(
-        (again["ok"].as_u64(), again["reused"].as_u64()),
-        (Some(0), Some(total)),
-        "{again}"
-    );
+    let targets = campaign::targets(&["//phase2:L0-Baseline", "//phase2:p2-efa-4k-c1"]);
+    campaign::survives_its_client(&workspace, "pair", &targets, LONG);
     wait_until_quiet(&slurm);
 
     // No plan value and no name of ours is in what Slurm keeps of the jobs but their tokens' mark.

@@ -4,6 +4,8 @@
 #![cfg(feature = "aws")]
 
 mod aws_endpoint;
+#[path = "rig/campaign.rs"]
+mod campaign;
 #[path = "rig/cloud.rs"]
 mod cloud;
 mod rig;
@@ -21,9 +23,7 @@ const LONG: Duration = Duration::from_secs(500);
 /// The shipped campaign, with the instances as a platform that pretends to be what `sim` pretends.
 fn workspace(cloud: &Cloud) -> Workspace {
     let workspace = Workspace::shipped("0.001");
-    let sim = std::fs::read_to_string(support::repository().join("src/plan/sim.toml")).unwrap();
-    let facts = sim.split("[facts]").nth(1).unwrap();
-    let facts = facts.split("[host").next().unwrap();
+    let facts = campaign::facts();
     let hosts = &cloud.hosts;
     let (one, two) = (hosts.name(1), hosts.name(2));
     let mut platform = format!(
@@ -53,13 +53,6 @@ fn workspace(cloud: &Cloud) -> Workspace {
     workspace
 }
 
-fn targets() -> Vec<&'static str> {
-    if std::env::var_os("DOE_TEST_LONG").is_some() {
-        return vec!["//phase2:all"];
-    }
-    vec!["//phase2:L0-Baseline", "//phase2:p2-efa-4k-c1"]
-}
-
 #[test]
 fn the_campaign_has_the_same_keys_and_survives_its_client() {
     if rig::skipped() {
@@ -69,35 +62,8 @@ fn the_campaign_has_the_same_keys_and_survives_its_client() {
     let home = std::env::var("HOME").unwrap();
     let cloud = Cloud::up(Some(Path::new(&home)));
     let workspace = workspace(&cloud);
-    let mut build = vec!["build"];
-    build.extend(targets());
-    let there = [&build[..], &["--platform", "cloud", "--json"]].concat();
-
-    let (mut child, out) = workspace.spawn(&there);
-    wait_for("a node that is measured", LONG, || {
-        let text = std::fs::read_to_string(&out).unwrap_or_default();
-        let running = text.contains("\"state\":\"running\"");
-        let finished = text.contains("node-finished");
-        (running && finished).then_some(())
-    });
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let summary = workspace.doe(&there).ok().summary();
-    let total = summary["ok"].as_u64().unwrap() + summary["reused"].as_u64().unwrap();
-    assert_eq!(summary["failed"], 0, "{summary}");
-    assert!(
-        summary["reused"].as_u64().unwrap() >= 1,
-        "what was done is kept: {summary}"
-    );
-
-    // The same keys: on this machine there is nothing left to do.
-    let sim = [&build[..], &["--platform", "sim", "--json"]].concat();
-    let again = workspace.doe(&sim).ok().summary();
-    assert_eq!(
-        (again["ok"].as_u64(), again["reused"].as_u64()),
-        (Some(0), Some(total)),
-        "{again}"
-    );
+    let targets = campaign::targets(&["//phase2:L0-Baseline", "//phase2:p2-efa-4k-c1"]);
+    campaign::survives_its_client(&workspace, "cloud", &targets, LONG);
 
     // What the instances are is asked in the same way.
     workspace.write(

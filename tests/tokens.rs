@@ -74,6 +74,11 @@ fn apart(workspace: &Workspace, patterns: usize) {
     assert_eq!(words, ["begin", "end"].repeat(patterns), "two at once");
 }
 
+fn build(workspace: &Workspace) -> serde_json::Value {
+    let all = ["build", "//t:all", "--json"];
+    workspace.doe(&all).ok().summary()
+}
+
 #[test]
 fn a_measurement_that_crosses_a_link_has_it_for_itself() {
     let spine = "[platform.lab.link.spine]\nhosts = [\"h[1-4]\"]";
@@ -85,24 +90,12 @@ fn a_measurement_that_crosses_a_link_has_it_for_itself() {
         planned["uses"],
         serde_json::json!({"//t:ab1": {"spine": 1}, "//t:cd1": {"spine": 1}})
     );
-    assert_eq!(
-        workspace
-            .doe(&["build", "//t:all", "--json"])
-            .ok()
-            .summary()["ok"],
-        2
-    );
+    assert_eq!(build(&workspace)["ok"], 2);
     apart(&workspace, 2);
     // It is in no key: without the link the results stand, and with another one too.
     let text = workspace.read("doe.toml");
     workspace.write("doe.toml", &text.replace(spine, ""));
-    assert_eq!(
-        workspace
-            .doe(&["build", "//t:all", "--json"])
-            .ok()
-            .summary()["reused"],
-        2
-    );
+    assert_eq!(build(&workspace)["reused"], 2);
 }
 
 #[test]
@@ -111,13 +104,7 @@ fn who_says_that_a_link_may_be_shared_shares_it() {
     // Each waits for the other.
     let more = "settings = { n = 1, meet = true }\nuses = { spine = 1 }";
     let workspace = lab(spine, &(layer("ab", "ab", more) + &layer("cd", "cd", more)));
-    assert_eq!(
-        workspace
-            .doe(&["build", "//t:all", "--json"])
-            .ok()
-            .summary()["ok"],
-        2
-    );
+    assert_eq!(build(&workspace)["ok"], 2);
     // Nobody says how much: then it is all of it.
     let alone = "settings = { n = 1 }\nuses = [\"spine\"]";
     let shared = "settings = { n = 1 }\nuses = { spine = 1 }";
@@ -125,13 +112,7 @@ fn who_says_that_a_link_may_be_shared_shares_it() {
         spine,
         &(layer("ab", "ab", alone) + &layer("cd", "cd", shared)),
     );
-    assert_eq!(
-        workspace
-            .doe(&["build", "//t:all", "--json"])
-            .ok()
-            .summary()["ok"],
-        2
-    );
+    assert_eq!(build(&workspace)["ok"], 2);
     apart(&workspace, 2);
 }
 
@@ -142,25 +123,13 @@ fn a_token_is_held_while_a_pattern_runs_and_the_inner_word_counts() {
     let many = "[layer.matrix]\nn = [1, 2, 3]";
     let plan = format!("{head}{}{}", layer("c", "c", many), layer("ab", "ab", many));
     let workspace = lab(tokens, &plan);
-    assert_eq!(
-        workspace
-            .doe(&["build", "//t:all", "--json"])
-            .ok()
-            .summary()["ok"],
-        6
-    );
+    assert_eq!(build(&workspace)["ok"], 6);
     apart(&workspace, 6);
     // One each: then they meet.
     let meet = "settings = { n = 1, meet = true }\nuses = { license = 1 }";
     let plan = format!("{head}{}{}", layer("c", "c", meet), layer("ab", "ab", meet));
     let workspace = lab(tokens, &plan);
-    assert_eq!(
-        workspace
-            .doe(&["build", "//t:all", "--json"])
-            .ok()
-            .summary()["ok"],
-        2
-    );
+    assert_eq!(build(&workspace)["ok"], 2);
     let planned = workspace.doe(&["plan", "//t:all", "--json"]).ok().json();
     assert_eq!(
         planned["uses"],
@@ -176,13 +145,7 @@ fn a_token_is_held_while_a_pattern_runs_and_the_inner_word_counts() {
     );
     // The manifest tells it, with the line that says it, and no key does.
     workspace.replace("plans/t.toml", "license = 1", "license = 2", 2);
-    assert_eq!(
-        workspace
-            .doe(&["build", "//t:all", "--json"])
-            .ok()
-            .summary()["reused"],
-        2
-    );
+    assert_eq!(build(&workspace)["reused"], 2);
 }
 
 /// What a user gets wrong: resources of the platform, what the plan says of a pattern.

@@ -277,6 +277,14 @@ pub enum Record {
     Whole(Exit),
 }
 
+/// When what ran in this folder ended, once its exit record is whole.
+pub fn ended_unix_ms(dir: &Path) -> Result<Option<u64>> {
+    Ok(match Record::read(dir)? {
+        Record::Whole(exit) => Some(exit.ended_unix_ms),
+        _ => None,
+    })
+}
+
 impl Record {
     /// Parses the file `exit`. Only a record with every field and its last line is whole.
     pub fn parse(text: &str) -> Self {

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
+use super::Sign;
 use super::folder::read_if_there;
 use crate::error::{Error, Kind, Result};
 
@@ -23,6 +24,20 @@ use crate::error::{Error, Kind, Result};
 pub(super) const LIMIT: Duration = Duration::from_secs(2);
 /// How long a server that was ready may take to answer: it may have much to do.
 pub(super) const BUSY: Duration = Duration::from_secs(10);
+
+/// Whether a sign shows, seen from this machine; who listens on a host is for `listens` to say.
+pub(super) async fn from_here(
+    sign: &Sign,
+    listens: impl AsyncFnOnce(u16) -> Result<bool>,
+) -> Result<bool> {
+    match sign {
+        Sign::Http(url) => http(url, LIMIT).await,
+        Sign::Answers(url) => http(url, BUSY).await,
+        Sign::Tcp(address) => tcp(address).await,
+        Sign::Listen(port) => listens(*port).await,
+        Sign::File(path) => Ok(path.exists()),
+    }
+}
 
 /// Whether a GET of the URL answers 200 within this time.
 pub async fn http(url: &str, limit: Duration) -> Result<bool> {

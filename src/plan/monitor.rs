@@ -170,20 +170,12 @@ pub(super) fn check(
 mod tests {
     use super::super::platform;
     use super::*;
-    use crate::source::Doc;
 
     fn load(text: &str) -> (Vec<Monitor>, Vec<Diagnostic>) {
         let text = format!(
             "[platform.lab]\nroles = {{ \"*\" = \"h\" }}\n[platform.lab.host.h]\naddress = \"127.0.0.1\"\n{text}"
         );
-        let (doc, mut diags) = Doc::parse("doe.toml", &text);
-        let mut platforms = std::collections::BTreeMap::new();
-        let mut root = doc.table();
-        let table = root.opt_table("platform", &mut diags).unwrap();
-        for entry in table.entries() {
-            let table = entry.item.as_table("a platform", &mut diags).unwrap();
-            platform::read(&mut platforms, &entry.key, table, None, &mut diags);
-        }
+        let (platforms, diags) = platform::tests::load(&text);
         (platforms["lab"].monitors.clone(), diags)
     }
 

@@ -407,10 +407,11 @@ fn check(platform: &Platform, site: &Site, role_sites: &BTreeMap<String, Site>, 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn load(text: &str) -> (BTreeMap<String, Platform>, Vec<Diagnostic>) {
+    /// The platforms of a `doe.toml`, `sim` among them, and what was found wrong.
+    pub(in crate::plan) fn load(text: &str) -> (BTreeMap<String, Platform>, Vec<Diagnostic>) {
         let (doc, mut diags) = Doc::parse("doe.toml", text);
         let mut platforms = BTreeMap::from([(SIM.to_owned(), sim())]);
         let mut root = doc.table();

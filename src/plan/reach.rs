@@ -12,21 +12,15 @@ pub const ROOT: &str = "~/.doe-host/%w";
 
 /// Reads `ssh = { … }` over what is known.
 pub(super) fn ssh(ssh: &mut SshTable, mut table: Table<'_>, diags: &mut Diags) {
-    let mut word = |key, place: &mut Option<String>, table: &mut Table<'_>| {
-        if let Some(text) = table.opt_str(key, diags) {
-            if is_word(&text.text) {
-                *place = Some(text.text);
-            } else {
-                diags.push(no_word(key, &text));
-            }
-        }
-    };
-    word("user", &mut ssh.user, &mut table);
-    word("jump", &mut ssh.jump, &mut table);
-    word("config", &mut ssh.config, &mut table);
-    word("identity", &mut ssh.identity, &mut table);
-    word("known_hosts", &mut ssh.known_hosts, &mut table);
-    word("doe", &mut ssh.doe, &mut table);
+    let places = [
+        ("user", &mut ssh.user),
+        ("jump", &mut ssh.jump),
+        ("config", &mut ssh.config),
+        ("identity", &mut ssh.identity),
+        ("known_hosts", &mut ssh.known_hosts),
+        ("doe", &mut ssh.doe),
+    ];
+    words(places, &mut table, diags);
     if let Some(port) = table.opt_int("port", diags) {
         match u16::try_from(port.value) {
             Ok(value) if value > 0 => ssh.port = Some(value),
@@ -94,6 +88,22 @@ pub(super) fn is_word(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with('-')
         && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"')
+}
+
+/// Reads values that are one word each.
+pub(super) fn words<const N: usize>(
+    places: [(&'static str, &mut Option<String>); N],
+    table: &mut Table<'_>,
+    diags: &mut Vec<Diagnostic>,
+) {
+    for (key, place) in places {
+        if let Some(text) = table.opt_str(key, diags) {
+            match is_word(&text.text) {
+                true => *place = Some(text.text),
+                false => diags.push(no_word(key, &text)),
+            }
+        }
+    }
 }
 
 /// The error about a value that is none.

@@ -1,7 +1,7 @@
 //! The table `slurm` of a platform: what its jobs have in common. Everything here ends up in an
 //! option of `sbatch`, so what could be taken for more than one word is refused.
 
-use super::reach::{ROOT, is_word, no_word, path, root};
+use super::reach::{ROOT, path, root, words};
 use crate::error::Diagnostic;
 use crate::source::Table;
 
@@ -57,7 +57,7 @@ impl Default for SlurmTable {
 
 /// Reads `slurm = { … }` over what is known.
 pub(super) fn slurm(slurm: &mut SlurmTable, mut table: Table<'_>, diags: &mut Diags) {
-    for (key, place) in [
+    let places = [
         ("partition", &mut slurm.partition),
         ("account", &mut slurm.account),
         ("qos", &mut slurm.qos),
@@ -65,14 +65,8 @@ pub(super) fn slurm(slurm: &mut SlurmTable, mut table: Table<'_>, diags: &mut Di
         ("constraint", &mut slurm.constraint),
         ("config", &mut slurm.config),
         ("doe", &mut slurm.doe),
-    ] {
-        if let Some(text) = table.opt_str(key, diags) {
-            match is_word(&text.text) {
-                true => *place = Some(text.text),
-                false => diags.push(no_word(key, &text)),
-            }
-        }
-    }
+    ];
+    words(places, &mut table, diags);
     if let Some(cpus) = table.opt_int("cpus", diags) {
         match u32::try_from(cpus.value) {
             Ok(value) if value > 0 && cpus.value <= MAX_CPUS => slurm.cpus = Some(value),
@@ -96,20 +90,11 @@ pub(super) fn slurm(slurm: &mut SlurmTable, mut table: Table<'_>, diags: &mut Di
 #[cfg(test)]
 mod tests {
     use super::super::platform;
-    use crate::source::Doc;
-    use std::collections::BTreeMap;
 
     fn load(text: &str) -> (super::super::model::Platform, Vec<String>) {
-        let (doc, mut diags) = Doc::parse("doe.toml", text);
-        let mut platforms = BTreeMap::new();
-        let table = doc.table().opt_table("platform", &mut diags).unwrap();
-        for entry in table.entries() {
-            let body = entry.item.as_table("a platform", &mut diags).unwrap();
-            platform::read(&mut platforms, &entry.key, body, None, &mut diags);
-        }
+        let (mut platforms, diags) = platform::tests::load(text);
         let found = diags.iter().map(|d| format!("{} {}", d.code, d.message));
-        let found = found.collect();
-        (platforms.remove("cluster").unwrap(), found)
+        (platforms.remove("cluster").unwrap(), found.collect())
     }
 
     #[test]

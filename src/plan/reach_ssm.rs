@@ -4,7 +4,7 @@
 use doe_cache::remote::{Place, Target};
 
 use super::model::{Platform, SsmTable};
-use super::reach::{is_word, no_word, path, root};
+use super::reach::{path, root, words};
 use crate::error::{Diagnostic, Site};
 use crate::source::Table;
 
@@ -12,21 +12,15 @@ type Diags = Vec<Diagnostic>;
 
 /// Reads `ssm = { … }` over what is known.
 pub(super) fn ssm(ssm: &mut SsmTable, mut table: Table<'_>, diags: &mut Diags) {
-    let mut word = |key, place: &mut Option<String>, table: &mut Table<'_>| {
-        if let Some(text) = table.opt_str(key, diags) {
-            if is_word(&text.text) {
-                *place = Some(text.text);
-            } else {
-                diags.push(no_word(key, &text));
-            }
-        }
-    };
-    word("region", &mut ssm.region, &mut table);
-    word("profile", &mut ssm.profile, &mut table);
-    word("credentials", &mut ssm.credentials, &mut table);
-    word("tag", &mut ssm.tag, &mut table);
-    word("document", &mut ssm.document, &mut table);
-    word("doe", &mut ssm.doe, &mut table);
+    let places = [
+        ("region", &mut ssm.region),
+        ("profile", &mut ssm.profile),
+        ("credentials", &mut ssm.credentials),
+        ("tag", &mut ssm.tag),
+        ("document", &mut ssm.document),
+        ("doe", &mut ssm.doe),
+    ];
+    words(places, &mut table, diags);
     for (key, place) in [
         ("endpoint", &mut ssm.endpoint),
         ("s3_endpoint", &mut ssm.s3_endpoint),
@@ -94,20 +88,11 @@ pub(super) fn check(platform: &Platform, site: &Site, diags: &mut Diags) {
 #[cfg(test)]
 mod tests {
     use super::super::platform;
-    use crate::source::Doc;
-    use std::collections::BTreeMap;
 
     fn load(text: &str) -> (super::Platform, Vec<String>) {
-        let (doc, mut diags) = Doc::parse("doe.toml", text);
-        let mut platforms = BTreeMap::new();
-        let table = doc.table().opt_table("platform", &mut diags).unwrap();
-        for entry in table.entries() {
-            let body = entry.item.as_table("a platform", &mut diags).unwrap();
-            platform::read(&mut platforms, &entry.key, body, None, &mut diags);
-        }
+        let (mut platforms, diags) = platform::tests::load(text);
         let found = diags.iter().map(|d| format!("{} {}", d.code, d.message));
-        let found = found.collect();
-        (platforms.remove("aws").unwrap(), found)
+        (platforms.remove("aws").unwrap(), found.collect())
     }
 
     #[test]

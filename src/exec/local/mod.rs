@@ -270,10 +270,7 @@ impl Executor for LocalExecutor {
                     _ => None,
                 });
             }
-            Ok(match folder::Record::read(&handle.dir)? {
-                folder::Record::Whole(exit) => Some(exit.ended_unix_ms),
-                _ => None,
-            })
+            folder::ended_unix_ms(&handle.dir)
         }
         .boxed()
     }
@@ -304,23 +301,15 @@ impl Executor for LocalExecutor {
     }
 
     fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>> {
-        async move {
-            match sign {
-                Sign::Http(url) => look::http(url, look::LIMIT).await,
-                Sign::Answers(url) => look::http(url, look::BUSY).await,
-                Sign::Tcp(address) => look::tcp(address).await,
-                Sign::Listen(port) => {
-                    let addresses = tokio::net::lookup_host((host.address.as_str(), *port)).await;
-                    let addresses = addresses.map_err(|cause| {
-                        let text = format!("the host `{}` has no address", host.name);
-                        Error::new(Kind::Infra, "no-address", text).cause(cause)
-                    })?;
-                    let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
-                    look::listens(&addresses, *port)
-                }
-                Sign::File(path) => Ok(path.exists()),
-            }
-        }
+        look::from_here(sign, async |port| {
+            let addresses = tokio::net::lookup_host((host.address.as_str(), port)).await;
+            let addresses = addresses.map_err(|cause| {
+                let text = format!("the host `{}` has no address", host.name);
+                Error::new(Kind::Infra, "no-address", text).cause(cause)
+            })?;
+            let addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
+            look::listens(&addresses, port)
+        })
         .boxed()
     }
 

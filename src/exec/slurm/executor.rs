@@ -76,10 +76,7 @@ impl Executor for SlurmExecutor {
     fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>> {
         async move {
             self.check(handle)?;
-            Ok(match folder::Record::read(&handle.dir)? {
-                folder::Record::Whole(exit) => Some(exit.ended_unix_ms),
-                _ => None,
-            })
+            folder::ended_unix_ms(&handle.dir)
         }
         .boxed()
     }
@@ -107,16 +104,7 @@ impl Executor for SlurmExecutor {
     }
 
     fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>> {
-        async move {
-            match sign {
-                Sign::Http(url) => look::http(url, look::LIMIT).await,
-                Sign::Answers(url) => look::http(url, look::BUSY).await,
-                Sign::Tcp(address) => look::tcp(address).await,
-                Sign::Listen(port) => self.listens(host, *port).await,
-                Sign::File(path) => Ok(path.exists()),
-            }
-        }
-        .boxed()
+        look::from_here(sign, async |port| self.listens(host, port).await).boxed()
     }
 
     fn look_every(&self) -> Duration {
