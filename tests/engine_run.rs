@@ -458,8 +458,7 @@ async fn the_events_of_a_run_are_in_its_folder() {
     let dir = lab.store.layout().runs().join(&built.ended.run_id);
     let events = doe::report::read_events(&dir.join("events.jsonl")).unwrap();
     assert_eq!(events, built.events);
-    let trace = doe::report::trace::write(&dir).unwrap();
-    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+    let trace = doe::report::trace::trace(&events);
     let spans = trace["traceEvents"].as_array().unwrap();
     assert!(
         spans
@@ -523,4 +522,51 @@ async fn random_campaigns_end_every_node_once_and_again_from_the_store() {
         assert_eq!((again.ok, again.reused), (0, first.ok));
         assert_eq!((again.failed, again.blocked), (first.failed, first.blocked));
     }
+}
+
+/// Analyses do not wait for the disk between them; whoever measures waits for all that it needs.
+/// A record that could not be stored is told, and is nothing to go on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn analyses_begin_before_what_they_read_is_durable() {
+    let rules = rule("a", "echo measured >> SCRATCH/order")
+        + r#"
+[look]
+kind = "analysis"
+param.word = { type = "str" }
+[[look.step]]
+name = "read"
+timeout = "1m"
+run = "echo {{ word }} >> SCRATCH/order; cat {{ inputs }} > {{ out.result }}"
+[look.output]
+result = { path = "r.json" }
+"#;
+    let word = |word: &str| format!("settings = {{ word = \"{word}\" }}");
+    let plan = pattern("one", "look", &word("one"))
+        + &pattern("two", "look", &(word("two") + "\nneeds = [\"one\"]"))
+        + &pattern("alone", "look", &word("alone"))
+        + &pattern("costly", "a", "needs = [\"alone\"]");
+    let lab = Lab::new(&rules, &plan);
+    let records = lab.store.layout().root().join("records");
+    let _ = std::fs::remove_dir_all(&records);
+    std::fs::write(&records, "no room for records").unwrap();
+    let built = lab.build().await;
+    for id in ["one", "two", "alone"] {
+        let node = built.node(&label(id));
+        assert_eq!(node.outcome, Outcome::Failed, "{node:?}");
+        assert_eq!(node.record, None);
+    }
+    assert_eq!(built.node(&label("costly")).outcome, Outcome::Blocked);
+    let mut ran = lab.lines("order");
+    ran.sort();
+    assert_eq!(ran, ["alone", "one", "two"]);
+
+    std::fs::remove_file(&records).unwrap();
+    let built = lab.build().await;
+    assert_eq!(built.ended.summary.ok, 4, "{:?}", built.outcomes());
+    let two = lab.record(&label("two"));
+    let read = lab.store.blob(&two.outputs["result"].digest).unwrap();
+    let read: serde_json::Value = serde_json::from_slice(&read).unwrap();
+    let path = read[0]["outputs"]["result"].as_str().unwrap();
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "[]");
+    assert_eq!(lab.build().await.ended.summary.reused, 4);
 }

@@ -143,12 +143,14 @@ fn every_announced_node_has_one_end_and_readers_agree() {
             assert_eq!(shown.stdout, ran.stdout, "seed {seed}");
             let replayed = workspace.doe(&["log", "replay"]).ok().stdout;
             assert_eq!(replayed, workspace.doe(&["log", "show"]).ok().stdout);
-            let trace = workspace
-                .path()
-                .join(".doe/runs")
-                .join(&account.run_id)
-                .join("trace.json");
-            assert!(trace.exists());
+            let trace = workspace.doe(&["log", "trace"]).ok().json();
+            let spans = trace["traceEvents"].as_array().unwrap();
+            let traced = |label: &str| spans.iter().any(|span| span["name"] == label);
+            let missing: Vec<_> = ended(&executed)
+                .into_iter()
+                .filter(|l| !traced(l))
+                .collect();
+            assert_eq!(missing, Vec::<String>::new(), "seed {seed}");
         }
         // Run again: other records, the same ends.
         let diff = workspace

@@ -120,7 +120,10 @@ impl Cas {
         let mut source = File::open(path).map_err(|e| Error::io("open", path, &e))?;
         let (temp, mut file) = Temp::create(&self.layout.tmp())?;
         let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 1 << 17];
+        // Most are small: to fill a large buffer with zeros would cost more than to read them.
+        let expected = source.metadata().map_or(0, |meta| meta.len());
+        let mut buffer =
+            vec![0; usize::try_from(expected).map_or(1 << 17, |n| n.clamp(1 << 12, 1 << 17))];
         let mut size_bytes = 0;
         loop {
             let count = match source.read(&mut buffer) {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::io::{self, Read};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -29,9 +30,21 @@ impl Digest {
     /// [`Error::Io`] when the file cannot be opened or read.
     pub fn of_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|e| Error::io("open", path, &e))?;
+        let mut file = File::open(path).map_err(|e| Error::io("open", path, &e))?;
+        // Most are small: a large buffer would cost more than what is read into it.
+        let mut first = [0; 4096];
+        let mut filled = 0;
+        while filled < first.len() {
+            match file.read(&mut first[filled..]) {
+                Ok(0) => return Ok(Self::of(&first[..filled])),
+                Ok(count) => filled += count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("read", path, &e)),
+            }
+        }
         let mut hasher = blake3::Hasher::new();
         hasher
+            .update(&first)
             .update_reader(file)
             .map_err(|e| Error::io("read", path, &e))?;
         Ok(Self(*hasher.finalize().as_bytes()))

@@ -56,8 +56,8 @@ pub use quarantine::Quarantined;
 pub use read::{Filter, Stats};
 pub use rebuild::{RebuildReport, Recovered};
 pub use record::{
-    Better, Log, Metric, Output, Provenance, RECORD_SCHEMA, Record, RecordKind, ServiceUse,
-    Timings, outputs_digest,
+    Better, Encoded, Log, Metric, Output, Provenance, RECORD_SCHEMA, Record, RecordKind,
+    ServiceUse, Timings, outputs_digest,
 };
 pub use runs::{NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};
 pub use standing::Standing;

@@ -237,6 +237,26 @@ pub fn outputs_digest(outputs: &BTreeMap<String, Output>) -> Digest {
     key.finish()
 }
 
+/// A record and its file, so that it is written once only: the digest is that of these bytes.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    pub(crate) digest: Digest,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) record: Record,
+}
+
+impl Encoded {
+    /// Digest of the file.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// What it says.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+}
+
 impl Record {
     /// Fills in what follows from the rest: both keys and the output digest.
     pub fn seal(&mut self) {
@@ -339,6 +359,19 @@ impl Record {
     /// As [`Self::to_bytes`].
     pub fn id(&self) -> Result<Digest> {
         self.to_bytes().map(Digest::of)
+    }
+
+    /// The record as it is stored.
+    ///
+    /// # Errors
+    /// As [`Self::to_bytes`].
+    pub fn encode(self) -> Result<Encoded> {
+        let bytes = self.to_bytes()?;
+        Ok(Encoded {
+            digest: Digest::of(&bytes),
+            bytes,
+            record: self,
+        })
     }
 
     /// Reads a record; the caller has checked the digest of the bytes.

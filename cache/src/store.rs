@@ -16,7 +16,7 @@ use crate::notes;
 use crate::quarantine;
 use crate::read::{self, Filter, Stats};
 use crate::rebuild::RebuildReport;
-use crate::record::Record;
+use crate::record::{Encoded, Record};
 use crate::remote::Mirror;
 use crate::runs::NodeUpdate;
 use crate::summary::{Snapshot, Summary};
@@ -58,7 +58,7 @@ pub struct Link {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Batch<'a> {
     /// New records.
-    pub records: &'a [Record],
+    pub records: &'a [Encoded],
     /// Reuses of stored records (those of this batch included).
     pub links: &'a [Link],
     /// States of nodes in runs.
@@ -195,8 +195,13 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`]; then none of them is in the index.
     pub fn commit_batch(&self, records: &[Record]) -> Result<Vec<Digest>> {
+        let records: Vec<Encoded> = records
+            .iter()
+            .cloned()
+            .map(Record::encode)
+            .collect::<Result<_>>()?;
         self.write(&Batch {
-            records,
+            records: &records,
             ..Batch::default()
         })
     }
@@ -228,12 +233,15 @@ impl Store {
         self.writable()?;
         let mut new = Vec::with_capacity(batch.records.len());
         let mut files: Vec<(Temp, PathBuf)> = Vec::new();
-        for record in batch.records {
+        for Encoded {
+            digest,
+            bytes,
+            record,
+        } in batch.records
+        {
             self.check_blobs(record)?;
-            let bytes = record.to_bytes()?;
-            let digest = Digest::of(&bytes);
-            self.stage_object(&bytes, self.layout.record(&digest), &mut files)?;
-            new.push((digest, bytes.len() as u64, record));
+            self.stage_object(bytes, self.layout.record(digest), &mut files)?;
+            new.push((*digest, bytes.len() as u64, record));
         }
         let links = self.stamped(batch.links, &new)?;
         if !links.is_empty() {
@@ -257,7 +265,12 @@ impl Store {
             }
             notes::set_nodes(db, &self.layout, batch.nodes)
         })?;
-        if let Some(latest) = batch.records.iter().map(|r| r.recorded_unix_ms).max() {
+        if let Some(latest) = batch
+            .records
+            .iter()
+            .map(|r| r.record.recorded_unix_ms)
+            .max()
+        {
             self.last_stamp.fetch_max(latest, Ordering::AcqRel);
         }
         Ok(new.into_iter().map(|(digest, ..)| digest).collect())

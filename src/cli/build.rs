@@ -36,8 +36,8 @@ use crate::report::jsonl::JsonLines;
 use crate::report::live::Live;
 use crate::report::plain::Plain;
 use crate::report::style::Style;
+use crate::report::summary;
 use crate::report::view::View;
-use crate::report::{summary, trace};
 use crate::rule::model::RuleKind;
 
 /// Analyses whose numbers are shown at the end. Each is read for it, also when there was nothing to
@@ -233,9 +233,6 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         std::mem::forget(lock);
     }
     let Console { view, gather, .. } = console;
-    if ended.begun {
-        trace::write(&store.layout().runs().join(&ended.run_id))?;
-    }
     let numbers = match out.json {
         true => None,
         false => Some(numbers(&decider, &store, &nodes)?),

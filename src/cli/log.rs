@@ -19,10 +19,11 @@ use crate::report::live::Live;
 use crate::report::plain::Plain;
 use crate::report::style::Style;
 use crate::report::text::milliseconds;
+use crate::report::trace::trace;
 use crate::report::view::View;
 use crate::report::{read_events, summary};
 
-/// Read what runs told: show, replay, what ran, what failed, how two differ
+/// Read what runs told: show, replay, trace, what ran, what failed, how two differ
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -30,6 +31,7 @@ Examples:
   doe log replay --speed 60     an hour in a minute
   doe log what-failed latest-1  the run before the last
   doe log diff latest-1 latest
+  doe log trace > trace.json    for chrome://tracing or Perfetto
 
 A run is named by its id (`SELECT run_id FROM runs`), the begin of it, `latest` or `latest-N`. A run that had nothing to do
 leaves no events.")]
@@ -50,6 +52,8 @@ enum LogCommand {
         #[arg(long, value_name = "X", default_value_t = 0.0)]
         speed: f64,
     },
+    /// Print a run as a Chrome trace: hosts as lanes, nodes with their phases and services as spans
+    Trace(One),
     /// Show what was executed, and why
     WhatRan(One),
     /// Show what has no result, and why
@@ -78,6 +82,10 @@ pub fn run(global: &Global, args: &LogArgs, out: &mut Out) -> Result<u8> {
     match &args.command {
         LogCommand::Show(one) => show(&events(&runs, &one.run)?, out),
         LogCommand::Replay { one, speed } => replay(&events(&runs, &one.run)?, *speed, out),
+        LogCommand::Trace(one) => {
+            out.line(&trace(&events(&runs, &one.run)?).to_string())?;
+            Ok(0)
+        }
         LogCommand::WhatRan(one) => list(&account(&runs, &one.run)?, Node::ran, out),
         LogCommand::WhatFailed(one) => list(&account(&runs, &one.run)?, Node::is_bad, out),
         LogCommand::Diff { old, new } => diff(&account(&runs, old)?, &account(&runs, new)?, out),

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use doe_cache::remote::Uploader;
-use doe_cache::{Batch, Digest, NodeUpdate, Record, Store};
+use doe_cache::{Batch, Digest, Encoded, NodeUpdate, Record, Store};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Kind, Result};
@@ -22,9 +22,16 @@ const PAUSE: Duration = Duration::from_millis(4);
 const LOOKS: u32 = 8;
 
 struct Order {
-    record: Option<Record>,
+    record: Option<Encoded>,
     node: Option<NodeUpdate>,
     done: Option<oneshot::Sender<Result<Option<Digest>>>>,
+}
+
+/// A record that is being stored.
+pub(super) struct Stored {
+    /// Its digest.
+    pub(super) digest: Digest,
+    answer: oneshot::Receiver<Result<Option<Digest>>>,
 }
 
 /// See the module.
@@ -57,9 +64,10 @@ impl Committer {
         self.under_way.store(under_way, Ordering::Relaxed);
     }
 
-    /// Stores a record and how its node ended. On return both are durable. The record's digest.
-    pub(super) async fn commit(&self, record: Record, mut node: NodeUpdate) -> Result<Digest> {
-        let digest = record.id()?;
+    /// Begins to store a record and how its node ended. Records become durable in this order.
+    pub(super) fn begin(&self, record: Record, mut node: NodeUpdate) -> Result<Stored> {
+        let record = record.encode()?;
+        let digest = record.digest();
         node.record = Some(digest);
         let (done, answer) = oneshot::channel();
         self.send(Order {
@@ -67,9 +75,14 @@ impl Committer {
             node: Some(node),
             done: Some(done),
         })?;
-        answer.await.map_err(|_| gone())??;
-        self.share(digest);
-        Ok(digest)
+        Ok(Stored { digest, answer })
+    }
+
+    /// Waits until a record and how its node ended are durable.
+    pub(super) async fn end(&self, stored: Stored) -> Result<()> {
+        stored.answer.await.map_err(|_| gone())??;
+        self.share(stored.digest);
+        Ok(())
     }
 
     /// Offers a stored record to the mirror. Does not wait.

@@ -12,6 +12,7 @@ use super::caps::Gate;
 use super::caps::drive::StartTimes;
 use super::context::{Context, now_unix_ms};
 use super::decide::{Decider, Hit, Keyed, Why};
+use super::early::Coming;
 use super::event::{Body, NodeState, Outcome};
 use super::followup::Watch;
 use super::job::Job;
@@ -51,7 +52,7 @@ pub(super) struct Drive<'d, 's, 'w> {
     /// How often the user asked to stop.
     pub(super) level: u8,
     /// Tasks that are to be executed and have not ended.
-    pub(super) jobs: HashMap<TaskId, Box<Job>>,
+    pub(super) jobs: HashMap<TaskId, Arc<Job>>,
     /// By action key: the task that executes it.
     pub(super) leaders: HashMap<Digest, TaskId>,
     /// By leader: tasks that would execute the same.
@@ -83,6 +84,8 @@ pub(super) struct Drive<'d, 's, 'w> {
     pub(super) held_back: Option<Vec<TaskId>>,
     /// What those made that others need.
     pub(super) made: Known,
+    /// What is on its way to the disk and may be read already.
+    pub(super) coming: HashMap<NodeId, Coming>,
     /// By host: why nothing more is begun on it.
     pub(super) tainted: BTreeMap<String, String>,
 }
@@ -199,8 +202,11 @@ impl<'w> Drive<'_, '_, 'w> {
     pub(super) fn decide(&mut self, task: TaskId) -> Result<()> {
         let node = self.tasks[task.index()].node;
         let forgiven = self.forgiven(node);
-        let finals = forgiven.as_ref().unwrap_or(&self.finals);
-        match resolve(self.graph(), self.decider, finals, node)? {
+        let of = |node: NodeId| match &forgiven {
+            Some(finals) => finals[node.index()].as_ref(),
+            None => self.known(node),
+        };
+        match resolve(self.graph(), self.decider, of, node)? {
             Resolution::Blocked(reason) => {
                 self.end(task, Final::without_result(Outcome::Blocked, reason))
             }
@@ -276,7 +282,7 @@ impl<'w> Drive<'_, '_, 'w> {
         let begun = self.begun_before(task, &key);
         job.resumed = begun.as_ref().map(|(resumed, _)| resumed.clone());
         self.count_on(label, &key, &mut job);
-        self.jobs.insert(task, Box::new(job));
+        self.jobs.insert(task, Arc::new(job));
         self.tell_state(task, NodeState::Ready, Some(why.to_string()));
         match (begun, &mut self.held_back) {
             (Some((_, Some(used))), _) => self.record_finished(task, used),
@@ -300,7 +306,7 @@ impl<'w> Drive<'_, '_, 'w> {
                 for (_, service) in &self.tasks[task.index()].services {
                     self.services[service.index()].wanted_by(task);
                 }
-                if let Some(job) = self.jobs.get_mut(&task) {
+                if let Some(job) = self.jobs.get_mut(&task).map(Arc::make_mut) {
                     job.acquired_unix_ms = match &job.resumed {
                         Some(resumed) => resumed.intent.acquired_unix_ms,
                         None => now_unix_ms(),
@@ -390,6 +396,7 @@ impl<'w> Drive<'_, '_, 'w> {
                 }
                 self.state(task, state);
             }
+            Report::Made(task, early) => self.made(task, *early),
             Report::Done(task, end) => self.done(task, *end)?,
             Report::ServiceUp(service, instance, sender) => {
                 self.service_came_up(service, instance, sender);
@@ -406,6 +413,7 @@ impl<'w> Drive<'_, '_, 'w> {
 
     pub(super) fn done(&mut self, task: TaskId, end: NodeEnd) -> Result<()> {
         self.doomed.remove(&task);
+        self.arrived(task, &end);
         let node = self.tasks[task.index()].node;
         let label = self.graph().label(node);
         if let Some((log, lines)) = &end.tail {

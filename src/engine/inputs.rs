@@ -9,10 +9,13 @@ use super::context::Context;
 use super::job::{InputRef, Job};
 use crate::error::{Error, Kind, Result};
 
-/// Writes the list of a node's inputs; its path as the node's scripts see it.
+/// Writes the list of a node's inputs, where its scripts name it; its path as they see it.
 pub(super) async fn put(context: &Context, job: &Job, folder: &Path) -> Result<PathBuf> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, &e))?;
     let list = folder.join("inputs.json");
+    if !job.rule.mentions_inputs() {
+        return Ok(list);
+    }
+    std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, &e))?;
     let elsewhere = context.site(!job.roles.is_empty()).is_some();
     if job.resumed.is_some() && !elsewhere {
         // Written by the run that was killed; its steps may be reading it.

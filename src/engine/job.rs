@@ -148,6 +148,9 @@ pub(super) struct InputRef {
     /// Whether any tool was simulated.
     #[serde(skip)]
     pub simulated: bool,
+    /// Whether it is read where it was made, since it was not stored yet.
+    #[serde(skip)]
+    pub early: bool,
 }
 
 impl Drive<'_, '_, '_> {
@@ -164,12 +167,15 @@ impl Drive<'_, '_, '_> {
         let pattern = graph.pattern(planned.node);
         let mut inputs = Vec::new();
         for (dep, kind) in graph.deps(planned.node) {
-            let ended = self.finals[dep.index()].as_ref();
-            let record = ended.and_then(|ended| ended.record);
+            let record = self.known(dep).and_then(|ended| ended.record);
             let (EdgeKind::Data, Some(record)) = (kind, record) else {
                 continue;
             };
-            let made = self.made.of(&self.context.store, record)?;
+            let coming = self.coming.get(&dep);
+            let made = match coming {
+                Some(coming) => coming.made.clone(),
+                None => self.made.of(&self.context.store, record)?,
+            };
             let outputs = made.outputs.iter();
             inputs.push(InputRef {
                 label: graph.label(dep).to_string(),
@@ -177,6 +183,7 @@ impl Drive<'_, '_, '_> {
                 settings: key::shown_settings(graph.pattern(dep)),
                 outputs: outputs.map(|o| (o.0.clone(), o.2.clone())).collect(),
                 simulated: made.simulated,
+                early: coming.is_some(),
             });
         }
         let cause = self.watch.brought_by(planned.node);

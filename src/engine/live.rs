@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use super::drive::Drive;
@@ -137,7 +139,8 @@ impl<'w> Drive<'_, '_, 'w> {
         self.outstanding += 1;
         let reports = self.reports.clone();
         tokio::spawn(async move {
-            let report = tokio::spawn(work).await.unwrap_or_else(|_| otherwise());
+            let report = AssertUnwindSafe(work).catch_unwind().await;
+            let report = report.unwrap_or_else(|_| otherwise());
             // Nobody listens once the user has left.
             let _ = reports.send(report);
         });
@@ -429,7 +432,7 @@ impl<'w> Drive<'_, '_, 'w> {
         let Some(job) = self.jobs.get_mut(&task) else {
             return;
         };
-        job.running = true;
+        Arc::make_mut(job).running = true;
         let job = job.clone();
         let mut used = Vec::new();
         for (_, id) in &self.tasks[task.index()].services {
@@ -446,7 +449,7 @@ impl<'w> Drive<'_, '_, 'w> {
     }
 
     /// Runs a job's steps, or goes on with them, and records how it ended.
-    pub(super) fn execute(&mut self, task: TaskId, job: Box<Job>, mut used: Vec<Used>) {
+    pub(super) fn execute(&mut self, task: TaskId, job: Arc<Job>, mut used: Vec<Used>) {
         let context = self.context.clone();
         let reports = self.reports.clone();
         let began = job.acquired_unix_ms;
@@ -464,12 +467,14 @@ impl<'w> Drive<'_, '_, 'w> {
                         None => service.log_from = service.instance.log_lengths(&context).await,
                     }
                 }
-                let state = |state| {
+                let tell = |report| {
                     // Nobody listens once the user has left.
-                    let _ = reports.send(Report::State(task, state));
+                    let _ = reports.send(report);
                 };
+                let state = |state| tell(Report::State(task, state));
+                let made = |early| tell(Report::Made(task, Box::new(early)));
                 let in_use: Vec<_> = used.iter().map(|s| s.instance.watched.used()).collect();
-                let end = node_run::run(&context, &job, &used, &state).await;
+                let end = node_run::run(&context, &job, &used, (&state, &made)).await;
                 drop(in_use);
                 Report::Done(task, Box::new(end))
             },

@@ -40,10 +40,27 @@ impl Known {
             outputs: outputs.collect::<Result<_>>()?,
             simulated: stored.provenance.simulated,
         });
+        self.remember(record, made.clone());
+        Ok(made)
+    }
+
+    /// What a record made that has just become durable: where it lies from now on.
+    pub(super) fn insert(&mut self, store: &Store, record: Digest, made: &Made) {
+        let outputs = made.outputs.iter().map(|(name, digest, _)| {
+            let path = store.cas().path(digest)?;
+            Ok::<_, doe_cache::Error>((name.clone(), *digest, path))
+        });
+        // What cannot be found is looked for again by whoever needs it.
+        if let Ok(outputs) = outputs.collect() {
+            let simulated = made.simulated;
+            self.remember(record, Arc::new(Made { outputs, simulated }));
+        }
+    }
+
+    fn remember(&mut self, record: Digest, made: Arc<Made>) {
         if self.0.len() >= MOST {
             self.0.clear();
         }
-        self.0.insert(record, made.clone());
-        Ok(made)
+        self.0.insert(record, made);
     }
 }

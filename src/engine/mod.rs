@@ -5,6 +5,7 @@ mod commit;
 mod context;
 pub mod decide;
 mod drive;
+mod early;
 mod enough;
 pub mod event;
 mod expected;

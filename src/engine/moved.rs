@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+use doe_cache::Digest;
+
 use super::context::Context;
 use super::job::Job;
 use crate::error::Result;
@@ -69,7 +71,12 @@ pub(super) async fn since(context: &Context, job: &Job, before: &Before) -> Resu
     }
     for input in &job.inputs {
         for (name, digest) in &input.digests {
-            if !context.store.unchanged(digest)? {
+            let unchanged = match input.outputs.get(name).filter(|_| input.early) {
+                // Gone is as bad as changed.
+                Some(path) => Digest::of_file(path).is_ok_and(|found| found == *digest),
+                None => context.store.unchanged(digest)?,
+            };
+            if !unchanged {
                 let label = &input.label;
                 return Ok(Some(format!(
                     "output `{name}` of {label}, which it reads, changed while it ran"

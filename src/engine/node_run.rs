@@ -3,12 +3,13 @@
 //! declared outputs is a failure.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use doe_cache::Output;
+use doe_cache::{Digest, Output};
 
 use super::context::{Context, attempt_name, folder_of, now_unix_ms};
+use super::early::Early;
 use super::event::NodeState;
 use super::facts;
 use super::intent::{Intent, NodeIntent, Place, PortMap, StepIntent, UseIntent};
@@ -31,6 +32,8 @@ pub(super) struct Draft {
     pub(super) logs: Vec<(String, Vec<u8>)>,
     pub(super) documents: BTreeMap<String, Document>,
     pub(super) outputs: BTreeMap<String, Output>,
+    /// Name, digest and file of each of these.
+    pub(super) files: Vec<(String, Digest, PathBuf)>,
     pub(super) phases: BTreeMap<String, u64>,
     /// What the hosts said of themselves before it began.
     pub(super) before: Before,
@@ -50,12 +53,18 @@ pub(super) struct Draft {
     pub(super) ended_unix_ms: Option<u64>,
 }
 
-/// Executes a node whose services are up. `state` is told where it is.
+/// Is told where a node is, and what it has made.
+pub(super) type News<'n> = (
+    &'n (dyn Fn(NodeState) + Sync),
+    &'n (dyn Fn(Early) + Send + Sync),
+);
+
+/// Executes a node whose services are up.
 pub(super) async fn run(
     context: &Context,
     job: &Job,
     used: &[Used],
-    state: &(dyn Fn(NodeState) + Sync),
+    (state, made): News<'_>,
 ) -> NodeEnd {
     let mut draft = Draft::default();
     if job.resumed.is_none() {
@@ -76,7 +85,7 @@ pub(super) async fn run(
             .logs
             .extend(service.instance.logs(context, service.log_from).await);
     }
-    record(context, job, used, draft).await
+    record(context, job, used, draft, made).await
 }
 
 /// Records a node whose services could not be brought up. What a killed run had begun of it is
@@ -102,7 +111,7 @@ pub(super) async fn never_ran(
         }
     }
     draft.phase("services", job.acquired_unix_ms);
-    record(context, job, used, draft).await
+    record(context, job, used, draft, &|_| ()).await
 }
 
 impl Draft {
@@ -144,7 +153,6 @@ async fn execute(
     let on_hosts = !job.roles.is_empty();
     let work = context.work(home, &below.join("work"), on_hosts)?;
     let kept = home.run_dir.join(&below).join("out");
-    std::fs::create_dir_all(&kept).map_err(|e| Error::io("make", &kept, &e))?;
     let tmp = match &job.resumed {
         Some(resumed) => context.tmp(home, &resumed.scratch, &resumed.intent.scratch, on_hosts)?,
         None => context.tmp(home, &context.scratch, &job.scratch(), on_hosts)?,
@@ -355,14 +363,17 @@ async fn collect(
             });
             continue;
         };
-        let blob = context.store.cas().stage_file(path)?;
         let is_read = judge::is_read(&job.rule, &output.name);
-        let document = if is_read || output.schema.is_some() {
+        let (blob, document) = if is_read || output.schema.is_some() {
+            // What is judged is what is stored, whatever becomes of the file.
             let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, &e))?;
-            Document::read(&bytes, output.schema.as_deref(), is_read)
+            let document = Document::read(&bytes, output.schema.as_deref(), is_read);
+            (context.store.cas().stage_bytes(&bytes)?, document)
         } else {
-            Document::Raw
+            (context.store.cas().stage_file(path)?, Document::Raw)
         };
+        let file = (output.name.clone(), blob.digest, path.clone());
+        draft.files.push(file);
         draft.documents.insert(output.name.clone(), document);
         draft.outputs.insert(
             output.name.clone(),

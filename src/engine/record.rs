@@ -10,12 +10,14 @@ use doe_cache::{
 };
 
 use super::context::{Context, now_unix_ms};
+use super::early::Early;
 use super::event::{CriterionWord, Outcome};
 use super::expected;
 use super::facts;
 use super::intent::{Intent, NodeIntent};
 use super::job::Job;
 use super::judge::{self, Cause};
+use super::made::Made;
 use super::node_run::Draft;
 use super::steps::{Failure, Used};
 use super::{monitor, moved};
@@ -72,9 +74,16 @@ impl NodeEnd {
     }
 }
 
-/// Makes the record and stores it. When that fails the node has failed.
-pub(super) async fn record(context: &Context, job: &Job, used: &[Used], draft: Draft) -> NodeEnd {
-    match try_record(context, job, used, draft).await {
+/// Makes the record and stores it; when that fails the node has failed. `made` is told of what
+/// others may read meanwhile.
+pub(super) async fn record(
+    context: &Context,
+    job: &Job,
+    used: &[Used],
+    draft: Draft,
+    made: &(dyn Fn(Early) + Send + Sync),
+) -> NodeEnd {
+    match try_record(context, job, used, draft, made).await {
         Ok(end) => end,
         Err(error) => NodeEnd::unrecorded(job.acquired_unix_ms, &error),
     }
@@ -85,6 +94,7 @@ async fn try_record(
     job: &Job,
     used: &[Used],
     mut draft: Draft,
+    made: &(dyn Fn(Early) + Send + Sync),
 ) -> Result<NodeEnd> {
     let mut logs = Vec::new();
     for (name, content) in &draft.logs {
@@ -266,8 +276,21 @@ async fn try_record(
         told.await?;
     }
     let mut summary = record.summary(Digest::from_bytes([0; 32]));
-    summary.record = context.committer.commit(record, update).await?;
+    // Pure, and beside `doe`: whoever reads its files reads them where they were made.
+    let is_pure = job.roles.is_empty() && used.is_empty() && job.resumed.is_none();
+    let is_good = end.outcome == Outcome::Ok && record.reusable;
+    let simulated = record.provenance.simulated;
+    let stored = context.committer.begin(record, update)?;
+    summary.record = stored.digest;
     end.summary = Some(summary);
+    if is_pure && is_good {
+        let (end, outputs) = (end.clone(), std::mem::take(&mut draft.files));
+        made(Early {
+            end,
+            made: Made { outputs, simulated },
+        });
+    }
+    context.committer.end(stored).await?;
     if let (Some(intent), None) = (announced, unended) {
         context.intents.done(&intent.token);
     }

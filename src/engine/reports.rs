@@ -3,6 +3,7 @@
 
 use tokio::sync::watch;
 
+use super::early::Early;
 use super::event::NodeState;
 use super::record::NodeEnd;
 use super::schedule::{ServiceId, TaskId};
@@ -13,6 +14,8 @@ use crate::exec::Status;
 pub(super) enum Report {
     /// A task moved on.
     State(TaskId, NodeState),
+    /// A task has made all that it makes, and that is about to be durable.
+    Made(TaskId, Box<Early>),
     /// A task ended. Last.
     Done(TaskId, Box<NodeEnd>),
     /// A service is ready. Last of its start.
@@ -30,6 +33,9 @@ pub(super) enum Report {
 impl Report {
     /// Whether a piece of work ends with it.
     pub(super) fn is_last(&self) -> bool {
-        !matches!(self, Report::State(..) | Report::ServiceSilent(..))
+        !matches!(
+            self,
+            Report::State(..) | Report::Made(..) | Report::ServiceSilent(..)
+        )
     }
 }

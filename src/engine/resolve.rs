@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use doe_cache::{Batch, Digest, Link, Record, Store, Summary};
+use doe_cache::{Batch, Digest, Encoded, Link, Record, Store, Summary};
 
 use super::decide::{Decider, Decision, Hit, Keyed, Why};
 use super::event::{CriterionWord, Outcome};
@@ -89,11 +89,11 @@ pub(super) enum Resolution {
     },
 }
 
-/// Resolves a node by how its dependencies ended; `finals` is by node.
-pub(super) fn resolve(
+/// Resolves a node by how its dependencies ended.
+pub(super) fn resolve<'f>(
     graph: &Graph<'_>,
     decider: &Decider<'_>,
-    finals: &[Option<Final>],
+    ended: impl Fn(NodeId) -> Option<&'f Final>,
     node: NodeId,
 ) -> Result<Resolution> {
     let mut needs = Needs::new();
@@ -102,8 +102,7 @@ pub(super) fn resolve(
     let mut gates = Vec::new();
     let (mut series, mut open) = (Vec::new(), false);
     for (dep, kind) in graph.deps(node) {
-        let ended = finals[dep.index()].as_ref();
-        match (kind, ended) {
+        match (kind, ended(dep)) {
             (EdgeKind::Gate, ended) => gates.push((dep, ended)),
             (EdgeKind::Series, None) => open = true,
             (EdgeKind::Series, Some(ended)) => {
@@ -209,7 +208,7 @@ fn fate(ended: &Final) -> &'static str {
 pub(super) struct Told<'s> {
     store: &'s Store,
     links: Vec<Link>,
-    records: Vec<Record>,
+    records: Vec<Encoded>,
 }
 
 impl<'s> Told<'s> {
@@ -378,7 +377,8 @@ fn rejudge(
             (judged.metrics, judged.texts, judged.samples);
     }
     record.seal();
-    let digest = record.id()?;
+    let encoded = record.encode()?;
+    let (digest, record) = (encoded.digest(), encoded.record());
     let summary = record.summary(digest);
     let result = match record.verdicts.good() {
         true => Final {
@@ -386,15 +386,15 @@ fn rejudge(
             reason: None,
             output: Some(record.output_digest),
             record: Some(digest),
-            ..refused(&record)
+            ..refused(record)
         },
         false => Final {
             record: Some(digest),
-            ..refused(&record)
+            ..refused(record)
         },
     };
     decider.learn(node, summary);
-    told.records.push(record);
+    told.records.push(encoded);
     if told.records.len() >= Told::MOST {
         told.write()?;
     }

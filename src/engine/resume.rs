@@ -175,14 +175,15 @@ impl Drive<'_, '_, '_> {
 
     /// Collects, judges and records what a killed run had finished.
     pub(super) fn record_finished(&mut self, task: TaskId, used: Vec<Used>) {
-        let Some(job) = self.jobs.get_mut(&task) else {
+        let Some(shared) = self.jobs.get_mut(&task) else {
             return;
         };
+        let job = Arc::make_mut(shared);
         job.running = true;
         if let Some(resumed) = &job.resumed {
             job.acquired_unix_ms = resumed.intent.acquired_unix_ms;
         }
-        let job = job.clone();
+        let job = shared.clone();
         self.execute(task, job, used);
     }
 
@@ -194,7 +195,7 @@ impl Drive<'_, '_, '_> {
 
     /// The task runs anew; what a killed run had begun of it is ended.
     fn give_up(&mut self, task: TaskId, why: &str) {
-        let job = self.jobs.get_mut(&task);
+        let job = self.jobs.get_mut(&task).map(Arc::make_mut);
         if let Some(resumed) = job.and_then(|job| job.resumed.take()) {
             self.remains.put_back(resumed.intent.clone(), why);
         }

@@ -4,6 +4,7 @@
 //! in between goes on with the next number, and no attempt is recorded twice.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use doe_cache::{Digest, NodeState as StoredState, NodeUpdate, Store};
 use tokio::time::{Duration, Instant};
@@ -144,7 +145,7 @@ impl Drive<'_, '_, '_> {
             // It would stand in line for a host that nobody gets.
             return Ok(false);
         }
-        let Some(job) = self.jobs.get_mut(&task) else {
+        let Some(job) = self.jobs.get_mut(&task).map(Arc::make_mut) else {
             return Ok(false);
         };
         let (Some(summary), false) = (&end.summary, self.scheduler.is_draining()) else {

@@ -2,7 +2,7 @@
 //! way and is told exactly once; when this returns, no process that it started is left, whatever
 //! happened (but when the user leaves at the third Ctrl-C: then the next run clears up).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -261,6 +261,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             tasks: prepared.tasks,
             services: prepared.services.into_iter().map(Into::into).collect(),
             finals,
+            coming: HashMap::new(),
             journal: &mut journal,
             estimates,
             fail_fast: options.fail_fast,

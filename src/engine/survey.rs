@@ -93,7 +93,12 @@ fn look(
     let mut finals: Vec<Option<Final>> = vec![None; graph.len()];
     let (mut ended, mut tasks, mut planned) = (Vec::new(), Vec::new(), (0, 0));
     for &node in graph.order().iter().filter(|node| wanted.contains(node)) {
-        let end = match resolve(graph, decider, &finals, node)? {
+        let end = match resolve(
+            graph,
+            decider,
+            |dep: NodeId| finals[dep.index()].as_ref(),
+            node,
+        )? {
             Resolution::Reuse { record, hit, keyed } => {
                 match reuse(told, decider, run_id, node, record, hit, &keyed) {
                     Ok(end) => {

@@ -230,8 +230,8 @@ pub trait Executor: Send + Sync {
         Duration::from_secs(5)
     }
 
-    /// Fetches files from a folder on the host into a local folder. Missing ones are left out of
-    /// the answer.
+    /// Fetches files from a folder on the host into a local folder; those that this machine sees
+    /// stay where they are. Where they can be read now. Missing ones are left out of the answer.
     fn collect<'a>(
         &'a self,
         host: &'a HostSpec,

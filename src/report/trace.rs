@@ -2,13 +2,11 @@
 //! and their phases, lanes for services. Spans of one lane never overlap but by nesting.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::view::ServiceName;
 use crate::engine::event::{Body, Event, NodeState, ServiceState};
-use crate::error::{Error, Result};
 
 const NODES: u32 = 1;
 const SERVICES: u32 = 2;
@@ -20,14 +18,6 @@ pub fn trace<'e>(events: impl IntoIterator<Item = &'e Event>) -> Value {
         trace.take(event);
     }
     trace.finish()
-}
-
-/// Writes `trace.json` beside the `events.jsonl` of a run.
-pub fn write(run_dir: &Path) -> Result<PathBuf> {
-    let events = super::read_events(&run_dir.join("events.jsonl"))?;
-    let path = run_dir.join("trace.json");
-    std::fs::write(&path, trace(&events).to_string()).map_err(|e| Error::io("write", &path, &e))?;
-    Ok(path)
 }
 
 #[derive(Default)]

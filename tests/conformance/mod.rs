@@ -241,7 +241,8 @@ pub async fn collecting(rig: &Rig) {
     let got = collect(&["result.bin", "missing", "logs/a.txt"])
         .await
         .unwrap();
-    assert_eq!(got, [into.join("result.bin"), into.join("logs/a.txt")]);
+    assert_eq!(got.len(), 2, "{got:?}");
+    assert!(got[0].ends_with("result.bin") && got[1].ends_with("logs/a.txt"));
     assert_eq!(fs::read(&got[0]).unwrap(), [0, 255]);
     assert_eq!(fs::read(&got[1]).unwrap(), b"l\n");
     for bad in ["../into/result.bin", "/etc/passwd", "", "logs/../../x"] {

@@ -53,8 +53,12 @@ pub(in crate::engine) fn at_the_begin(
             if finals[node.index()].is_some() {
                 continue;
             }
-            let Resolution::Reuse { record, hit, keyed } =
-                resolve(decider.graph(), decider, finals, node)?
+            let Resolution::Reuse { record, hit, keyed } = resolve(
+                decider.graph(),
+                decider,
+                |dep: NodeId| finals[dep.index()].as_ref(),
+                node,
+            )?
             else {
                 continue;
             };

@@ -318,10 +318,10 @@ impl Executor for LocalExecutor {
         _host: &'a HostSpec,
         from: &'a Path,
         names: &'a [String],
-        into: &'a Path,
+        _into: &'a Path,
     ) -> BoxFuture<'a, Result<Vec<PathBuf>>> {
-        let (from, names, into) = (from.to_path_buf(), names.to_vec(), into.to_path_buf());
-        blocking(move || files::collect(&from, &names, &into)).boxed()
+        // A look at each of a few files: not worth a thread.
+        std::future::ready(files::found(from, names)).boxed()
     }
 
     fn free_port<'a>(&'a self, host: &'a HostSpec) -> BoxFuture<'a, Result<u16>> {
