@@ -83,7 +83,7 @@ pub fn run(global: &Global, args: &LogArgs, out: &mut Out) -> Result<u8> {
         LogCommand::Show(one) => show(&events(&runs, &one.run)?, out),
         LogCommand::Replay { one, speed } => replay(&events(&runs, &one.run)?, *speed, out),
         LogCommand::Trace(one) => {
-            out.line(&trace(&events(&runs, &one.run)?).to_string())?;
+            out.line(trace(&events(&runs, &one.run)?))?;
             Ok(0)
         }
         LogCommand::WhatRan(one) => list(&account(&runs, &one.run)?, Node::ran, out),

@@ -2,6 +2,7 @@
 //! time share the price, since one thread writes everything that has come in meanwhile in one go.
 //! It waits a moment for those that are about to come: a sync costs the same for one and for many.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -150,6 +151,18 @@ fn gather(first: Order, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsize) 
     orders
 }
 
+/// The last note of each node, in the order of these: what is overtaken in the same breath nobody
+/// would ever see.
+fn latest(nodes: Vec<NodeUpdate>) -> Vec<NodeUpdate> {
+    let mut seen = HashSet::new();
+    let backwards = nodes.iter().rev();
+    let mut stays: Vec<bool> = backwards
+        .map(|node| seen.insert((node.run_id.as_str(), node.label.as_str())))
+        .collect();
+    let nodes = nodes.into_iter();
+    nodes.filter(|_| stays.pop().unwrap_or(true)).collect()
+}
+
 fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsize) {
     while let Ok(first) = inbox.recv() {
         let orders = gather(first, inbox, under_way);
@@ -167,7 +180,7 @@ fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsi
         }
         let batch = Batch {
             records: &records,
-            nodes: &nodes,
+            nodes: &latest(nodes),
             ..Batch::default()
         };
         let all = store.write(&batch);
@@ -195,5 +208,32 @@ fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsi
                 let _ = done.send(result);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use doe_cache::NodeState;
+
+    use super::*;
+
+    #[test]
+    fn only_the_last_note_of_a_node_is_written() {
+        let note = |label: &str, state| NodeUpdate {
+            run_id: "r".to_owned(),
+            label: label.to_owned(),
+            state,
+            reason: None,
+            record: None,
+        };
+        let notes = vec![
+            note("//t:a", NodeState::Running),
+            note("//t:b", NodeState::Running),
+            note("//t:a", NodeState::Ok),
+            note("//t:c", NodeState::Failed),
+        ];
+        let left = latest(notes.clone());
+        assert_eq!(left, notes[1..]);
+        assert_eq!(latest(Vec::new()), []);
     }
 }
