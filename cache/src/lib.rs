@@ -1,5 +1,6 @@
 //! Canonical keys, manifests, content-addressed blobs and the SQLite index. Knows no cluster and no TOML.
 
+mod batch;
 mod blobs;
 mod bundle;
 mod candidates;
@@ -38,6 +39,7 @@ mod verdict;
 mod verify;
 mod write;
 
+pub use batch::{Batch, Link};
 pub use bundle::{Exported, Origin};
 pub use canon::KeyEncoder;
 pub use cas::{Blob, Cas};
@@ -61,7 +63,7 @@ pub use record::{
 };
 pub use runs::{NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};
 pub use standing::Standing;
-pub use store::{Batch, Link, Store};
+pub use store::Store;
 pub use summary::{Snapshot, Summary};
 pub use value::Value;
 pub use verdict::{

@@ -1,9 +1,10 @@
 //! A standing changes with everything that is written, and with everything that other hands do.
 
 use super::*;
+use crate::batch::{Batch, Link};
 use crate::runs::{NodeState, NodeUpdate, RunStatus};
+use crate::store::Store;
 use crate::store::tests::{put, run_info};
-use crate::store::{Batch, Link, Store};
 use rusqlite::Connection;
 
 fn standing(root: &Path) -> Standing {
