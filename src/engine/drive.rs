@@ -387,7 +387,7 @@ impl<'w> Drive<'_, '_, 'w> {
         if report.is_last() {
             self.outstanding -= 1;
         }
-        self.tell_unended();
+        self.tell_unended()?;
         match report {
             Report::State(task, state) => {
                 // Whether it failed is not known yet.

@@ -93,9 +93,8 @@ impl Drive<'_, '_, '_> {
         for token in over {
             self.context.intents.done(&token);
         }
-        self.context
-            .unended
-            .of_others(std::mem::take(&mut self.remains.stuck));
+        let stuck = std::mem::take(&mut self.remains.stuck);
+        self.context.unended.of_others(&self.context, stuck);
         Ok(())
     }
 

@@ -168,9 +168,16 @@ impl Drive<'_, '_, '_> {
             duration_ms: end.duration_ms,
         }));
         job.attempt += 1;
-        job.previous = Some(Previous {
-            intent: end.intent.clone(),
-            ..Previous::of(summary.record, &record)
+        job.previous = Some(match (&end.intent, job.previous.take()) {
+            // It began nothing: what the one before it may have left is still to be ended.
+            (None, Some(before)) => Previous {
+                record: summary.record,
+                ..before
+            },
+            (intent, _) => Previous {
+                intent: intent.clone(),
+                ..Previous::of(summary.record, &record)
+            },
         });
         job.resumed = None;
         job.running = false;

@@ -93,7 +93,8 @@ impl Drive<'_, '_, '_> {
                 None => break,
             }
         }
-        self.tell_unended();
+        // The error that ended the run is told.
+        let _ = self.tell_unended();
     }
 
     /// After an error of the run itself: tells the end of everything that was announced and has
