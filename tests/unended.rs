@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use doe::engine::event::{Body, Outcome};
+use doe::engine::event::{Body, Event, NodeState, Outcome};
 use doe::engine::intent::{self, Home, Intent, NodeIntent, Place, ServiceIntent, StepIntent};
 use doe::error::{Error, Kind, Result};
 use doe::exec::{Executor, Facts, Handle, HostSpec, Script, Sign, Status, Stream, Token};
@@ -439,4 +439,134 @@ async fn what_an_ended_run_left_keeps_others_off_its_host_only() {
     assert_eq!(built.node(&label("a")).outcome, Outcome::Ok);
     assert!(!earlier.runs(&node).await && !earlier.runs(&service).await);
     assert_eq!(intent::open_runs(&lab.store).unwrap().len(), 0);
+}
+
+/// What a killed run left and could not be ended fails the build before it begins anything. It is as
+/// if that had been killed too: whoever comes next goes on with all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_cannot_take_over_forgets_nothing() {
+    let lab = lab(&rule("a", "true"), &pattern("a", "a", ""));
+    let earlier = Earlier::run(&lab, "earlier");
+    let torn = earlier
+        .node("//t:torn", Digest::of("other"), "exec sleep 600")
+        .await;
+    let stays = lab.scratch().join("stay-h1");
+    std::fs::write(&stays, "").unwrap();
+    let (ended, events) = lab.attempt(taking_over()).await;
+    assert_eq!(ended.unwrap_err().code, "would-not-end");
+    let is_end = |event: &&Event| matches!(&event.body, Body::NodeFinished(node) if node.outcome == Outcome::Cancelled);
+    assert_eq!(events.iter().filter(is_end).count(), 1);
+    let open = intent::open_runs(&lab.store).unwrap();
+    let left = open.iter().filter(|(_, open)| !open.nodes.is_empty());
+    let left: Vec<_> = left
+        .map(|(run, _)| (run.status, &run.info.run_id))
+        .collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].0 == RunStatus::Running && left[0].1 != "earlier");
+    assert!(earlier.runs(&torn).await);
+
+    std::fs::remove_file(&stays).unwrap();
+    let built = lab.build_with(taking_over()).await;
+    assert_eq!(built.ended.summary.ok, 1);
+    assert!(!earlier.runs(&torn).await);
+    assert_eq!(intent::open_runs(&lab.store).unwrap().len(), 0);
+}
+
+/// A lab in which `p-a` and `p-b` have run, so that their actions are known.
+async fn known(rules: &str) -> (Lab, [Digest; 2]) {
+    let lab = lab(rules, &(pattern("a", "a", ONCE) + &pattern("b", "b", ONCE)));
+    lab.build().await;
+    let keys = ["a", "b"].map(|id| lab.record(&label(id)).action_key);
+    (lab, keys)
+}
+
+/// One that had ended is recorded as failed, and with `--fail-fast` the other never goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_under_way_is_ended_when_the_run_ends_before_it_goes_on() {
+    let rules = rule("a", "test ! -e SCRATCH/fail") + &rule("b", "true").replace("first", "second");
+    let (lab, [a, b]) = known(&rules).await;
+    let earlier = Earlier::run(&lab, "earlier");
+    let second = lab::rules::label("b");
+    earlier.node(&label("a"), a, "true").await;
+    let under_way = earlier.node(&second, b, "exec sleep 600").await;
+    // Its place is that of the rule.
+    let path = earlier.home().run_dir.join("intents.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    let rest = rest
+        .replace("\"role\":\"first\"", "\"role\":\"second\"")
+        .replace("\"host\":\"h1\"", "\"host\":\"h2\"")
+        .replace("127.0.0.1", "127.0.0.2");
+    std::fs::write(&path, format!("{first}\n{rest}")).unwrap();
+    std::fs::write(lab.scratch().join("fail"), "").unwrap();
+    let built = lab
+        .build_with(Build {
+            rerun: &["//t:p-a", "//t:p-b"],
+            fail_fast: true,
+            ..taking_over()
+        })
+        .await;
+    assert_eq!(built.node(&label("a")).outcome, Outcome::Failed);
+    assert_eq!(built.node(&second).outcome, Outcome::Cancelled);
+    assert_eq!(warnings(&built, "re-attached").len(), 2);
+    assert!(!earlier.runs(&under_way).await);
+}
+
+/// It goes on and fails before anybody has looked at its steps.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_under_way_is_ended_when_it_cannot_go_on() {
+    let rules = rule("a", "true") + &rule("b", "true");
+    let (lab, [a, _]) = known(&rules).await;
+    let earlier = Earlier::run(&lab, "earlier");
+    let under_way = earlier.node(&label("a"), a, "exec sleep 600").await;
+    // No folder can be made there.
+    std::fs::write(earlier.home().run_dir.join("nodes"), "").unwrap();
+    let built = lab
+        .build_with(Build {
+            rerun: &["//t:p-a"],
+            ..taking_over()
+        })
+        .await;
+    assert_eq!(built.node(&label("a")).outcome, Outcome::Failed);
+    assert_eq!(warnings(&built, "re-attached").len(), 1);
+    assert!(!earlier.runs(&under_way).await);
+}
+
+/// An error of the run itself while a service comes up.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_the_run_ends_it_while_a_service_comes_up() {
+    let look = "\n[look]\nkind = \"analysis\"\n[[look.step]]\nname = \"read\"\ntimeout = \"1m\"\nrun = \"cp {{ inputs }} {{ out.result }}\"\n[look.output]\nresult = { path = \"r.json\" }\n";
+    let rules = served("while ! test -e SCRATCH/up; do sleep 0.02; done", "")
+        + &rule("a", "while ! test -e SCRATCH/starts; do sleep 0.02; done")
+            .replace("first", "second")
+        + look;
+    let plan =
+        cell(1, 1, "") + &pattern("a", "a", "") + &pattern("look", "look", "needs = [\"p-a\"]");
+    let lab = lab(&rules, &plan);
+    let (up, store) = (lab.scratch().join("up"), lab.store.clone());
+    let build = lab.attempt(Build {
+        watch: Some(Box::new(move |event, _| {
+            let Body::NodeFinished(node) = &event.body else {
+                return;
+            };
+            if node.label == label("a") {
+                // The service is reported while nobody listens, and then what the next one
+                // needs cannot be read.
+                std::fs::write(&up, "").unwrap();
+                std::thread::sleep(Duration::from_secs(2));
+                let record: Digest = node.record.as_ref().unwrap().parse().unwrap();
+                let path = store.layout().record(&record);
+                std::fs::remove_file(&path).unwrap();
+                std::fs::create_dir(&path).unwrap();
+            }
+        })),
+        ..Build::default()
+    });
+    let (ended, events) = tokio::time::timeout(Duration::from_secs(120), build)
+        .await
+        .expect("it ends");
+    let error = ended.unwrap_err();
+    assert_ne!(error.code, "stalled", "{error}");
+    let served = |event: &&Event| matches!(&event.body, Body::NodeState { label: of, state, .. } if *of == label("s1n1") && *state == NodeState::Running);
+    assert_eq!(events.iter().filter(served).count(), 0);
 }

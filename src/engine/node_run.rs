@@ -81,6 +81,9 @@ pub(super) async fn run(
             cancelled: context.is_aborted(),
         });
     }
+    if draft.failure.is_some() {
+        end_resumed(context, job).await;
+    }
     for service in used {
         draft
             .logs
