@@ -189,7 +189,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     for notice in options.notices.iter().cloned().chain(cleared) {
         journal.warn("leftovers", notice, None);
     }
-    for damage in damaged {
+    for damage in damaged.iter().chain(&opening.damaged).cloned() {
         journal.warn("damaged", damage, None);
     }
     for news in platform.probing.iter().flat_map(|probing| &probing.news) {
