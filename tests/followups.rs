@@ -358,3 +358,57 @@ async fn every_attempt_counts_in_a_budget() {
         ["follow-up //t#odd: its budget of 15s leaves out 1 pattern"]
     );
 }
+
+/// One that was spoiled and is cancelled in its pause has counted by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_spoiled_attempt_counts_once_in_a_budget() {
+    let rules = rule("a", "if test {{ n }} = 11; then sleep 4; exit 75; fi").replacen(
+        "[a]\n",
+        "[a]\nfailure = [{ class = \"infrastructure\", exit_code = 75 }]\n",
+        1,
+    );
+    let retry = "retry = { times = 1, base = \"10m\" }\n".to_owned();
+    let lab = Lab::new(
+        &rules,
+        &(retry + &plan(&followup("got == 2", "budget = \"16s\""))),
+    );
+    let runs = lab.store.layout().runs();
+    let built = lab
+        .build_with(Build {
+            followups: true,
+            watch: Some(Box::new(move |event, _| {
+                if matches!(&event.body, Body::Retrying(_)) {
+                    let run = std::fs::read_dir(&runs).unwrap().flatten().next().unwrap();
+                    let low = label("low");
+                    doe::engine::request::ask_to_cancel(&run.path(), Some(&low)).unwrap();
+                }
+            })),
+            ..Build::default()
+        })
+        .await;
+    let low = built.node(&label("low"));
+    assert_eq!(low.outcome, Outcome::Failed);
+    assert!(low.reason.as_ref().unwrap().contains("not tried again"));
+    // Twice four seconds and its own ten would be too much.
+    assert_eq!(built.node(&label("high")).outcome, Outcome::Ok);
+}
+
+/// A result that is damaged is none, also that of a pattern that a follow-up brought in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_result_of_a_follow_up_is_made_again() {
+    let plan = plan(&followup("got == 2", "")).replace(
+        "settings = { n = 11 }",
+        "settings = { n = 11 }\nexpect = { got = \"11\" }",
+    );
+    let lab = Lab::new(&rule("a", "echo {{ n }} >> SCRATCH/order"), &plan);
+    build(&lab).await;
+    let digest = lab.record(&label("low")).id().unwrap();
+    let path = lab.store.layout().record(&digest);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "{}").unwrap();
+    let built = build(&lab).await;
+    assert_eq!(built.node(&label("low")).outcome, Outcome::Ok);
+    assert_eq!(built.node(&label("high")).outcome, Outcome::Reused);
+    assert_eq!(warnings(&built, "damaged").len(), 1);
+    assert_eq!(ran(&lab), ["1", "11", "11", "12", "2"]);
+}

@@ -384,3 +384,42 @@ async fn a_reference_is_not_held_against_what_stands_for_other_settings() {
         assert_eq!(node.missed, Vec::<String>::new(), "{further}");
     }
 }
+
+/// The records of before are judged anew one after the other, each by those before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_judged_anew_is_held_against_what_is_judged_anew() {
+    let plan = many(6, "") + &pattern("ref", "ref", REFERENCE);
+    let lab = Lab::new(&drifting(), &plan);
+    let missed = lab.build().await.node("//t:p-ref@3").missed.clone();
+    assert_eq!(missed.len(), 1);
+    lab.rules(&drifting().replace("unit = \"\"", "unit = \"s\""));
+    let built = lab.build().await;
+    assert_eq!(built.ended.summary.reused, 9);
+    assert_eq!(built.node("//t:p-ref@3").missed, missed);
+    let criterion = lab.record("//t:p-ref@3").verdicts.criterion;
+    assert_eq!(criterion.status, CriterionStatus::Missed);
+    let criterion = lab.record("//t:p-ref@2").verdicts.criterion;
+    assert_eq!(criterion.status, CriterionStatus::Met);
+}
+
+/// What is judged anew is at hand before it is written, for who asks the same and for who counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_judged_anew_runs_nothing_again() {
+    let same = pattern("same", "a", "settings = { n = 1 }\nneeds = [\"one\"]")
+        + &pattern("too", "a", "settings = { n = 1 }\nneeds = [\"one\"]");
+    let lab = Lab::new(&noisy(1.0), &(pattern("one", "a", STOP) + &same));
+    let before = lab.build().await.ended.summary;
+    assert_eq!((before.ok + before.reused, before.skipped), (6, 4));
+    let ran = lab.lines("order");
+    lab.rules(&noisy(1.0).replace("unit = \"\"", "unit = \"s\""));
+    let built = lab
+        .build_with(Build {
+            looks: true,
+            ..Build::default()
+        })
+        .await;
+    assert!(!built.ended.begun, "all of it is at hand");
+    let after = built.ended.summary;
+    assert_eq!((after.reused, after.skipped), (6, 4));
+    assert_eq!(lab.lines("order"), ran);
+}

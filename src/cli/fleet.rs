@@ -16,7 +16,7 @@ use doe_cache::{Run, RunStatus, Store};
 
 use self::ground::Ground;
 use crate::engine::facts::ask as facts;
-use crate::engine::intent;
+use crate::engine::intent::{self, Open};
 use crate::engine::remains::{Away, Remains, Within};
 use crate::error::Result;
 use crate::exec::local::{LocalExecutor, LocalOptions};
@@ -104,13 +104,18 @@ impl Near {
     }
 }
 
-/// The `needed` hosts and those that killed runs left something on; none when none is needed.
+/// The `needed` hosts, those that killed runs left something on, and those of an ended run that left
+/// something on a needed one: what is on several hosts is ended as a whole. None when none is needed.
 pub fn with_left(platform: &Platform, needed: &[HostSpec], store: &Store) -> Result<Vec<HostSpec>> {
     let mut hosts = needed.to_vec();
     if !hosts.is_empty() {
         // What a run that ended could not end keeps nobody off other hosts: it is told of.
-        let killed = |run: &Run| run.status == RunStatus::Running;
-        let left = left_by(killed, platform, store)?.into_iter();
+        let is_needed = |host: &str| needed.iter().any(|known| known.name == host);
+        let in_the_way = |run: &Run, open: &Open| {
+            let mut places = open.on_hosts().filter(|(_, home)| home.is_away());
+            run.status == RunStatus::Running || places.any(|(place, _)| is_needed(&place.host))
+        };
+        let left = left_by(in_the_way, platform, store)?.into_iter();
         hosts.extend(left.filter(|host| !needed.iter().any(|known| known.name == host.name)));
     }
     Ok(hosts)
@@ -149,17 +154,17 @@ pub async fn make(
 
 /// The hosts of a platform that runs left something on, as far as the platform has them.
 pub fn left_on(platform: &Platform, store: &Store) -> Result<Vec<HostSpec>> {
-    left_by(|_| true, platform, store)
+    left_by(|_, _| true, platform, store)
 }
 
 fn left_by(
-    counts: impl Fn(&Run) -> bool,
+    counts: impl Fn(&Run, &Open) -> bool,
     platform: &Platform,
     store: &Store,
 ) -> Result<Vec<HostSpec>> {
     let mut hosts: Vec<HostSpec> = Vec::new();
     for (run, open) in intent::open_runs(store)? {
-        if run.info.platform != platform.name || !counts(&run) {
+        if run.info.platform != platform.name || !counts(&run, &open) {
             continue;
         }
         for (place, _) in open.on_hosts().filter(|(_, home)| home.is_away()) {
@@ -252,4 +257,69 @@ pub async fn look(
 ) -> Result<Option<Arc<dyn Executor>>> {
     let ground = Ground::new(workspace, platform, hosts).await?;
     Ok(ground.map(|ground| ground.executor()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::workspace::LoadOptions;
+    use doe_cache::RunInfo;
+
+    /// Two hosts elsewhere; an ended run left a node on both.
+    #[test]
+    fn what_an_ended_run_left_on_a_needed_host_is_looked_for_wherever_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(
+            dir.path().join("doe.toml"),
+            "[workspace]\nplatform = \"pair\"\n[platform.pair]\nexecutor = \"ssh\"\nroles = { \"*\" = \"h1\" }\n\
+             [platform.pair.host.\"h[1-3]\"]\naddress = \"10.0.0.[1-3]\"\n",
+        )
+        .unwrap();
+        std::fs::create_dir(dir.path().join("plans")).unwrap();
+        let workspace = Workspace::load(dir.path(), &LoadOptions::default())
+            .unwrap_or_else(|error| panic!("{:#?}", error.diagnostics));
+        let platform = &workspace.platforms["pair"];
+        let store = Store::open(dir.path().join(".doe")).unwrap();
+        let began = RunInfo {
+            run_id: "r".into(),
+            command: "test".into(),
+            platform: "pair".into(),
+            simulated: false,
+            doe_version: "0".into(),
+            host: "here".into(),
+            pid: 1,
+            started_unix_ms: 1,
+        };
+        store.begin_run(&began).unwrap();
+        store.end_run("r", RunStatus::Failed).unwrap();
+        let runs = store.layout().runs();
+        std::fs::create_dir_all(runs.join("r")).unwrap();
+        let marks = runs.with_file_name("left");
+        std::fs::create_dir_all(&marks).unwrap();
+        std::fs::write(marks.join("r"), "").unwrap();
+        let step = |host: &str| {
+            format!(
+                r#"{{"name":"{host}","token":"r.{host}","place":{{"role":"a","host":"{host}","address":"x"}}}}"#
+            )
+        };
+        let node = format!(
+            r#"{{"intent":"node","token":"r.n","label":"//t:p","action":"{}","home":{{"run_id":"r","run_dir":"/r","host_dir":"/h/r"}},"scratch":"n0","ports":{{}},"attempt":1,"services":[],"steps":[{},{}],"acquired_unix_ms":1}}"#,
+            doe_cache::Digest::of("a"),
+            step("h1"),
+            step("h2")
+        );
+        std::fs::write(runs.join("r/intents.jsonl"), node).unwrap();
+        let spec = |name: &str| HostSpec {
+            name: name.into(),
+            address: format!("10.0.0.{}", &name[1..]),
+            gpus: 0,
+        };
+        let names = |needed: &[HostSpec]| -> Vec<String> {
+            let hosts = with_left(platform, needed, &store).unwrap();
+            hosts.into_iter().map(|host| host.name).collect()
+        };
+        assert_eq!(names(&[spec("h1")]), ["h1", "h2"]);
+        assert_eq!(names(&[spec("h3")]), ["h3"], "it is in nobody's way");
+        assert_eq!(names(&[]), Vec::<String>::new());
+    }
 }

@@ -155,7 +155,7 @@ pub struct Decider<'w> {
     snapshot: Snapshot,
     history: History<'w>,
     present: Option<Present<'w>>,
-    /// Records that a mirror has and no file here need have.
+    /// Records that no file here need have: of a mirror, or about to be written.
     elsewhere: BTreeSet<Digest>,
     rerun: BTreeSet<NodeId>,
     /// Records whose outputs cannot be had: they stand for nothing.
@@ -236,7 +236,7 @@ impl<'w> Decider<'w> {
     /// Takes in what was committed since the snapshot; a node that was asked to run again has.
     pub fn learn(&mut self, node: NodeId, summary: Summary) {
         self.rerun.remove(&node);
-        self.snapshot.insert(summary);
+        self.absorb(summary);
     }
 
     /// Takes in that a spec key now stands for a record.
@@ -244,7 +244,7 @@ impl<'w> Decider<'w> {
         self.snapshot.link(spec, record, &label.to_string());
     }
 
-    /// Takes in a record that was made elsewhere.
+    /// Takes in a record that was made elsewhere, or whose file may still be on its way.
     pub fn absorb(&mut self, summary: Summary) {
         self.elsewhere.insert(summary.record);
         self.snapshot.insert(summary);

@@ -88,6 +88,8 @@ pub(super) struct Drive<'d, 's, 'w> {
     pub(super) coming: HashMap<NodeId, Coming>,
     /// By host: why nothing more is begun on it.
     pub(super) tainted: BTreeMap<String, String>,
+    /// Whether everything that a killed run left is gone on with, or gone.
+    pub(super) has_taken_over: bool,
 }
 
 impl<'w> Drive<'_, '_, 'w> {
@@ -100,7 +102,10 @@ impl<'w> Drive<'_, '_, 'w> {
         self.announce();
         self.begin_follow_ups();
         let driven = match self.resume(&mut inbox).await {
-            Ok(()) => self.drive(&mut inbox, &mut interrupt).await,
+            Ok(()) => {
+                self.has_taken_over = true;
+                self.drive(&mut inbox, &mut interrupt).await
+            }
             failed => failed,
         };
         if driven.is_err() {
@@ -346,6 +351,7 @@ impl<'w> Drive<'_, '_, 'w> {
         self.finals[node.index()] = Some(ended);
         if let Some(job) = self.jobs.remove(&task) {
             self.leaders.remove(&job.key);
+            self.leave_behind(&job);
         }
         self.cancels.remove(&task);
         self.scheduler.finish(task);
@@ -387,7 +393,7 @@ impl<'w> Drive<'_, '_, 'w> {
         if report.is_last() {
             self.outstanding -= 1;
         }
-        self.tell_unended();
+        self.tell_unended()?;
         match report {
             Report::State(task, state) => {
                 // Whether it failed is not known yet.

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::error::{Error, Kind, Result};
 use crate::exec::{HostSpec, Token};
 
-pub use super::unended::open_runs;
+pub use super::unended::{in_use, open_runs};
 
 /// Name of the file in the folder of a run.
 const FILE: &str = "intents.jsonl";
@@ -210,7 +210,7 @@ impl Open {
     /// Whose folders are in use.
     pub fn homes(&self) -> impl Iterator<Item = &Home> {
         let services = self.services.iter().map(|service| &service.home);
-        services.chain(self.nodes.iter().map(|node| &node.home))
+        services.chain(self.all_nodes().map(|node| &node.home))
     }
 
     /// Everything that may have been started.

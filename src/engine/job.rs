@@ -86,16 +86,16 @@ pub(super) struct Resumed {
     pub scratch: Arc<Scratch>,
 }
 
-/// The attempt before one.
+/// The attempt before one, and the last before it that may have begun something.
 #[derive(Debug, Clone)]
 pub(super) struct Previous {
-    /// Its record.
+    /// The record of the attempt before.
     pub record: Digest,
-    /// The run that it belongs to.
+    /// The run of the last that may have begun something.
     pub run_id: String,
-    /// Its number.
+    /// The number of that.
     pub attempt: u32,
-    /// What was announced of it; nobody knows where its run was killed.
+    /// What was announced of that; nobody knows where its run was killed.
     pub intent: Option<Arc<NodeIntent>>,
 }
 

@@ -283,6 +283,7 @@ impl Cause {
     /// The cause that an error is which kept a node from being carried through.
     pub fn of_work(error: &Error) -> Self {
         let otherwise = match error.kind {
+            Kind::Infra if error.code == super::unended::NOT_RELEASED => Cause::NotReleased,
             Kind::Infra => Cause::Lost,
             _ => Cause::Program,
         };

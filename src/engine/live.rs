@@ -22,7 +22,7 @@ use super::services::{self, Instance, ServiceDef, ServiceFailure};
 use super::steps::{Failure, Used};
 use super::unended;
 use crate::error::{Error, Kind, Result};
-use crate::exec::{HostSpec, Status, Token};
+use crate::exec::{HostSpec, Status};
 
 pub(super) use super::reports::Report;
 
@@ -41,8 +41,6 @@ pub(super) struct Live {
     pub(super) stopping: bool,
     /// Whether it lives and does not answer any more: that is its failure.
     silent: bool,
-    /// Earlier processes of it that could not be ended.
-    left: Vec<Token>,
     /// Whether it is up or on its way, and the task that had it started.
     wanted_by: Option<TaskId>,
     /// Whether a killed run started it.
@@ -60,7 +58,6 @@ impl From<Arc<ServiceDef>> for Live {
             last_failure: String::new(),
             stopping: false,
             silent: false,
-            left: Vec::new(),
             wanted_by: None,
             adopted: false,
         }
@@ -103,11 +100,6 @@ impl Live {
         if self.spoiled >= patience.max(TRIES) {
             self.failures = TRIES;
         }
-    }
-
-    /// A process of it could not be ended: the next start does so first.
-    pub(super) fn left(&mut self, token: Token) {
-        self.left.push(token);
     }
 
     /// A node that uses it has succeeded.
@@ -205,13 +197,12 @@ impl<'w> Drive<'_, '_, 'w> {
         self.brought_starts += u64::from(brought.is_some());
         live.starts += 1;
         let (def, start) = (live.def.clone(), live.starts);
-        let left = std::mem::take(&mut live.left);
         self.service_event(service, ServiceState::Starting, None);
         let (context, ports) = (self.context.clone(), self.ports.clone());
         let name = def.name.clone();
         self.spawn(
             async move {
-                if let Err(failure) = unended::end_service(&context, &def, left).await {
+                if let Err(failure) = unended::end_before(&context, &def).await {
                     return Report::ServiceFailed(service, Box::new(failure));
                 }
                 match services::start(&context, &ports, &hosts, def, start).await {

@@ -6,6 +6,7 @@ mod context;
 pub mod decide;
 mod drive;
 mod early;
+mod ending;
 mod enough;
 pub mod event;
 mod expected;

@@ -20,8 +20,9 @@ use super::moved::{self, Before};
 use super::record::{NodeEnd, record};
 use super::services::real_ports;
 use super::steps::{self, Failure, GRACE, Used};
+use super::unended::{self, Left};
 use crate::error::{Error, Result};
-use crate::exec::{Executor, Handle};
+use crate::exec::{Executor, Handle, HostSpec};
 use crate::rule::action::{Action, Binding, OutputAction, RealBinding};
 use crate::rule::render::render;
 
@@ -80,6 +81,9 @@ pub(super) async fn run(
             cancelled: context.is_aborted(),
         });
     }
+    if draft.failure.is_some() {
+        end_resumed(context, job).await;
+    }
     for service in used {
         draft
             .logs
@@ -102,16 +106,25 @@ pub(super) async fn never_ran(
         logs,
         ..Draft::default()
     };
-    if let Some(resumed) = &job.resumed {
-        let intent = &resumed.intent;
-        if let Err(error) = revoke_all(context, intent).await {
-            let (token, run) = (&intent.token, &intent.home.run_id);
-            let what = format!("what the killed run {run} had begun of it");
-            context.unended.of_node(token, &job.label, &what, &error);
-        }
-    }
+    end_resumed(context, job).await;
     draft.phase("services", job.acquired_unix_ms);
     record(context, job, used, draft, &|_| ()).await
+}
+
+/// What a killed run had begun of a node that has failed: it may not have been looked at yet, and
+/// nobody else knows of it.
+async fn end_resumed(context: &Context, job: &Job) {
+    let Some(resumed) = &job.resumed else {
+        return;
+    };
+    let intent = &resumed.intent;
+    if let Err(error) = revoke_all(context, intent).await {
+        let (token, run) = (&intent.token, &intent.home.run_id);
+        let what = format!("what the killed run {run} had begun of it");
+        let left = Left::all_of(context, intent);
+        let unended = &context.unended;
+        unended.of_node(token, &job.label, &what, left, &error);
+    }
 }
 
 impl Draft {
@@ -145,6 +158,12 @@ async fn execute(
 ) -> Result<()> {
     state(NodeState::Staging);
     let began = now_unix_ms();
+    if job.resumed.is_none() {
+        let hosts = job.roles.iter().map(|role| context.host(Some(role)));
+        let hosts: Vec<HostSpec> = hosts.collect::<Result<_>>()?;
+        let names: Vec<&str> = hosts.iter().map(|host| &*host.name).collect();
+        unended::end_on(context, &names).await?;
+    }
     let name = job.name();
     // Every attempt has its own folder, so none is ever overwritten.
     let below = Path::new("nodes").join(folder_of(&job.label));

@@ -2,20 +2,17 @@
 //! be made of it. A result is taken only when every step of its node has run or goes on and every
 //! service it used lived long enough; whatever is in doubt is ended, and runs again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
-use std::time::Duration;
 
 use doe_cache::{Digest, Run, RunStatus, Store};
 
+use super::ending::Stuck;
+pub use super::ending::cancel;
 use super::intent::{self, Home, Intent, NodeIntent, Open, Place, ServiceIntent};
-use super::scratch::Scratch;
 use super::unended;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::exec::{Executor, Handle, HostSpec, Status, Token};
-
-/// Between the polite and the hard end of what nobody wants.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// A node of a killed run.
 #[derive(Debug, Clone)]
@@ -90,7 +87,7 @@ impl<'a> Within<'a> {
     }
 }
 
-fn executor_of<'a>(
+pub(super) fn executor_of<'a>(
     place: &Place,
     home: &Home,
     executor: &'a dyn Executor,
@@ -113,14 +110,16 @@ pub struct Remains {
     pub(super) runs: Vec<String>,
     /// Runs that ended and left something.
     pub(super) ended: Vec<String>,
-    /// Tokens of what could not be ended once more.
-    pub(super) stuck: Vec<Token>,
+    /// What could not be ended once more.
+    pub(super) stuck: Vec<Stuck>,
     pub(super) services: Vec<LeftService>,
     pub(super) nodes: Vec<LeftNode>,
+    /// Services of runs that ended: those could not end them.
+    pub(super) unended_services: HashSet<Token>,
     /// What runs and no run announced.
-    strays: Vec<Handle>,
+    pub(super) strays: Vec<Handle>,
     /// Services that were announced and of which nobody knows whether they began.
-    unbegun: Vec<ServiceIntent>,
+    pub(super) unbegun: Vec<ServiceIntent>,
 }
 
 impl Remains {
@@ -157,6 +156,9 @@ impl Remains {
                     continue;
                 }
                 seen.push(intent.token.clone());
+                if !was_killed {
+                    remains.unended_services.insert(intent.token.clone());
+                }
                 let spec = intent.place.spec();
                 let executor = within.of(&intent.place, &intent.home);
                 match executor.find(&spec, &intent.token).await? {
@@ -327,86 +329,6 @@ impl Remains {
         self.services.push(left);
     }
 
-    /// Ends all that is still in here, for good: what has not begun never will. What is said of it,
-    /// and the tokens that are over.
-    ///
-    /// # Errors
-    /// A process would not go.
-    pub(super) async fn end(
-        &mut self,
-        executor: &dyn Executor,
-        local: &dyn Executor,
-    ) -> Result<(Vec<String>, Vec<Token>)> {
-        let mut said = Vec::new();
-        let mut over = Vec::new();
-        for LeftNode { intent, standing } in std::mem::take(&mut self.nodes) {
-            let mut pids = Vec::new();
-            let mut stuck = None;
-            for step in intent.all() {
-                let executor = executor_of(&step.place, &intent.home, executor, local);
-                let host = step.place.spec();
-                match executor.revoke(&host, &step.token, GRACE).await {
-                    Ok(ended) => pids.extend(ended.map(|handle| handle.pid.to_string())),
-                    // It did not go before: that is no reason to do nothing at all.
-                    Err(error) if standing == Standing::Unended => stuck = Some(error),
-                    Err(error) => return Err(error),
-                }
-            }
-            if let Some(error) = stuck {
-                let (label, run) = (&intent.label, &intent.home.run_id);
-                said.push(format!(
-                    "{label} of the run {run} still could not be ended: {error}"
-                ));
-                self.stuck.push(intent.token);
-                continue;
-            }
-            let why = match &standing {
-                Standing::Torn(why) => why.as_str(),
-                Standing::Unended => "its run could not end it",
-                _ => "this build does not want it",
-            };
-            let whose = match standing {
-                Standing::Unended => "the run",
-                _ => "the killed run",
-            };
-            let run = &intent.home.run_id;
-            said.push(match pids.as_slice() {
-                [] => format!("{} of {whose} {run} is not taken over: {why}", intent.label),
-                pids => format!(
-                    "ended {} of {whose} {run} (pid {}): {why}",
-                    intent.label,
-                    pids.join(", ")
-                ),
-            });
-            over.push(intent.token);
-        }
-        for handle in std::mem::take(&mut self.strays) {
-            let its = match handle.executor == local.name() {
-                true => local,
-                false => executor,
-            };
-            its.cancel(&handle, GRACE).await?;
-            said.push(format!(
-                "ended what nobody had announced: {} (pid {})",
-                handle.token.0, handle.pid
-            ));
-        }
-        let services = std::mem::take(&mut self.services).into_iter();
-        let services = services.map(|left| left.intent);
-        for intent in services.chain(std::mem::take(&mut self.unbegun)) {
-            let host = intent.place.spec();
-            let executor = executor_of(&intent.place, &intent.home, executor, local);
-            if let Some(handle) = executor.revoke(&host, &intent.token, GRACE).await? {
-                said.push(format!(
-                    "ended service `{}` of the killed run {} (pid {}): no pattern of this build needs it",
-                    intent.name, intent.home.run_id, handle.pid
-                ));
-            }
-            over.push(intent.token);
-        }
-        Ok((said, over))
-    }
-
     /// Runs whose folders are in use, those that are closed included.
     pub(super) fn homes(&self) -> BTreeSet<String> {
         let homes = self
@@ -421,62 +343,4 @@ impl Remains {
             .chain(self.runs.iter().chain(&self.ended).cloned())
             .collect()
     }
-}
-
-/// Cancels what a killed run left, with no build running: one pattern, or everything. The caller
-/// holds the writer's lock. What was done, in words.
-///
-/// # Errors
-/// `nothing-runs` when there is no such pattern; a process would not go.
-pub async fn cancel(
-    mut remains: Remains,
-    label: Option<&str>,
-    store: &Store,
-    executor: &dyn Executor,
-    local: &dyn Executor,
-) -> Result<Vec<String>> {
-    let (runs, ended) = (remains.runs.clone(), remains.ended.clone());
-    if let Some(label) = label {
-        let labels: Vec<String> = remains
-            .nodes
-            .iter()
-            .map(|n| n.intent.label.clone())
-            .collect();
-        remains.nodes.retain(|left| left.intent.label == label);
-        if remains.nodes.is_empty() {
-            let text = format!("nothing runs of {label}");
-            let error = Error::new(Kind::Usage, "nothing-runs", text);
-            return Err(match labels.as_slice() {
-                [] => error.hint("no build is running and no killed one left a pattern"),
-                labels => error.hint(format!("what runs: {}", labels.join(", "))),
-            });
-        }
-        remains.services.clear();
-        remains.strays.clear();
-        remains.unbegun.clear();
-    }
-    let asked = remains.nodes.iter_mut();
-    for left in asked.filter(|left| left.standing != Standing::Unended) {
-        left.standing = Standing::Torn("cancelled on request".into());
-    }
-    let homes = remains.homes();
-    let elsewhere = remains.notices();
-    let (mut said, over) = remains.end(executor, local).await?;
-    for run in runs.iter().chain(&ended) {
-        let run_dir = store.layout().runs().join(run);
-        for token in over.iter().filter(|_| run_dir.is_dir()) {
-            intent::close(&run_dir, token)?;
-        }
-        if label.is_none() && runs.contains(run) {
-            store.end_run(run, RunStatus::Abandoned)?;
-        }
-    }
-    if label.is_none() && remains.stuck.is_empty() {
-        remains.settle(store);
-    }
-    if label.is_none() {
-        homes.iter().for_each(|run| Scratch::forget(run));
-    }
-    said.extend(elsewhere);
-    Ok(said)
 }

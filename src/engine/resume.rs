@@ -9,7 +9,7 @@ use doe_cache::Digest;
 use tokio::sync::mpsc;
 
 use super::drive::Drive;
-use super::job::Resumed;
+use super::job::{Job, Resumed};
 use super::live::Report;
 use super::remains::Standing;
 use super::schedule::{ServiceId, TaskId};
@@ -93,9 +93,8 @@ impl Drive<'_, '_, '_> {
         for token in over {
             self.context.intents.done(&token);
         }
-        self.context
-            .unended
-            .of_others(std::mem::take(&mut self.remains.stuck));
+        let stuck = std::mem::take(&mut self.remains.stuck);
+        self.context.unended.of_others(&self.context, stuck);
         Ok(())
     }
 
@@ -191,6 +190,16 @@ impl Drive<'_, '_, '_> {
         self.jobs
             .get(&task)
             .is_some_and(|job| job.resumed.is_some())
+    }
+
+    /// A task has ended before anything was gone on with: what a killed run had begun of it is ended
+    /// with the rest.
+    pub(super) fn leave_behind(&mut self, job: &Job) {
+        let resumed = job.resumed.as_ref().filter(|_| !job.running);
+        if let (Some(resumed), true) = (resumed, self.held_back.is_some()) {
+            let why = "its pattern has ended otherwise";
+            self.remains.put_back(resumed.intent.clone(), why);
+        }
     }
 
     /// The task runs anew; what a killed run had begun of it is ended.

@@ -168,9 +168,16 @@ impl Drive<'_, '_, '_> {
             duration_ms: end.duration_ms,
         }));
         job.attempt += 1;
-        job.previous = Some(Previous {
-            intent: end.intent.clone(),
-            ..Previous::of(summary.record, &record)
+        job.previous = Some(match (&end.intent, job.previous.take()) {
+            // It began nothing: what the one before it may have left is still to be ended.
+            (None, Some(before)) => Previous {
+                record: summary.record,
+                ..before
+            },
+            (intent, _) => Previous {
+                intent: intent.clone(),
+                ..Previous::of(summary.record, &record)
+            },
         });
         job.resumed = None;
         job.running = false;
@@ -210,6 +217,11 @@ impl Drive<'_, '_, '_> {
     /// Ends a node that is not under way: as its last attempt did, when it had one.
     pub(super) fn end_idle(&mut self, task: TaskId, outcome: Outcome, why: &str) -> Result<()> {
         let last = self.retries.tried.get(&task).map(|(_, last)| last.clone());
+        if last.is_some() {
+            // It counted when it was put off.
+            let node = self.tasks[task.index()].node;
+            self.watch.has_counted(node);
+        }
         let ended = match last {
             None => Final::without_result(outcome, why),
             Some(last) => {

@@ -189,7 +189,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     for notice in options.notices.iter().cloned().chain(cleared) {
         journal.warn("leftovers", notice, None);
     }
-    for damage in damaged {
+    for damage in damaged.iter().chain(&opening.damaged).cloned() {
         journal.warn("damaged", damage, None);
     }
     for news in platform.probing.iter().flat_map(|probing| &probing.news) {
@@ -285,6 +285,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             held_back: None,
             made,
             tainted: Default::default(),
+            has_taken_over: false,
             retries,
             line,
         };
@@ -294,18 +295,20 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             tell_left_out(&mut drive.watch, drive.journal);
         }
         let starts = drive.scheduler.starts() - drive.brought_starts;
-        for run in homes
-            .iter()
-            .filter(|run| !drive.scratches.contains_key(*run))
-        {
+        let in_use = |run: &&String| !drive.has_taken_over || drive.scratches.contains_key(*run);
+        for run in homes.iter().filter(|run| !in_use(run)) {
             Scratch::forget(run);
         }
-        if drive.is_all_over() {
+        // After an error there may be more than it knows of: the next one looks.
+        if driven.is_ok() && drive.is_all_over() {
             unended::settle(&store, &run_id);
         }
         if let Err(error) = driven {
-            // The run's own account must not stay open because of it.
-            let _ = store.end_run(&run_id, RunStatus::Failed);
+            // The run's own account must not stay open because of it, unless it answers for what it
+            // could not take over: then the next one does so, as after a kill.
+            if drive.has_taken_over {
+                let _ = store.end_run(&run_id, RunStatus::Failed);
+            }
             journal.summary.service_starts = starts;
             journal.summary.wall_s = seconds_since(started);
             let summary = journal.summary.clone();

@@ -303,7 +303,7 @@ pub(super) async fn start(
     announced.await.map_err(early)?;
     let started = context.executor.start(&def.host, &script, &token).await;
     let handle = started.map_err(|error| {
-        context.unended.of_start(&def, &token, &error);
+        context.unended.of_start(context, &def, &token, &error);
         early(error)
     })?;
     let (sender, ended) = watch::channel(None);
@@ -391,7 +391,7 @@ async fn get_ready(
 pub(super) async fn stop(context: &Context, instance: &Instance) -> (bool, Option<String>) {
     let grace = instance.def.stop_grace;
     if let Err(error) = context.executor.cancel(&instance.handle, grace).await {
-        context.unended.of_service(instance, &error);
+        context.unended.of_service(context, instance, &error);
         return (false, None);
     }
     context.intents.done(&instance.handle.token);

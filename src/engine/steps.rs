@@ -16,6 +16,7 @@ use super::intent::Home;
 use super::judge::Cause;
 use super::ready::{Unready, describe, logs, telling_tail, wait_ready};
 use super::services::{Instance, ServiceFailure};
+use super::unended::Left;
 use crate::error::Result;
 use crate::exec::{Executor, Exit, Handle, HostSpec, Status, Token};
 use crate::label::Label;
@@ -330,6 +331,11 @@ async fn run_member(
     let step = member.step;
     let executor = &**context.executor(step.role.as_deref());
     let token = site.token(&step.name);
+    // What has no role is beside `doe` and ends with it.
+    let left = |token: &Token| match step.role {
+        Some(_) => vec![Left::of(context, &member.host, token)],
+        None => Vec::new(),
+    };
     let begun = match has_begun(context, site, executor, member, &token).await {
         Ok(begun) => begun,
         Err(failure) => return (None, Err(failure)),
@@ -375,9 +381,10 @@ async fn run_member(
             {
                 let what = format!("step `{}` on host `{}`", step.name, member.host.name);
                 let execution = site.execution();
+                let left = left(&token);
                 context
                     .unended
-                    .of_node(&execution, site.label, &what, &error);
+                    .of_node(&execution, site.label, &what, left, &error);
             }
             let reason = format!("step `{}` could not be started: {error}", step.name);
             return (None, Err(Failure::plain(reason, Cause::of_work(&error))));
@@ -424,9 +431,10 @@ async fn run_member(
     {
         let what = format!("step `{}` on host `{}`", step.name, handle.host);
         let execution = site.execution();
+        let left = left(&token);
         context
             .unended
-            .of_node(&execution, site.label, &what, &error);
+            .of_node(&execution, site.label, &what, left, &error);
         let reason = format!("step `{}` could not be cancelled: {error}", step.name);
         let cause = Cause::of(&error).unwrap_or(Cause::Lost);
         return (Some(handle), Err(Failure::plain(reason, cause)));

@@ -80,6 +80,7 @@ impl Drive<'_, '_, '_> {
         while self.outstanding > 0 {
             match inbox.recv().await {
                 Some(Report::ServiceUp(service, instance, sender)) => {
+                    self.outstanding -= 1;
                     self.service_came_up(service, instance, sender);
                     self.stop_service(service);
                 }
@@ -93,7 +94,8 @@ impl Drive<'_, '_, '_> {
                 None => break,
             }
         }
-        self.tell_unended();
+        // The error that ended the run is told.
+        let _ = self.tell_unended();
     }
 
     /// After an error of the run itself: tells the end of everything that was announced and has
@@ -105,9 +107,12 @@ impl Drive<'_, '_, '_> {
             let is_part = |drive: &Self| {
                 !drive.scheduler.is_held(task) && drive.finals[node.index()].is_none()
             };
-            if is_part(self) && self.end_idle(task, Outcome::Cancelled, &why).is_err() {
-                // It cannot even be noted: then it is only told.
-                if is_part(self) {
+            if is_part(self) {
+                // What may be gone on with is not over: that is told, and noted nowhere.
+                let noted =
+                    self.has_taken_over && self.end_idle(task, Outcome::Cancelled, &why).is_ok();
+                // Nor what cannot even be noted.
+                if !noted && is_part(self) {
                     let ended = Final::without_result(Outcome::Cancelled, &why);
                     self.journal
                         .finished(self.decider.graph().label(node), &ended);

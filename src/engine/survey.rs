@@ -93,6 +93,12 @@ fn look(
     let mut finals: Vec<Option<Final>> = vec![None; graph.len()];
     let (mut ended, mut tasks, mut planned) = (Vec::new(), Vec::new(), (0, 0));
     for &node in graph.order().iter().filter(|node| wanted.contains(node)) {
+        let pattern = graph.pattern(node);
+        let stop = pattern.repeats.stop.as_ref();
+        if stop.is_some_and(|stop| pattern.replicate > stop.min) {
+            // Whether there are enough is read from the records before it.
+            told.write()?;
+        }
         let end = match resolve(
             graph,
             decider,

@@ -1,22 +1,24 @@
 //! What a run could not end: a host did not answer when a step or a service was to be stopped. It
-//! is told, its announcement stays open, and nothing that would run beside it is begun without
-//! ending it first. A run has a mark in the store from its begin until nothing is left of it, by which
+//! is told, its announcement stays open, and before anything else is begun on that host it is ended, or
+//! nothing is. A run has a mark in the store from its begin until nothing is left of it, by which
 //! whoever looks next finds it, however it ended and however long ago.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use doe_cache::{Run, RunStatus, Store};
 
 use super::context::Context;
 use super::drive::Drive;
-use super::intent::{NodeIntent, Open, read};
+use super::ending::Stuck;
+use super::intent::{NodeIntent, Open, StepIntent, read};
 use super::judge::Cause;
-use super::schedule::ServiceId;
 use super::services::{Instance, ServiceDef, ServiceFailure};
-use crate::error::{Error, Result};
-use crate::exec::Token;
+use super::steps::GRACE;
+use crate::error::{Error, Kind, Result};
+use crate::exec::{Executor, HostSpec, Token};
 use crate::label::Label;
 
 /// Something that is to be told.
@@ -33,17 +35,60 @@ pub(super) struct Unended(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    open: HashSet<Token>,
+    /// By what was announced (an execution or a service): what of it may still run.
+    open: HashMap<Token, Vec<Left>>,
     untold: Vec<Untold>,
-    /// Services that are to know it before their next start.
-    services: Vec<(ServiceId, Token)>,
+    /// Hosts that answer and on which something will not go, and why.
+    taints: Vec<(String, String)>,
+}
+
+/// Something that may still run on a host.
+#[derive(Clone)]
+pub(super) struct Left {
+    token: Token,
+    host: HostSpec,
+    executor: Arc<dyn Executor>,
+    grace: Duration,
+}
+
+impl std::fmt::Debug for Left {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} on {}", self.token.0, self.host.name)
+    }
+}
+
+impl Left {
+    /// A process of a node, on the host of a role.
+    pub(super) fn of(context: &Context, host: &HostSpec, token: &Token) -> Self {
+        Self {
+            token: token.clone(),
+            host: host.clone(),
+            executor: context.executor.clone(),
+            grace: GRACE,
+        }
+    }
+
+    /// All that an execution announced on hosts. What is beside `doe` ends with it.
+    pub(super) fn all_of(context: &Context, intent: &NodeIntent) -> Vec<Self> {
+        let on_hosts = intent.all().filter(|step| step.place.role.is_some());
+        let left = |step: &StepIntent| Self::of(context, &step.place.spec(), &step.token);
+        on_hosts.map(left).collect()
+    }
 }
 
 impl Unended {
     /// Something of an execution (its token) could not be ended: `what` is the begin of a sentence.
-    pub(super) fn of_node(&self, execution: &Token, label: &Label, what: &str, why: &Error) {
+    pub(super) fn of_node(
+        &self,
+        execution: &Token,
+        label: &Label,
+        what: &str,
+        left: Vec<Left>,
+        why: &Error,
+    ) {
         self.note(
             execution,
+            left,
             Untold {
                 code: "step-left",
                 message: format!("{what} could not be ended and may still run: {why}"),
@@ -53,52 +98,88 @@ impl Unended {
     }
 
     /// A service could not be stopped.
-    pub(super) fn of_service(&self, instance: &Instance, why: &Error) {
+    pub(super) fn of_service(&self, context: &Context, instance: &Instance, why: &Error) {
         let (def, token) = (&instance.def, &instance.handle.token);
         let message = format!("service `{}` could not be stopped: {why}", def.name);
-        self.service(def, token, message);
+        self.service(context, def, token, message);
     }
 
     /// Whether a service was started is not known: its host did not answer.
-    pub(super) fn of_start(&self, def: &ServiceDef, token: &Token, why: &Error) {
+    pub(super) fn of_start(&self, context: &Context, def: &ServiceDef, token: &Token, why: &Error) {
         if Cause::of(why).is_some() {
             let message = format!("service `{}` may have been started: {why}", def.name);
-            self.service(def, token, message);
+            self.service(context, def, token, message);
         }
     }
 
-    fn service(&self, def: &ServiceDef, token: &Token, message: String) {
+    fn service(&self, context: &Context, def: &ServiceDef, token: &Token, message: String) {
         let code = "service-left";
         let untold = Untold {
             code,
             message,
             label: None,
         };
-        self.note(token, untold);
-        self.again(def.id, token.clone());
+        let left = Left {
+            grace: def.stop_grace,
+            ..Left::of(context, &def.host, token)
+        };
+        self.note(token, vec![left], untold);
     }
 
-    /// A service is to end this before its next start.
-    fn again(&self, service: ServiceId, token: Token) {
-        self.state().services.push((service, token));
+    /// What an earlier run left could not be ended now either. What is on hosts elsewhere is in
+    /// nobody's way when those of this run are this machine, and the other way round.
+    pub(super) fn of_others(&self, context: &Context, stuck: Vec<Stuck>) {
+        let mut state = self.state();
+        for Stuck {
+            announced,
+            parts,
+            is_away,
+        } in stuck
+        {
+            let here = parts.iter().filter(|_| is_away == context.site.is_some());
+            let left = here.map(|(place, token)| Left::of(context, &place.spec(), token));
+            let open = state.open.entry(announced).or_default();
+            open.extend(left);
+        }
     }
 
-    /// What an earlier run left could not be ended now either.
-    pub(super) fn of_others(&self, tokens: impl IntoIterator<Item = Token>) {
-        self.state().open.extend(tokens);
-    }
-
-    fn note(&self, token: &Token, untold: Untold) {
+    fn note(&self, token: &Token, left: Vec<Left>, untold: Untold) {
         let mut state = self.state();
         // Said once, however many parts of it there are.
-        if state.open.insert(token.clone()) {
+        if !state.open.contains_key(token) {
             state.untold.push(untold);
         }
+        let open = state.open.entry(token.clone()).or_default();
+        open.extend(left);
+    }
+
+    /// What may still run on these hosts, each with what it was announced by.
+    fn on(&self, hosts: &[&str]) -> Vec<(Token, Left)> {
+        let state = self.state();
+        let all = state.open.iter();
+        let all = all.flat_map(|(of, left)| left.iter().map(move |left| (of, left)));
+        all.filter(|(_, left)| hosts.contains(&&*left.host.name))
+            .map(|(of, left)| (of.clone(), left.clone()))
+            .collect()
+    }
+
+    /// This part of what was announced has ended. Whether that was the last of it.
+    fn part_ended(&self, announced: &Token, part: &Token) -> bool {
+        let mut state = self.state();
+        let Some(open) = state.open.get_mut(announced) else {
+            return false;
+        };
+        open.retain(|left| left.token != *part);
+        let is_over = open.is_empty();
+        if is_over {
+            state.open.remove(announced);
+        }
+        is_over
     }
 
     /// Whether something of this may still run.
     pub(super) fn has(&self, token: &Token) -> bool {
-        self.state().open.contains(token)
+        self.state().open.contains_key(token)
     }
 
     /// It was ended after all.
@@ -122,12 +203,13 @@ impl Drive<'_, '_, '_> {
         self.outstanding == 0 && self.context.unended.is_empty()
     }
 
-    /// Tells what could not be ended since the last time; services remember it for their next start.
-    pub(super) fn tell_unended(&mut self) {
-        let (untold, services) = {
+    /// Tells what could not be ended since the last time; nothing more is begun on hosts on which it
+    /// will not go.
+    pub(super) fn tell_unended(&mut self) -> Result<()> {
+        let (untold, taints) = {
             let mut state = self.context.unended.state();
             let untold = std::mem::take(&mut state.untold);
-            (untold, std::mem::take(&mut state.services))
+            (untold, std::mem::take(&mut state.taints))
         };
         for Untold {
             code,
@@ -137,46 +219,56 @@ impl Drive<'_, '_, '_> {
         {
             self.journal.warn(code, message, label.as_ref());
         }
-        for (service, token) in services {
-            self.services[service.index()].left(token);
+        for (host, why) in taints {
+            self.taint(&host, &why)?;
         }
+        Ok(())
     }
 }
 
-/// Ends earlier processes of a service before it is started again: two would share its host.
-pub(super) async fn end_service(
-    context: &Context,
-    def: &ServiceDef,
-    left: Vec<Token>,
-) -> Result<(), ServiceFailure> {
-    let mut failed = None;
-    for token in left {
-        match context
-            .executor
-            .revoke(&def.host, &token, def.stop_grace)
-            .await
-        {
-            Ok(_) => {
-                context.intents.done(&token);
-                context.unended.ended(&token);
+/// Ends what is still there on these hosts and could not be ended before: what is begun beside it
+/// would measure it too, and share its memory and ports.
+///
+/// # Errors
+/// It does not go: the host does not answer (that may pass), or is not used any more in this run.
+pub(super) async fn end_on(context: &Context, hosts: &[&str]) -> Result<()> {
+    for (announced, left) in context.unended.on(hosts) {
+        let Left {
+            token,
+            host,
+            executor,
+            grace,
+        } = &left;
+        match executor.revoke(host, token, *grace).await {
+            Ok(_) if context.unended.part_ended(&announced, token) => {
+                context.intents.done(&announced);
             }
+            Ok(_) => {}
+            Err(error) if Cause::of(&error).is_some() => return Err(error),
             Err(error) => {
-                context.unended.again(def.id, token);
-                failed = Some(error);
+                let why = format!("what was left there could not be ended: {error}");
+                let text = format!("host `{}` is not free: {why}", host.name);
+                let taint = (host.name.clone(), why);
+                context.unended.state().taints.push(taint);
+                return Err(Error::new(Kind::Infra, NOT_RELEASED, text));
             }
         }
     }
-    failed.map_or(Ok(()), |error| {
-        Err(ServiceFailure {
-            reason: format!(
-                "service `{}` could not be started: the one before may still run: {error}",
-                def.name
-            ),
-            cause: Cause::of(&error).unwrap_or(Cause::ServiceLost),
-            logs: Vec::new(),
-            cancelled: false,
-            taints: None,
-        })
+    Ok(())
+}
+
+/// The code of the error that a host cannot be used, since something on it does not go.
+pub(super) const NOT_RELEASED: &str = "not-released";
+
+/// The same for a service that is about to be started.
+pub(super) async fn end_before(context: &Context, def: &ServiceDef) -> Result<(), ServiceFailure> {
+    let ended = end_on(context, &[&def.host.name]).await;
+    ended.map_err(|error| ServiceFailure {
+        reason: format!("service `{}` could not be started: {error}", def.name),
+        cause: Cause::of_work(&error),
+        logs: Vec::new(),
+        cancelled: false,
+        taints: None,
     })
 }
 
@@ -251,4 +343,19 @@ pub fn open_runs(store: &Store) -> Result<Vec<(Run, Open)>> {
         found.push((run, open));
     }
     Ok(found)
+}
+
+/// Runs in whose folders something that was started may still work, and those whose folder holds
+/// the only account of it.
+///
+/// # Errors
+/// From the store.
+pub fn in_use(store: &Store) -> Result<BTreeSet<String>> {
+    let runs = open_runs(store)?;
+    let open = runs.iter().filter(|(_, open)| !open.is_empty());
+    let names = open.flat_map(|(run, open)| {
+        let homes = open.homes().map(|home| &home.run_id);
+        homes.chain([&run.info.run_id])
+    });
+    Ok(names.cloned().collect())
 }

@@ -13,7 +13,10 @@ use doe::engine::caps::Caps;
 use doe::engine::decide::Decider;
 use doe::engine::event::{Body, Event, NodeFinished, Outcome, Sink, Summary};
 use doe::engine::followup::Choice;
+use doe::engine::remains::{Remains, Within};
 use doe::engine::run::{Ended, Options, Request, run};
+use doe::error::Result;
+use doe::exec::Executor;
 use doe::exec::local::{LocalExecutor, LocalOptions};
 use doe::graph::{Graph, NodeId};
 use doe::plan::model::Workspace;
@@ -41,7 +44,9 @@ gpus = 1
 pub(crate) struct Lab {
     dir: tempfile::TempDir,
     pub(crate) store: Arc<Store>,
-    executor: Arc<LocalExecutor>,
+    pub(crate) executor: Arc<LocalExecutor>,
+    /// What stands between a build and it, when something does.
+    pub(crate) through: Option<Arc<dyn Executor>>,
 }
 
 /// How one build is done.
@@ -55,6 +60,10 @@ pub(crate) struct Build<'t> {
     pub(crate) caps: Caps,
     /// Whether follow-ups are begun; the targets are then everything that is not ad-hoc.
     pub(crate) followups: bool,
+    /// Whether it looks for what earlier runs left.
+    pub(crate) takes_over: bool,
+    /// Whether its judge looks for the files of records, as the program's does.
+    pub(crate) looks: bool,
     /// Told every event; may ask to stop.
     pub(crate) watch: Option<Watcher<'t>>,
 }
@@ -84,6 +93,7 @@ impl Lab {
         let lab = Self {
             store: Arc::new(Store::open(&state).unwrap()),
             executor: Arc::new(LocalExecutor::new(state.join("exec"), options).unwrap()),
+            through: None,
             dir,
         };
         lab.rules(rules);
@@ -129,6 +139,23 @@ impl Lab {
 
     /// Builds; no targets mean all.
     pub(crate) async fn build_with(&self, build: Build<'_>) -> Built {
+        let (ended, events) = self.attempt(build).await;
+        let ended = ended.unwrap();
+        let built = Built { ended, events };
+        built.check();
+        // Whoever has just written its exit record may still be on its way out.
+        for _ in 0..500 {
+            if left_over(&built.ended.run_id).is_empty() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert_eq!(left_over(&built.ended.run_id), Vec::<String>::new());
+        built
+    }
+
+    /// Builds, and may fail as a whole. What it told in any case.
+    pub(crate) async fn attempt(&self, build: Build<'_>) -> (Result<Ended>, Vec<Event>) {
         let workspace = self.workspace();
         let graph = Graph::build(&workspace).unwrap();
         let node = |label: &&str| graph.node(&label.parse().unwrap()).expect(label);
@@ -148,7 +175,24 @@ impl Lab {
         let platform = &workspace.platforms["lab"];
         let mut decider = Decider::new(&graph, platform, store.bulk().unwrap(), history)
             .rerun(build.rerun.iter().map(node));
+        let executor: Arc<dyn Executor> = match &self.through {
+            Some(through) => through.clone(),
+            None => self.executor.clone(),
+        };
+        let within = Within {
+            executor: &*executor,
+            local: &*executor,
+            away: None,
+        };
+        let remains = match build.takes_over {
+            true => Remains::find(&store, within, Vec::new()).await.unwrap(),
+            false => Remains::default(),
+        };
         let (interrupts, interrupt) = watch::channel(0);
+        let layout = store.layout().clone();
+        if build.looks {
+            decider = decider.looking(Box::new(move |digest| layout.record(digest).exists()));
+        }
         let mut recorder = Recorder {
             events: Vec::new(),
             watch: build.watch,
@@ -158,8 +202,8 @@ impl Lab {
             decider: &mut decider,
             targets: &targets,
             store,
-            executor: self.executor.clone(),
-            local: self.executor.clone(),
+            executor: executor.clone(),
+            local: executor.clone(),
             options: Options {
                 command: "test".into(),
                 jobs: build.jobs,
@@ -181,26 +225,12 @@ impl Lab {
                     ..Choice::default()
                 },
             },
-            remains: Default::default(),
+            remains,
             interrupt,
             sink: &mut recorder,
         })
-        .await
-        .unwrap();
-        let built = Built {
-            ended,
-            events: recorder.events,
-        };
-        built.check();
-        // Whoever has just written its exit record may still be on its way out.
-        for _ in 0..500 {
-            if left_over(&built.ended.run_id).is_empty() {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        assert_eq!(left_over(&built.ended.run_id), Vec::<String>::new());
-        built
+        .await;
+        (ended, recorder.events)
     }
 
     /// The stored record of a label's last attempt.

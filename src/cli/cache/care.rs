@@ -1,7 +1,6 @@
 //! Looking after the store: check it, collect what nobody wants, pin, refuse, make the index
 //! again.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -258,13 +257,6 @@ fn told(damage: &Damage) -> String {
     )
 }
 
-/// Runs in whose folders something that was started may still work, whoever looks after it now.
-fn in_use(store: &Store) -> Result<BTreeSet<String>> {
-    let runs = intent::open_runs(store)?;
-    let open = runs.iter().flat_map(|(_, open)| open.homes());
-    Ok(open.map(|home| home.run_id.clone()).collect())
-}
-
 /// Collects.
 pub fn gc(place: &Place, args: &Gc, out: &mut Out) -> Result<()> {
     let now = SystemTime::now()
@@ -279,12 +271,12 @@ pub fn gc(place: &Place, args: &Gc, out: &mut Out) -> Result<()> {
     };
     let plan = if args.delete {
         let (store, lock) = place.writing(&args.waiting, out)?;
-        let plan = store.gc_plan(&limits, &in_use(&store)?)?;
+        let plan = store.gc_plan(&limits, &intent::in_use(&store)?)?;
         store.gc_sweep(&lock, &plan)?;
         plan
     } else {
         let store = place.reading()?;
-        store.gc_plan(&limits, &in_use(&store)?)?
+        store.gc_plan(&limits, &intent::in_use(&store)?)?
     };
     if out.json {
         return out.json(&json!({

@@ -13,7 +13,7 @@ use crate::engine::drive::Drive;
 use crate::engine::event::Body;
 use crate::engine::forecast::expected_s;
 use crate::engine::journal::Journal;
-use crate::engine::resolve::{Final, Resolution, Told, resolve, reuse};
+use crate::engine::resolve::{Final, Resolution, Told, is_damage, resolve, reuse};
 use crate::engine::schedule::TaskId;
 use crate::error::Result;
 use crate::graph::NodeId;
@@ -31,6 +31,8 @@ pub(in crate::engine) struct Opening {
     pub candidates: BTreeSet<NodeId>,
     /// Whether any of it begins at once.
     pub begins: bool,
+    /// What was damaged.
+    pub damaged: Vec<String>,
     wrong: Vec<String>,
 }
 
@@ -47,27 +49,15 @@ pub(in crate::engine) fn at_the_begin(
         return Ok(opening);
     }
     (opening.held, opening.wrong) = look(watch, store, decider, finals, None);
-    for &up in &opening.held {
+    for up in opening.held.clone() {
         let units: Vec<Vec<NodeId>> = watch.units(up).map(<[NodeId]>::to_vec).collect();
         for node in units.into_iter().flatten() {
             if finals[node.index()].is_some() {
                 continue;
             }
-            let Resolution::Reuse { record, hit, keyed } = resolve(
-                decider.graph(),
-                decider,
-                |dep: NodeId| finals[dep.index()].as_ref(),
-                node,
-            )?
-            else {
+            let Some(ended) = at_hand(&mut opening, store, decider, run_id, finals, node)? else {
                 continue;
             };
-            let mut told = Told::new(store);
-            let ended = reuse(&mut told, decider, run_id, node, record, hit, &keyed)?;
-            told.write()?;
-            opening
-                .rejudged
-                .extend(ended.record.filter(|_| hit == Hit::Rejudge));
             watch.at_hand(up, node, ended.duration_ms.unwrap_or(0) as f64 / 1000.0);
             finals[node.index()] = Some(ended);
             opening.reused.push(node);
@@ -82,6 +72,42 @@ pub(in crate::engine) fn at_the_begin(
         opening.begins |= watch.would_begin(up, &|node| expected_s(decider, node));
     }
     Ok(opening)
+}
+
+/// The result of a node that is at hand, if one is. A damaged one is none.
+fn at_hand(
+    opening: &mut Opening,
+    store: &Store,
+    decider: &mut Decider<'_>,
+    run_id: &str,
+    finals: &[Option<Final>],
+    node: NodeId,
+) -> Result<Option<Final>> {
+    loop {
+        let known = |dep: NodeId| finals[dep.index()].as_ref();
+        let resolved = resolve(decider.graph(), decider, known, node)?;
+        let Resolution::Reuse { record, hit, keyed } = resolved else {
+            return Ok(None);
+        };
+        let mut told = Told::new(store);
+        match reuse(&mut told, decider, run_id, node, record, hit, &keyed) {
+            Ok(ended) => {
+                told.write()?;
+                let rejudged = ended.record.filter(|_| hit == Hit::Rejudge);
+                opening.rejudged.extend(rejudged);
+                return Ok(Some(ended));
+            }
+            Err(error) if is_damage(&error) && !decider.is_lost(&record) => {
+                decider.lose(record);
+                let short = record.short();
+                opening.damaged.push(format!(
+                    "record {short} cannot be used, what it stands for is executed again: {}",
+                    error.message
+                ));
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Tells what the results at hand called for.

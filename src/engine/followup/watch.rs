@@ -336,6 +336,13 @@ impl<'w> Watch<'w> {
         }
     }
 
+    /// A node was put off and ends so: nothing of it is under way, and all that it took has counted.
+    pub fn has_counted(&mut self, node: NodeId) {
+        if let Some(up) = self.brought.get(&node) {
+            self.ups[*up].under_way.remove(&node);
+        }
+    }
+
     /// The follow-up that brought a node in.
     pub fn brought_by(&self, node: NodeId) -> Option<usize> {
         self.brought.get(&node).copied()

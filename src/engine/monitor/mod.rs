@@ -15,6 +15,7 @@ use super::context::{Context, now_unix_ms};
 use super::intent::{Place, StepIntent};
 use super::job::Job;
 use super::steps::{Ran, Site};
+use super::unended::Left;
 use crate::error::Result;
 use crate::exec::{CLOCK_AHEAD, Executor, Handle, HostSpec, Status, Stream};
 use crate::plan::model::{Monitor, Platform, SampleTime};
@@ -258,9 +259,12 @@ pub(super) async fn stop(
         if let Some(error) = &trouble {
             let what = format!("monitor `{}` on host `{host}`", one.monitor.name);
             let execution = site.execution();
+            let handle = one.handle.iter();
+            let left = handle.map(|handle| Left::of(context, &one.host, &handle.token));
+            let left = left.collect();
             context
                 .unended
-                .of_node(&execution, site.label, &what, error);
+                .of_node(&execution, site.label, &what, left, error);
         }
         let during = one.monitor.during.as_ref();
         let window = window(site, ran, during.map(|step| step.text.as_str()), &ahead).await;

@@ -1,6 +1,7 @@
 //! The scheduler on graphs of the shape of the shipped campaigns: no service is started twice.
 
-use super::tests::{Case, Rng, WIDE, World};
+use super::cases::{Case, Rng};
+use super::tests::{WIDE, World};
 use super::*;
 use crate::engine::resources::{Claim, HostId};
 

@@ -194,7 +194,8 @@ impl Scheduler {
     /// Brings up the next set of services, and further ones that touch nothing of those before.
     fn set_up(&mut self, kept: &mut Kept, commands: &mut Vec<Command>) -> bool {
         let before = self.active;
-        let choices = sequence::sequence(&self.problem, &self.snapshot());
+        let snapshot = self.snapshot();
+        let choices = sequence::sequence(&self.problem, &snapshot);
         let mut touched: BTreeSet<PoolId> = BTreeSet::new();
         for choice in choices {
             if self.active >= self.limits.tasks {
@@ -203,7 +204,8 @@ impl Scheduler {
             let pools = self.pools_of(&choice);
             let apart = pools.is_disjoint(&touched);
             touched.extend(pools);
-            if apart && self.stage[choice.task.index()] == Stage::Ready && !self.is_early(&choice) {
+            let ready = self.stage[choice.task.index()] == Stage::Ready;
+            if apart && ready && !self.is_early(&choice, &snapshot) {
                 self.acquire_or_keep(choice.task, &choice.victims, kept, commands);
             }
         }
@@ -222,8 +224,8 @@ impl Scheduler {
     }
 
     /// Whether a task that the sequence runs before the choice still needs one of its victims, or
-    /// units that it takes.
-    fn is_early(&self, choice: &Choice) -> bool {
+    /// units that it takes. What is out of sight was done before the sequence began.
+    fn is_early(&self, choice: &Choice, snapshot: &Snapshot) -> bool {
         let pools = self.pools_of(choice);
         self.problem.tasks.iter().enumerate().any(|(at, task)| {
             let pending = matches!(
@@ -237,7 +239,8 @@ impl Scheduler {
                     .iter()
                     .any(|(pool, _)| pools.contains(pool))
             };
-            choice.done[at] && pending && (uses_victim() || uses_units())
+            let is_before = choice.done[at] && !snapshot.done[at];
+            is_before && pending && (uses_victim() || uses_units())
         })
     }
 
@@ -251,9 +254,20 @@ impl Scheduler {
                 }
             }
         }
+        let done = self.out_of_sight();
+        // Tasks that are kept out, or wait for one that is, keep their services up.
+        let mut stays = vec![false; self.phase.len()];
+        for (at, task) in self.problem.tasks.iter().enumerate() {
+            use Stage::{Parked, Ready, Undecided, Waiting};
+            let is_to_come = matches!(self.stage[at], Waiting | Undecided | Parked | Ready);
+            for service in task.services.iter().filter(|_| is_to_come && done[at]) {
+                stays[service.index()] = true;
+            }
+        }
         Snapshot {
-            done: self.out_of_sight(),
+            done,
             up,
+            stays,
             free,
         }
     }

@@ -11,6 +11,8 @@
 
 #[cfg(test)]
 mod campaign_tests;
+#[cfg(test)]
+mod cases;
 mod dispatch;
 #[cfg(test)]
 mod held_tests;

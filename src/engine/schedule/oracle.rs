@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::tests::Case;
+use super::cases::Case;
 
 /// The fewest starts of any sequence, by looking at every reachable state. Any set of idle
 /// services may be stopped at any time here, useful or not.

@@ -23,6 +23,9 @@ pub(super) struct Snapshot {
     pub(super) done: Vec<bool>,
     /// By service: up or on its way.
     pub(super) up: Vec<bool>,
+    /// By service: whether it stays up, although no task that is not done uses it, until it has to
+    /// make room.
+    pub(super) stays: Vec<bool>,
     /// By pool: units that no such service holds.
     pub(super) free: Vec<u32>,
 }
@@ -42,13 +45,14 @@ pub(super) struct Choice {
 pub(super) fn sequence(problem: &Problem, snapshot: &Snapshot) -> Vec<Choice> {
     let mut search = Search {
         problem,
+        stays: &snapshot.stays,
         best: None,
         first: Vec::new(),
         seen: HashMap::new(),
         budget: (4_000_000 / (problem.tasks.len() + 1)).clamp(128, 50_000),
     };
     let mut state = State::new(problem, snapshot);
-    state.settle(problem);
+    state.settle(problem, &snapshot.stays);
     let mut path = Vec::new();
     search.descend(state, 0, &mut path);
     match search.best {
@@ -59,6 +63,7 @@ pub(super) fn sequence(problem: &Problem, snapshot: &Snapshot) -> Vec<Choice> {
 
 struct Search<'p> {
     problem: &'p Problem,
+    stays: &'p [bool],
     best: Option<(u32, Vec<Choice>)>,
     /// The first descent so far, for when the budget ends before it does.
     first: Vec<Choice>,
@@ -110,15 +115,15 @@ impl State {
     }
 
     /// Does everything that costs nothing: stops useless services, runs free tasks.
-    fn settle(&mut self, problem: &Problem) {
+    fn settle(&mut self, problem: &Problem, stays: &[bool]) {
         for service in 0..self.up.len() {
-            self.drop_useless(problem, service);
+            self.drop_useless(problem, stays, service);
         }
         loop {
             let mut moved = false;
             for at in 0..self.done.len() {
                 if self.is_free(problem, at) {
-                    self.run(problem, at);
+                    self.run(problem, stays, at);
                     moved = true;
                 }
             }
@@ -140,7 +145,7 @@ impl State {
                 .all(|&(pool, count)| self.free[pool.0 as usize] >= count)
     }
 
-    fn run(&mut self, problem: &Problem, at: usize) {
+    fn run(&mut self, problem: &Problem, stays: &[bool], at: usize) {
         self.done[at] = true;
         self.left -= 1;
         for next in &problem.rdeps[at] {
@@ -149,12 +154,12 @@ impl State {
         }
         for service in &problem.tasks[at].services {
             self.users[service.0 as usize] -= 1;
-            self.drop_useless(problem, service.0 as usize);
+            self.drop_useless(problem, stays, service.0 as usize);
         }
     }
 
-    fn drop_useless(&mut self, problem: &Problem, service: usize) {
-        if self.up[service] && self.users[service] == 0 {
+    fn drop_useless(&mut self, problem: &Problem, stays: &[bool], service: usize) {
+        if self.up[service] && self.users[service] == 0 && !stays[service] {
             self.stop(problem, service);
         }
     }
@@ -367,7 +372,7 @@ impl Search<'_> {
             for &service in &missing {
                 next.start(problem, service);
             }
-            next.settle(problem);
+            next.settle(problem, self.stays);
             let cost = cost + missing.len() as u32;
             let still_used: u32 = missing.iter().map(|&s| next.users[s]).sum();
             children.push(Child {

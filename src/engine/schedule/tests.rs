@@ -6,145 +6,9 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::cases::{Case, Rng, case, with_tokens};
 use super::oracle::fewest_starts;
 use super::*;
-use crate::engine::resources::{Claim, HostId};
-
-/// A small generator, so that a failing case is one number.
-pub(super) struct Rng(pub(super) u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-}
-
-pub(super) struct Case {
-    pub(super) problem: Problem,
-    pub(super) hosts: usize,
-    pub(super) capacities: Vec<u32>,
-}
-
-/// A random problem in which each task alone fits. Pool `h` is the GPUs of host `h`.
-fn case(rng: &mut Rng, max_tasks: usize, max_services: usize) -> Case {
-    let hosts = 1 + rng.below(3);
-    let capacities: Vec<u32> = (0..hosts).map(|_| 1 + rng.below(4) as u32).collect();
-    let mut services: Vec<ServiceSpec> = Vec::new();
-    let mut service_host = Vec::new();
-    for at in 0..rng.below(max_services + 1) {
-        let host = rng.below(hosts);
-        let gpus = rng.below(capacities[host] as usize + 1) as u32;
-        let after = (0..at)
-            .filter(|_| rng.chance(20))
-            .map(|s| ServiceId(s as u32))
-            .collect();
-        let units = if gpus > 0 {
-            vec![(PoolId(host as u32), gpus)]
-        } else {
-            vec![]
-        };
-        services.push(ServiceSpec {
-            host: Some(HostId(host as u32)),
-            units,
-            after,
-        });
-        service_host.push(host);
-    }
-    let mut tasks = Vec::new();
-    for at in 0..1 + rng.below(max_tasks) {
-        let deps = (0..at)
-            .filter(|_| rng.chance(25))
-            .map(|t| TaskId(t as u32))
-            .collect();
-        let mut used = BTreeSet::new();
-        for _ in 0..rng.below(3) {
-            if services.is_empty() {
-                break;
-            }
-            let mut stack = vec![ServiceId(rng.below(services.len()) as u32)];
-            while let Some(service) = stack.pop() {
-                used.insert(service);
-                stack.extend(&services[service.index()].after);
-            }
-        }
-        let mut units = Vec::new();
-        if rng.chance(20) {
-            let host = rng.below(hosts);
-            units.push((
-                PoolId(host as u32),
-                1 + rng.below(capacities[host] as usize) as u32,
-            ));
-        }
-        let fits = |used: &BTreeSet<ServiceId>, units: &[(PoolId, u32)]| {
-            (0..hosts).all(|host| {
-                let held = used
-                    .iter()
-                    .flat_map(|s: &ServiceId| &services[s.index()].units);
-                let sum: u32 = held
-                    .chain(units)
-                    .filter(|(pool, _)| pool.0 as usize == host)
-                    .map(|(_, count)| *count)
-                    .sum();
-                sum <= capacities[host]
-            })
-        };
-        if !fits(&used, &units) {
-            units.clear();
-        }
-        if !fits(&used, &units) {
-            used.clear();
-        }
-        let mut claimed: std::collections::BTreeMap<HostId, bool> = used
-            .iter()
-            .map(|s| (HostId(service_host[s.index()] as u32), rng.chance(70)))
-            .collect();
-        if rng.chance(40) {
-            claimed.insert(HostId(rng.below(hosts) as u32), rng.chance(50));
-        }
-        tasks.push(TaskSpec {
-            deps,
-            services: used.into_iter().collect(),
-            claim: Claim {
-                hosts: claimed.into_iter().collect(),
-                units,
-            },
-        });
-    }
-    Case {
-        problem: Problem::new(tasks, services),
-        hosts,
-        capacities,
-    }
-}
-
-/// The same with tokens and links: further pools, of which tasks on any host take some or all.
-fn with_tokens(mut case: Case, rng: &mut Rng) -> Case {
-    for _ in 0..rng.below(4) {
-        let pool = PoolId(case.capacities.len() as u32);
-        let capacity = 1 + rng.below(3) as u32;
-        case.capacities.push(capacity);
-        for task in &mut case.problem.tasks {
-            if rng.chance(40) {
-                let count = match rng.chance(50) {
-                    true => capacity,
-                    false => 1 + rng.below(capacity as usize) as u32,
-                };
-                task.claim.units.push((pool, count));
-            }
-        }
-    }
-    case
-}
 
 /// What the outside world looks like while a scheduler drives it.
 pub(super) struct World<'c> {
@@ -157,6 +21,9 @@ pub(super) struct World<'c> {
     holding: BTreeSet<TaskId>,
     running: BTreeSet<TaskId>,
     ended: BTreeSet<TaskId>,
+    /// Percent of tasks that a limit or a canary keeps, and of those that are tried again.
+    park: usize,
+    parked: BTreeSet<TaskId>,
 }
 
 impl<'c> World<'c> {
@@ -171,7 +38,47 @@ impl<'c> World<'c> {
             holding: BTreeSet::new(),
             running: BTreeSet::new(),
             ended: BTreeSet::new(),
+            park: 0,
+            parked: BTreeSet::new(),
         }
+    }
+
+    fn parking(self, percent: usize) -> Self {
+        Self {
+            park: percent,
+            ..self
+        }
+    }
+
+    fn parks(&self, rng: &mut Rng) -> bool {
+        // Who parks nothing draws nothing: seeds of before mean what they meant.
+        self.park > 0 && rng.chance(self.park)
+    }
+
+    /// Lets one in that is parked. False when there is none.
+    fn unpark(&mut self, rng: &mut Rng) -> bool {
+        let parked: Vec<TaskId> = self.parked.iter().copied().collect();
+        if parked.is_empty() {
+            return false;
+        }
+        let task = parked[rng.below(parked.len())];
+        self.parked.remove(&task);
+        self.scheduler.admit(task);
+        true
+    }
+
+    /// Whether everything that has not ended is parked or waits for what is.
+    fn all_wait_for_parked(&self) -> bool {
+        let mut waits = self.parked.clone();
+        for (at, task) in self.case.problem.tasks.iter().enumerate() {
+            // Dependencies stand before what depends on them.
+            if task.deps.iter().any(|dep| waits.contains(dep)) {
+                waits.insert(TaskId(at as u32));
+            }
+        }
+        let tasks = (0..self.case.problem.tasks.len()).map(|at| TaskId(at as u32));
+        let mut left = tasks.filter(|task| !self.ended.contains(task));
+        left.all(|task| waits.contains(&task))
     }
 
     fn obey(&mut self) {
@@ -284,6 +191,7 @@ impl<'c> World<'c> {
         self.scheduler.finish(task);
         self.holding.remove(&task);
         self.running.remove(&task);
+        self.parked.remove(&task);
         self.outstanding.retain(|c| *c != Command::Run(task));
         assert!(self.ended.insert(task));
     }
@@ -300,6 +208,12 @@ impl<'c> World<'c> {
             Command::Stop(service) => {
                 self.alive.remove(&service);
                 self.scheduler.service_down(service);
+            }
+            Command::Run(task) if self.parks(rng) => {
+                self.scheduler.put_off(task);
+                self.holding.remove(&task);
+                self.running.remove(&task);
+                self.parked.insert(task);
             }
             Command::Run(task) => self.end_task(task),
             Command::Acquired(_) => unreachable!(),
@@ -336,6 +250,9 @@ impl<'c> World<'c> {
             while let Some(task) = self.scheduler.next_undecided() {
                 if rng.chance(skip) {
                     self.end_task(task);
+                } else if self.parks(rng) {
+                    self.scheduler.park(task);
+                    self.parked.insert(task);
                 } else {
                     self.scheduler.admit(task);
                 }
@@ -346,8 +263,15 @@ impl<'c> World<'c> {
                 assert!(self.alive.is_empty());
                 return self.scheduler.starts();
             }
-            assert!(!self.outstanding.is_empty(), "stalled");
+            if self.outstanding.is_empty() {
+                assert!(self.all_wait_for_parked(), "stalled");
+                assert!(self.unpark(rng), "stalled");
+                continue;
+            }
             self.step(rng, fail);
+            if self.parks(rng) {
+                self.unpark(rng);
+            }
         }
         panic!("does not end");
     }
@@ -405,10 +329,12 @@ proptest! {
         skip in 0usize..40,
         tasks in prop_oneof![1usize..5, Just(100)],
         hostless in 1usize..3,
+        park in prop_oneof![Just(0usize), 1usize..60],
     ) {
         let mut rng = Rng(seed);
         let case = with_tokens(case(&mut rng, 30, 8), &mut Rng(!seed));
-        World::new(&case, Limits { tasks, hostless }).run(&mut rng, fail, skip);
+        let world = World::new(&case, Limits { tasks, hostless }).parking(park);
+        world.run(&mut rng, fail, skip);
     }
 
     #[test]
