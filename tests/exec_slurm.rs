@@ -154,10 +154,14 @@ impl Own {
     }
 
     fn node(&self, state: &str) {
+        self.try_node(state).unwrap();
+    }
+
+    fn try_node(&self, state: &str) -> Result<String, String> {
         let node = format!("nodename={}", self.specs[0].name);
         let state = format!("state={state}");
         let arguments = ["update", &node, &state, "reason=test"];
-        self.slurm.ask("scontrol", &arguments);
+        self.slurm.try_ask("scontrol", &arguments)
     }
 }
 
@@ -477,11 +481,11 @@ fn asked(slurm: &Slurm) -> (u64, u64) {
         let mut lines = said.lines().filter(|line| line.contains(name));
         let count = lines.next().and_then(|line| line.split("count:").nth(1));
         let count = count.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        count.unwrap_or(0)
+        count.unwrap_or_else(|| panic!("no {name}in: {said}"))
     };
     (
         count("REQUEST_JOB_INFO "),
-        count("REQUEST_SUBMIT_BATCH_JOB"),
+        count("REQUEST_SUBMIT_BATCH_JOB "),
     )
 }
 
@@ -519,12 +523,13 @@ async fn wide_layers_go_through_arrays_and_few_questions() {
     );
     std::io::stderr().write_all(note.as_bytes()).unwrap();
     let seconds = begun.elapsed().as_secs();
+    // One for each node, and few more.
     assert!(
-        submissions <= count as u64 / 20,
+        (2..=count as u64 / 20).contains(&submissions),
         "{submissions} submissions"
     );
     assert!(
-        questions <= seconds + 20,
+        (1..=seconds + 20).contains(&questions),
         "{questions} questions in {seconds} s"
     );
 }
