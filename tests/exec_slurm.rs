@@ -533,3 +533,70 @@ async fn wide_layers_go_through_arrays_and_few_questions() {
         "{questions} questions in {seconds} s"
     );
 }
+
+impl Own {
+    /// Another client, that waits so long for a controller and for a turn in the queue, and not
+    /// long for an answer.
+    async fn impatient(&self, patience_s: u64, queue_s: u64) -> SlurmExecutor {
+        let quick = self.dir.path().join("quick.conf");
+        let config = std::fs::read_to_string(self.slurm.config()).unwrap();
+        let config = config.replace("MessageTimeout=30", "MessageTimeout=2");
+        std::fs::write(&quick, config).unwrap();
+        let options = SlurmOptions {
+            config: Some(quick),
+            patience: Duration::from_secs(patience_s),
+            queue: Duration::from_secs(queue_s),
+            ..options(&self.slurm, &self.dir.path().join("root"))
+        };
+        SlurmExecutor::new(options).await.unwrap()
+    }
+
+    /// Waits until nothing of ours is open in the queue.
+    async fn quiet(&self) {
+        let quiet = || self.slurm.ask("squeue", &["-h"]).is_empty();
+        conformance::eventually("the queue is empty", quiet).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_outlives_the_patience_with_its_controller() {
+    if rig::skipped() {
+        return;
+    }
+    let own = Own::up(1).await;
+    let impatient = own.impatient(2, 60).await;
+    let (token, handle) = own.begin(&own.waiting("exit 5")).await;
+    let living = std::slice::from_ref(&handle);
+    // Whatever it is that `squeue` fails of.
+    let config = std::fs::read(own.slurm.config()).unwrap();
+    std::fs::write(own.slurm.config(), "").unwrap();
+    let polled = own.executor.poll(&handle).await;
+    std::fs::write(own.slurm.config(), config).unwrap();
+    assert_eq!(polled.unwrap(), Status::Running);
+    assert_eq!(impatient.sweep().await.unwrap(), living);
+    // That nobody asked for a while is no silence of the controller.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    own.slurm.stop_controller();
+    assert_eq!(impatient.sweep().await.unwrap(), living);
+    let wait = async {
+        let status = tokio::time::timeout(Duration::from_secs(180), impatient.wait(&handle));
+        status.await.unwrap().unwrap()
+    };
+    let (status, ()) = tokio::join!(wait, async {
+        let error = loop {
+            match impatient.sweep().await {
+                Ok(found) => assert_eq!(found, living),
+                Err(error) => break error,
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
+        assert_eq!(error.code, "controller-unreachable", "{error}");
+        // Who waits asks a few times more.
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        assert_eq!(impatient.poll(&handle).await.unwrap(), Status::Running);
+        assert!(!conformance::carriers(&token.0).is_empty());
+        own.go();
+    });
+    assert!(exited(&status, 5), "{status:?}");
+    own.slurm.start_controller();
+}

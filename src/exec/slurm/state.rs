@@ -57,8 +57,8 @@ impl SlurmExecutor {
         let over = dir.join(OVER).exists();
         match Record::read(dir)? {
             Record::Whole(_) if dir.join(INTERRUPTED).exists() => {
-                let said = match self.job(handle).await? {
-                    Known::Job(job) => format!(": {}", told(&job)),
+                let said = match self.job(handle).await {
+                    Ok(Known::Job(job)) => format!(": {}", told(&job)),
                     _ => String::new(),
                 };
                 return Ok(lost(&format!("Slurm ended its job before it ended{said}")));
@@ -81,7 +81,12 @@ impl SlurmExecutor {
             _ => {}
         }
         let begun = claim.is_some();
-        match self.job(handle).await? {
+        let known = match self.job(handle).await {
+            // What shows that it lives needs nobody's word for it.
+            Err(_) if self.shows_life(&handle.token, dir) => return Ok(Status::Running),
+            known => known?,
+        };
+        match known {
             Known::Silence => Ok(Status::Running),
             Known::Job(job) if job.is_open() => {
                 // Begun once and waiting again: nothing runs, and nothing will run twice.
@@ -224,7 +229,8 @@ impl SlurmExecutor {
         let mut forced = false;
         while !dir.join(OVER).exists() {
             if asked.elapsed() > ASK / 3 {
-                let known = self.job(handle).await?;
+                // The task needs no controller to end it.
+                let known = self.job(handle).await.unwrap_or(Known::Silence);
                 asked = Instant::now();
                 match known {
                     Known::Job(job) if job.is_open() && !job.waits() => {
