@@ -288,6 +288,14 @@ impl SlurmExecutor {
     }
 }
 
+/// Whether nothing of an execution is left, nor will come, for all that its folder shows.
+pub(super) fn is_over(dir: &Path) -> Result<bool> {
+    let revoked = |claim: Claim| claim.boot_id == folder::REVOKED;
+    Ok(dir.join(OVER).exists()
+        || matches!(Record::read(dir)?, Record::Whole(_))
+        || Claim::read(dir)?.is_some_and(revoked))
+}
+
 /// What Slurm says of a job.
 fn told(job: &Job) -> String {
     match job.reason.as_str() {
