@@ -600,3 +600,41 @@ async fn what_runs_outlives_the_patience_with_its_controller() {
     assert!(exited(&status, 5), "{status:?}");
     own.slurm.start_controller();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_fails_and_what_is_taken_back_leave_nothing_to_run() {
+    if rig::skipped() {
+        return;
+    }
+    let own = Own::up(1).await;
+    let host = &own.specs[0];
+    own.node("drain");
+    let script = own.script("touch ran");
+    // It was submitted, and then nobody could tell what came of it.
+    let (failing, left) = (conformance::token(), conformance::token());
+    let starter = own.impatient(1, 60).await;
+    let other = own.impatient(1, 1).await;
+    let waits = other.start(host, &script, &left).await.unwrap();
+    let (started, ()) = tokio::join!(starter.start(host, &script, &failing), async {
+        let both = || own.jobs().matches("PENDING").count() == 2;
+        conformance::eventually("it waits for its turn", both).await;
+        own.slurm.stop_controller();
+    });
+    let error = started.unwrap_err();
+    assert_eq!(error.code, "controller-unreachable", "{error}");
+    // What has its claim never begins, whether the controller hears of it or not.
+    assert_eq!(other.sweep().await.ok(), Some(Vec::new()));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let revoked = conformance::bounded(other.revoke(host, &left, Duration::ZERO)).await;
+    assert_eq!(revoked.unwrap(), None);
+    own.slurm.start_controller();
+    let empty = || {
+        // A controller that has just begun may not know yet that its node is drained.
+        let _ = own.try_node("resume");
+        let jobs = own.slurm.try_ask("squeue", &["-h"]);
+        jobs.is_ok_and(|jobs| jobs.is_empty())
+    };
+    conformance::eventually("the queue is empty", empty).await;
+    assert!(lost(&own.wait(&waits).await, "before it began"));
+    assert!(!own.file("ran").exists());
+}

@@ -14,6 +14,8 @@ use crate::exec::{Handle, HostSpec, Script, Status, Token};
 
 /// How often a script is submitted again when its job ended before it began.
 const TRIES: u32 = 3;
+/// Code of the error that nobody knows whether a script has begun: as of a host that is away.
+const UNTOLD: &str = "host-unreachable";
 /// Between questions about a job that has not begun.
 const ASK: Duration = Duration::from_secs(2);
 /// How long what the controller has just acknowledged may be unknown to it, and how long a claim
@@ -31,7 +33,8 @@ enum Begun {
 }
 
 impl SlurmExecutor {
-    /// Submits a script unless its token was; returns when it has begun.
+    /// Submits a script unless its token was; returns when it has begun. One that fails leaves
+    /// nothing that could begin: who is told that there is nothing does not look for it.
     pub(super) async fn begin(
         &self,
         host: &HostSpec,
@@ -47,6 +50,33 @@ impl SlurmExecutor {
         let _turn = self.turn(&token.0).await;
         let dir = self.layout.run(token);
         self.make_folder(&dir, &texts, host)?;
+        let error = match self.bring(host, script, token).await {
+            Err(error) => error,
+            begun => return begun,
+        };
+        let claimed = match folder::revoke_claim(&dir) {
+            Ok(true) => {
+                self.dismiss(&dir).await;
+                return Err(error);
+            }
+            Ok(false) => self.claimed_soon(host, token).await,
+            Err(unknown) => Err(unknown),
+        };
+        match claimed {
+            // It has begun after all.
+            Ok(Some(Some(handle))) => Ok(handle),
+            Ok(Some(None)) => Err(error),
+            Ok(None) | Err(_) => {
+                let (script, host) = (&script.name, &host.name);
+                let text = format!("whether `{script}` began on node `{host}` cannot be told");
+                Err(Error::new(Kind::Infra, UNTOLD, text).cause(error))
+            }
+        }
+    }
+
+    /// Has a job begin the script of a folder.
+    async fn bring(&self, host: &HostSpec, script: &Script, token: &Token) -> Result<Handle> {
+        let dir = self.layout.run(token);
         let not_started = |cause: &dyn std::fmt::Display| {
             let (script, host) = (&script.name, &host.name);
             let text = format!("the script `{script}` did not start on node `{host}`");
@@ -77,14 +107,7 @@ impl SlurmExecutor {
                     unplace(&dir);
                     return Err(not_started(&said(&cause)));
                 }
-                Begun::Gone(why) if tries >= TRIES => {
-                    // From here on it shall not run.
-                    folder::revoke_claim(&dir)?;
-                    return match self.claimed(host, token)?.flatten() {
-                        Some(handle) => Ok(handle),
-                        None => Err(not_started(&why)),
-                    };
-                }
+                Begun::Gone(why) if tries >= TRIES => return Err(not_started(&why)),
                 Begun::Gone(_) => unplace(&dir),
             }
         }
@@ -124,6 +147,17 @@ impl SlurmExecutor {
             let begun = claim.boot_id != folder::REVOKED;
             begun.then(|| self.handle(&host.name, token, Some(&claim)))
         }))
+    }
+
+    /// The same; whoever has just made the claim is about to write it.
+    async fn claimed_soon(&self, host: &HostSpec, token: &Token) -> Result<Option<Option<Handle>>> {
+        let since = Instant::now();
+        loop {
+            match self.claimed(host, token)? {
+                None if since.elapsed() < LAG / 5 => tokio::time::sleep(LOOK / 5).await,
+                claimed => return Ok(claimed),
+            }
+        }
     }
 
     /// Whether a job for an execution is with the controller, as far as can be known.
@@ -170,7 +204,7 @@ impl SlurmExecutor {
                         if !folder::revoke_claim(dir)? {
                             continue;
                         }
-                        self.dismiss(dir).await?;
+                        self.dismiss(dir).await;
                         return Ok(Begun::Refused(refused));
                     }
                     Some(Some(job)) if job.waits() && since.elapsed() > self.patience_in_queue => {
@@ -224,7 +258,7 @@ impl SlurmExecutor {
         // Also where nobody has begun: a start that is on its way must find it.
         folder::make_private(&dir)?;
         if folder::revoke_claim(&dir)? {
-            self.dismiss(&dir).await?;
+            self.dismiss(&dir).await;
             return Ok(None);
         }
         // Whoever has just made the claim is about to write it.

@@ -215,7 +215,8 @@ impl SlurmExecutor {
         }
         if folder::revoke_claim(dir)? {
             // It had not begun, and never will.
-            return self.dismiss(dir).await;
+            self.dismiss(dir).await;
+            return Ok(());
         }
         if Claim::read(dir)?.is_some_and(|claim| claim.boot_id == folder::REVOKED) {
             return Ok(());
@@ -236,8 +237,8 @@ impl SlurmExecutor {
                     Known::Job(job) if job.is_open() && !job.waits() => {
                         // It does not heed.
                         let force = !forced && begun.elapsed() > grace + SLOW;
-                        if force {
-                            self.scancel(&placed(dir)?, &job).await?;
+                        if let (true, Some(key)) = (force, placed(dir)?) {
+                            self.scancel(&key, &job).await;
                         }
                         forced |= force;
                     }
@@ -257,25 +258,21 @@ impl SlurmExecutor {
         Ok(())
     }
 
-    /// Takes a job that will do nothing out of the queue.
-    pub(super) async fn dismiss(&self, dir: &Path) -> Result<()> {
-        let key = placed(dir)?;
-        let jobs = self.queue.jobs(true).await?;
-        let job = key
-            .as_ref()
-            .zip(jobs)
-            .map(|(key, jobs)| jobs.get(key).cloned());
-        match job.flatten() {
-            Some(job) if job.is_open() => self.scancel(&key, &job).await,
-            _ => Ok(()),
+    /// Takes a job that will do nothing out of the queue, where the controller can be told: it is
+    /// its claim that keeps it from doing anything.
+    pub(super) async fn dismiss(&self, dir: &Path) {
+        let Ok(Some(key)) = placed(dir) else {
+            return;
+        };
+        if let Ok(Some(jobs)) = self.queue.jobs(true).await
+            && let Some(job) = jobs.get(&key).filter(|job| job.is_open())
+        {
+            self.scancel(&key, job).await;
         }
     }
 
     /// Ends a job by the number that it has had a moment ago.
-    async fn scancel(&self, key: &Option<JobKey>, job: &Job) -> Result<()> {
-        let Some(key) = key else {
-            return Ok(());
-        };
+    pub(super) async fn scancel(&self, key: &JobKey, job: &Job) {
         let mut arguments = vec![job.number.clone()];
         // Only if it bears the right name. Of a task of an array that would be all of them.
         if !job.number.contains('_') {
@@ -284,7 +281,6 @@ impl SlurmExecutor {
         // It may have ended meanwhile, or the controller be away: the claim and the task in the
         // folder are what it depends on.
         let _ = self.queue.ask("scancel", &arguments).await;
-        Ok(())
     }
 }
 
