@@ -638,3 +638,76 @@ async fn a_start_that_fails_and_what_is_taken_back_leave_nothing_to_run() {
     assert!(lost(&own.wait(&waits).await, "before it began"));
     assert!(!own.file("ran").exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_to_be_lost_is_ended_all_the_same_when_it_is_taken_back() {
+    if rig::skipped() {
+        return;
+    }
+    let own = Own::up(1).await;
+    let (token, handle) = own.begin(&own.waiting("exit 5")).await;
+    // Neither the node nor its task is to be heard of.
+    let place = std::fs::read_to_string(handle.dir.join("slurm")).unwrap();
+    let nonce = place.split(' ').next().unwrap();
+    let tasks = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let ours = pids.filter(|pid| {
+            let said = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            said.split(|b| *b == 0).any(|word| word == nonce.as_bytes())
+        });
+        ours.map(|pid| pid.to_string()).collect::<Vec<_>>()
+    };
+    let signal = |signal: &str| {
+        let mut kill = std::process::Command::new("kill");
+        assert!(kill.arg(signal).args(tasks()).status().unwrap().success());
+    };
+    assert!(!tasks().is_empty());
+    signal("-STOP");
+    own.slurm.kill_daemon(1);
+    let failed = || own.jobs().contains("NODE_FAIL");
+    conformance::eventually("the controller gives the node up", failed).await;
+    let begun = std::time::Instant::now();
+    let status = loop {
+        match own.executor.poll(&handle).await.unwrap() {
+            Status::Running => tokio::time::sleep(Duration::from_millis(500)).await,
+            status => break status,
+        }
+        assert!(begun.elapsed() < Duration::from_secs(90));
+    };
+    assert!(lost(&status, "NODE_FAIL"), "{status:?}");
+    let revoked = own.executor.revoke(&own.specs[0], &token, Duration::ZERO);
+    let revoked = conformance::bounded(revoked).await.unwrap();
+    assert_eq!(revoked, Some(handle.clone()));
+    // Nothing shows that it is gone: its claim stays.
+    let error = own.executor.discard(&handle).await.unwrap_err();
+    assert_eq!(error.code, "still-running", "{error}");
+    assert!(!conformance::carriers(&token.0).is_empty());
+    signal("-CONT");
+    let gone = || conformance::carriers(&token.0).is_empty();
+    conformance::eventually("it is ended as soon as its task is back", gone).await;
+    let over = || handle.dir.join("over").exists();
+    conformance::eventually("its task says so", over).await;
+    own.executor.discard(&handle).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_is_about_to_be_written_is_taken_back() {
+    if rig::skipped() {
+        return;
+    }
+    let own = Own::up(1).await;
+    let host = &own.specs[0];
+    own.node("drain");
+    let (token, script) = (conformance::token(), own.script("touch ran"));
+    let other = own.impatient(60, 1).await;
+    let waits = other.start(host, &script, &token).await.unwrap();
+    std::fs::write(waits.dir.join("pid"), "").unwrap();
+    let revoked = conformance::bounded(other.revoke(host, &token, Duration::ZERO));
+    revoked.await.unwrap();
+    // Its wrapper gave up, and another job for the token comes to its turn.
+    std::fs::remove_file(waits.dir.join("pid")).unwrap();
+    own.node("resume");
+    own.quiet().await;
+    assert!(!own.file("ran").exists());
+}

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::state::is_over;
 use super::submit::{Start, placed, unplace};
 use super::{HOST, LOOK, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
 use crate::exec::folder::{self, Claim};
 use crate::exec::remote::call::nonce;
-use crate::exec::{Handle, HostSpec, Script, Status, Token};
+use crate::exec::{Handle, HostSpec, Script, Token};
 
 /// How often a script is submitted again when its job ended before it began.
 const TRIES: u32 = 3;
@@ -246,7 +247,8 @@ impl SlurmExecutor {
         }
     }
 
-    /// Makes the claim, so that no job on its way runs the script; what runs is ended.
+    /// Makes the claim, so that no job on its way runs the script; what has it is ended, unless it
+    /// shows that it is over. That it counts as lost does not show that.
     pub(super) async fn take_back(
         &self,
         host: &HostSpec,
@@ -261,17 +263,12 @@ impl SlurmExecutor {
             self.dismiss(&dir).await;
             return Ok(None);
         }
-        // Whoever has just made the claim is about to write it.
-        let since = Instant::now();
-        while self.claimed(host, token)?.is_none() && since.elapsed() < LAG / 5 {
-            tokio::time::sleep(LOOK / 5).await;
-        }
-        let Some(handle) = self.claimed(host, token)?.flatten() else {
-            return Ok(None);
-        };
-        if self.status(&handle).await? != Status::Running {
+        let claimed = self.claimed_soon(host, token).await?.flatten();
+        if is_over(&dir)? {
             return Ok(None);
         }
+        // A claim that nobody can read yet is one too.
+        let handle = claimed.unwrap_or_else(|| self.handle(&host.name, token, None));
         self.end(&handle, grace).await?;
         Ok(Some(handle))
     }
