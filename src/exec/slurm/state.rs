@@ -12,6 +12,7 @@ use super::submit::placed;
 use super::{LOOK, OVER, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
 use crate::exec::folder::{self, Claim, Record};
+use crate::exec::remote::call::nonce;
 use crate::exec::{Handle, Status, Token};
 
 /// How long an execution whose job the controller does not know to run counts as running after
@@ -55,7 +56,11 @@ impl SlurmExecutor {
             return Ok(lost("its folder is gone"));
         }
         let over = dir.join(OVER).exists();
-        match Record::read(dir)? {
+        let record = match Record::read(dir)? {
+            Record::Missing if over => seen_anew(dir)?,
+            record => record,
+        };
+        match record {
             Record::Whole(_) if dir.join(INTERRUPTED).exists() => {
                 let said = match self.job(handle).await {
                     Ok(Known::Job(job)) => format!(": {}", told(&job)),
@@ -120,12 +125,17 @@ impl SlurmExecutor {
     async fn record_or(&self, handle: &Handle, why: &str) -> Result<Status> {
         let begun = Instant::now();
         loop {
-            match Record::read(&handle.dir)? {
+            let late = begun.elapsed() > LAG;
+            let record = match late {
+                true => seen_anew(&handle.dir)?,
+                false => Record::read(&handle.dir)?,
+            };
+            match record {
                 Record::Whole(exit) if !handle.dir.join(INTERRUPTED).exists() => {
                     return Ok(Status::Exited(exit));
                 }
                 Record::Whole(_) => return Ok(lost(&format!("Slurm ended it: {why}"))),
-                _ if begun.elapsed() > LAG => {
+                _ if late => {
                     return Ok(lost(&format!("{why}, and it left no exit record")));
                 }
                 _ => tokio::time::sleep(LOOK).await,
@@ -222,7 +232,7 @@ impl SlurmExecutor {
             return Ok(());
         }
         folder::write_private(&dir.join("unwanted"), b"")?;
-        let new = dir.join(format!(".cancel-{}", crate::exec::remote::call::nonce()));
+        let new = dir.join(format!(".cancel-{}", nonce()));
         folder::write_private(&new, format!("{}\n", grace.as_millis()).as_bytes())?;
         let cancel = dir.join("cancel");
         fs::rename(&new, &cancel).map_err(|e| Error::io("write", &cancel, &e))?;
@@ -292,6 +302,17 @@ pub(super) fn is_over(dir: &Path) -> Result<bool> {
         || Claim::read(dir)?.is_some_and(revoked))
 }
 
+/// The record as the file server has it: a file that was once missed may count as missing on this
+/// machine for a while after it has come, until the folder is seen to have changed.
+fn seen_anew(dir: &Path) -> Result<Record> {
+    let mark = dir.join(format!(".seen-{}", nonce()));
+    // Where it cannot be made, there was time enough for the record to come into sight.
+    if folder::write_private(&mark, b"").is_ok() {
+        let _ = fs::remove_file(&mark);
+    }
+    Record::read(dir)
+}
+
 /// What Slurm says of a job.
 fn told(job: &Job) -> String {
     match job.reason.as_str() {
@@ -303,5 +324,21 @@ fn told(job: &Job) -> String {
 fn lost(why: &str) -> Status {
     Status::Lost {
         why: why.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_has_changed_before_a_record_is_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let open = || fs::File::open(dir.path()).unwrap();
+        open().set_modified(old).unwrap();
+        assert_eq!(seen_anew(dir.path()).unwrap(), Record::Missing);
+        assert!(open().metadata().unwrap().modified().unwrap() > old);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
