@@ -711,3 +711,25 @@ async fn a_claim_that_is_about_to_be_written_is_taken_back() {
     own.quiet().await;
     assert!(!own.file("ran").exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_that_is_refused_after_its_start_says_why() {
+    if rig::skipped() {
+        return;
+    }
+    let own = Own::up(1).await;
+    own.node("drain");
+    let script = Script {
+        work: "/proc/nowhere".into(),
+        ..own.script("touch ran")
+    };
+    let other = own.impatient(60, 1).await;
+    let token = conformance::token();
+    let waits = other.start(&own.specs[0], &script, &token).await.unwrap();
+    own.node("resume");
+    let status = own.wait(&waits).await;
+    assert!(
+        lost(&status, "could not make the working folder"),
+        "{status:?}"
+    );
+}

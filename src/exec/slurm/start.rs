@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::state::is_over;
+use super::state::{FAILED, is_over, refusal};
 use super::submit::{Start, placed, unplace};
 use super::{HOST, LOOK, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
@@ -183,11 +183,8 @@ impl SlurmExecutor {
                 Some(None) => return Ok(Begun::Gone("its token was taken back".into())),
                 None => {}
             }
-            if let Some(code) = folder::read_if_there(&dir.join("failed"))? {
-                let said = folder::read_if_there(&dir.join(folder::WRAPPER_LOG))?;
-                let said = said.unwrap_or_default();
-                let _ = fs::remove_file(dir.join("failed"));
-                let why = format!("{} (code {})", said.trim(), code.trim());
+            if let Some(why) = refusal(dir)? {
+                let _ = fs::remove_file(dir.join(FAILED));
                 return Ok(Begun::Refused(Error::new(Kind::Infra, "not-started", why)));
             }
             if asked.elapsed() > ASK {

@@ -29,6 +29,8 @@ const SLOW: Duration = Duration::from_secs(15);
 const STUCK: Duration = Duration::from_secs(120);
 /// There when Slurm, or somebody through it, asked the job to end.
 const INTERRUPTED: &str = "interrupted";
+/// There when the wrapper of a job did not begin: its exit code.
+pub(super) const FAILED: &str = "failed";
 /// Says why an execution counts as lost.
 const LOST: &str = "lost";
 
@@ -83,7 +85,12 @@ impl SlurmExecutor {
                     "process {pid} is gone and left no exit record"
                 )));
             }
-            _ => {}
+            None => {
+                if let Some(why) = refusal(dir)? {
+                    return Ok(lost(&format!("it did not begin: {why}")));
+                }
+            }
+            Some(_) => {}
         }
         let begun = claim.is_some();
         let known = match self.job(handle).await {
@@ -311,6 +318,16 @@ fn seen_anew(dir: &Path) -> Result<Record> {
         let _ = fs::remove_file(&mark);
     }
     Record::read(dir)
+}
+
+/// What the wrapper had to say when it did not begin, and its code.
+pub(super) fn refusal(dir: &Path) -> Result<Option<String>> {
+    let Some(code) = folder::read_if_there(&dir.join(FAILED))? else {
+        return Ok(None);
+    };
+    let said = folder::read_if_there(&dir.join(folder::WRAPPER_LOG))?;
+    let said = said.unwrap_or_default();
+    Ok(Some(format!("{} (code {})", said.trim(), code.trim())))
 }
 
 /// What Slurm says of a job.
