@@ -733,3 +733,25 @@ async fn a_script_that_is_refused_after_its_start_says_why() {
         "{status:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_while_the_controller_is_asked_had_begun() {
+    if rig::skipped() {
+        return;
+    }
+    let own = Own::up(1).await;
+    let (host, token) = (&own.specs[0], conformance::token());
+    let script = own.script("exit 3");
+    let handle = own.executor.start(host, &script, &token).await.unwrap();
+    assert!(exited(&own.wait(&handle).await, 3));
+    own.quiet().await;
+    let (claim, later) = (handle.dir.join("pid"), handle.dir.join("later"));
+    std::fs::rename(&claim, &later).unwrap();
+    own.slurm.pause_controller(true);
+    let (found, ()) = tokio::join!(own.executor.find(host, &token), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        std::fs::rename(&later, &claim).unwrap();
+        own.slurm.pause_controller(false);
+    });
+    assert_eq!(found.unwrap(), Some(handle));
+}

@@ -234,13 +234,11 @@ impl SlurmExecutor {
         if let Some(handle) = self.claimed(host, token)? {
             return Ok(handle);
         }
-        if !self.is_submitted(&dir).await? {
-            return Ok(None);
-        }
-        // It may have begun while the controller was asked.
+        let is_submitted = self.is_submitted(&dir).await?;
+        // It may have begun, and ended, while the controller was asked.
         match self.claimed(host, token)? {
             Some(handle) => Ok(handle),
-            None => Ok(Some(self.handle(&host.name, token, None))),
+            None => Ok(is_submitted.then(|| self.handle(&host.name, token, None))),
         }
     }
 
