@@ -755,3 +755,30 @@ async fn what_ends_while_the_controller_is_asked_had_begun() {
     });
     assert_eq!(found.unwrap(), Some(handle));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_announced_is_taken_out_of_the_queue() {
+    if rig::skipped() {
+        return;
+    }
+    let own = Own::up(1).await;
+    let host = &own.specs[0];
+    own.node("drain");
+    let (known, other) = (conformance::token(), conformance::token());
+    let killed = own.impatient(60, 1).await;
+    let (one, two) = (own.script("touch one"), own.script("touch two"));
+    let (kept, gone) = tokio::join!(
+        killed.start(host, &one, &known),
+        killed.start(host, &two, &other)
+    );
+    let (kept, gone) = (kept.unwrap(), gone.unwrap());
+    drop(killed);
+    let again = own.again(Duration::from_secs(60)).await;
+    again.recall(&[known].into()).await.unwrap();
+    assert!(lost(&own.wait(&gone).await, "before it began"));
+    assert_eq!(again.poll(&kept).await.unwrap(), Status::Running);
+    own.node("resume");
+    assert!(exited(&own.wait(&kept).await, 0));
+    own.quiet().await;
+    assert!(own.file("one").exists() && !own.file("two").exists());
+}
