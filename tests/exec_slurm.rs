@@ -782,3 +782,26 @@ async fn what_nobody_announced_is_taken_out_of_the_queue() {
     own.quiet().await;
     assert!(own.file("one").exists() && !own.file("two").exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_patience_is_one_for_all_nodes() {
+    if rig::skipped() {
+        return;
+    }
+    let own = Own::up(2).await;
+    let patience_s = 20;
+    let impatient = own.impatient(patience_s, 60).await;
+    own.slurm.stop_controller();
+    let script = own.script("touch ran");
+    let tokens = [conformance::token(), conformance::token()];
+    let begun = std::time::Instant::now();
+    let starts = own.specs.iter().zip(&tokens);
+    let starts = starts.map(|(host, token)| impatient.start(host, &script, token));
+    let started = conformance::bounded(futures_util::future::join_all(starts)).await;
+    for start in started {
+        assert_eq!(start.unwrap_err().code, "controller-unreachable");
+    }
+    let took = begun.elapsed().as_secs();
+    assert!((patience_s..2 * patience_s).contains(&took), "{took} s");
+    own.slurm.start_controller();
+}
