@@ -145,11 +145,11 @@ fn write(store: &Store, run_id: &str, records: &mut Vec<Record>) -> doe_cache::R
             record: None,
         })
         .collect();
+    let encoded = records.drain(..).map(Record::encode);
     store.write(&Batch {
-        records,
+        records: &encoded.collect::<doe_cache::Result<Vec<_>>>()?,
         nodes: &nodes,
         ..Batch::default()
     })?;
-    records.clear();
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::lock;
 use crate::quarantine;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,32 +116,8 @@ impl Cas {
     /// [`Error::Io`], [`Error::ReadOnly`].
     pub fn stage_file(&self, path: impl AsRef<Path>) -> Result<Blob> {
         self.writable()?;
-        let path = path.as_ref();
-        let mut source = File::open(path).map_err(|e| Error::io("open", path, &e))?;
-        let (temp, mut file) = Temp::create(&self.layout.tmp())?;
-        let mut hasher = blake3::Hasher::new();
-        // Most are small: to fill a large buffer with zeros would cost more than to read them.
-        let expected = source.metadata().map_or(0, |meta| meta.len());
-        let mut buffer =
-            vec![0; usize::try_from(expected).map_or(1 << 17, |n| n.clamp(1 << 12, 1 << 17))];
-        let mut size_bytes = 0;
-        loop {
-            let count = match source.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Error::io("read", path, &e)),
-            };
-            hasher.update(&buffer[..count]);
-            size_bytes += count as u64;
-            file.write_all(&buffer[..count])
-                .map_err(|e| Error::io("write", temp.path(), &e))?;
-        }
-        temp.finish(&file)?;
-        let blob = Blob {
-            digest: hasher.finalize().into(),
-            size_bytes,
-        };
+        let (temp, digest, size_bytes) = Temp::copy(&self.layout.tmp(), path.as_ref())?;
+        let blob = Blob { digest, size_bytes };
         if !self.present(&blob)? {
             self.stage(blob, temp);
         }
@@ -151,7 +127,8 @@ impl Cas {
     /// Makes all staged blobs durable.
     ///
     /// # Errors
-    /// [`Error::Io`]; what was staged is then staged still.
+    /// [`Error::Io`]; what was staged is then staged still, as far as it is whole and there is room
+    /// for a copy. The rest counts as missing and is to be put again.
     pub fn flush(&self) -> Result<()> {
         self.flush_before(Vec::new())
     }
@@ -175,9 +152,12 @@ impl Cas {
             self.unsettle();
             let [blobs, _] = groups;
             for ((digest, size_bytes), (temp, _)) in sizes.into_iter().zip(blobs) {
-                if !temp.is_published() {
-                    let blob = Blob { digest, size_bytes };
-                    self.stage(blob, temp.again());
+                if temp.is_published() {
+                    continue;
+                }
+                self.distrust(&digest);
+                if let Some(temp) = temp.again(&digest) {
+                    self.stage(Blob { digest, size_bytes }, temp);
                 }
             }
         }

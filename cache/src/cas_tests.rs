@@ -1,6 +1,7 @@
 //! Blobs: what is put is what is got, and damage never goes unnoticed.
 
 use super::*;
+use crate::fault;
 use proptest::prelude::*;
 use std::os::unix::fs::PermissionsExt;
 
@@ -243,4 +244,32 @@ proptest! {
         let noticed = matches!(cas(root.path()).get(&blob.digest), Err(Error::Corrupt { .. }));
         prop_assert!(noticed);
     }
+}
+
+/// What a failed sync leaves of a file proves nothing: it is copied, and what cannot be copied or
+/// is not the blob any more has to be put again.
+#[test]
+fn what_was_not_synced_is_staged_anew_or_missing() {
+    let root = tempfile::tempdir().unwrap();
+    let cas = cas(root.path());
+    let fails = |faults: &str| fault::here::with(faults, || cas.flush()).unwrap_err();
+    let blob = cas.stage_bytes(b"kept").unwrap();
+    let first = cas.path(&blob.digest).unwrap();
+    fails("before-fsync:1:error");
+    assert_ne!(cas.path(&blob.digest).unwrap(), first);
+    assert!(!first.exists());
+    assert_eq!(cas.get(&blob.digest).unwrap(), b"kept");
+    // No room for a copy.
+    fails("before-fsync:1:error,before-tmp-write:1:error");
+    assert!(!cas.contains(&blob.digest));
+    assert_eq!(cas.stage_bytes(b"kept").unwrap(), blob);
+    // The copy is of something else, though the blob was held against its digest before.
+    assert_eq!(cas.get(&blob.digest).unwrap(), b"kept");
+    let path = cas.path(&blob.digest).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, b"torn").unwrap();
+    fails("before-fsync:1:error");
+    assert!(!cas.contains(&blob.digest));
+    assert_eq!(cas.put_bytes(b"kept").unwrap(), blob);
+    assert_eq!(cas.get(&blob.digest).unwrap(), b"kept");
 }

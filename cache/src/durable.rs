@@ -2,11 +2,12 @@
 //! place, and the folder synced. Many files share one pass, because a sync costs milliseconds
 //! however little there is to write.
 
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::fault::{self, Point};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,19 +76,40 @@ impl Temp {
         self.keep
     }
 
-    /// The same content in a file that was not synced yet. A sync that failed may leave pages
-    /// behind that count as written and never were: to sync that file again proves nothing.
-    pub(crate) fn again(self) -> Self {
-        let copy = || -> Result<Self> {
-            let failed = |e| Error::io("copy", &self.path, &e);
-            let mut source = File::open(&self.path).map_err(failed)?;
-            let (temp, mut file) = Self::create(self.path.parent().unwrap_or(&self.path))?;
-            io::copy(&mut source, &mut file).map_err(failed)?;
-            temp.finish(&file)?;
-            Ok(temp)
-        };
-        // Without room for a copy the file is still worth a try.
-        copy().unwrap_or(self)
+    /// Makes a file with the content of another, like [`Self::with`]; the digest and the length of
+    /// what was copied.
+    pub(crate) fn copy(tmp: &Path, path: &Path) -> Result<(Self, Digest, u64)> {
+        let mut source = File::open(path).map_err(|e| Error::io("open", path, &e))?;
+        let (temp, mut file) = Self::create(tmp)?;
+        let mut hasher = blake3::Hasher::new();
+        // Most are small: to fill a large buffer with zeros would cost more than to read them.
+        let expected = source.metadata().map_or(0, |meta| meta.len());
+        let mut buffer =
+            vec![0; usize::try_from(expected).map_or(1 << 17, |n| n.clamp(1 << 12, 1 << 17))];
+        let mut size_bytes = 0;
+        loop {
+            let count = match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(Error::io("read", path, &e)),
+            };
+            hasher.update(&buffer[..count]);
+            size_bytes += count as u64;
+            file.write_all(&buffer[..count])
+                .map_err(|e| Error::io("write", &temp.path, &e))?;
+        }
+        temp.finish(&file)?;
+        Ok((temp, hasher.finalize().into(), size_bytes))
+    }
+
+    /// The same content, as its digest says, in a file that was not synced yet; `None` where it is
+    /// not to be had. A sync that failed may leave pages behind that count as written and never
+    /// were: to sync that file again proves nothing, and what is read of it may be something else.
+    pub(crate) fn again(self, digest: &Digest) -> Option<Self> {
+        let tmp = self.path.parent().unwrap_or(&self.path);
+        let (temp, found, _) = Self::copy(tmp, &self.path).ok()?;
+        (found == *digest).then_some(temp)
     }
 }
 

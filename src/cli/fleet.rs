@@ -138,7 +138,9 @@ pub async fn make(
     let reached = Reached::with(platform, near.ground, local);
     if let Some(ground) = &reached.ground {
         // What is on its way to a host could begin after we have looked.
-        ground.recall().await?;
+        let open = intent::open_runs(store)?;
+        let tokens = open.iter().flat_map(|(_, open)| open.tokens().cloned());
+        ground.recall(&tokens.collect(), reached.private).await?;
     }
     // From here on our reaper guards what a killed run left on this machine.
     let remains = reached.remains(store).await?;

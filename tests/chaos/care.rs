@@ -33,7 +33,13 @@ impl Timeline {
         let all: Vec<String> = world::records(&self.workspace).into_iter().collect();
         match self.random.range(0..5) {
             0 => {
+                // What stands is nobody's to sweep, however the sweep ends.
+                let before = world::reused(&self.workspace);
                 self.disturbed(&own, &["cache", "gc", "--delete"]);
+                self.workspace.doe(&["cache", "verify"]).ok();
+                let after = world::reused(&self.workspace);
+                let lost: Vec<_> = before.difference(&after).collect();
+                assert!(lost.is_empty(), "a sweep took {lost:?} along");
                 self.forget();
             }
             1 => {

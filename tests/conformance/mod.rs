@@ -307,7 +307,7 @@ macro_rules! conformance {
         conformance!(@one $rig; tree::timeout tree::timeout_of_a_polite_script tree::leftovers_are_ended
             tree::cancel_ends_everything tree::cancel_is_polite_first tree::cancel_twice_and_late
             tree::own_group_does_not_hurt_the_logs tree::lost_leader tree::torn_record
-            tree::a_stopped_tree_is_ended);
+            tree::a_stopped_tree_is_ended tree::what_runs_keeps_its_folder);
     };
     (@one $rig:expr; $($room:ident $(:: $name:ident)?)*) => { $(conformance!(@test $rig; $room $(:: $name)?);)* };
     (@test $rig:expr; $name:ident) => {

@@ -241,3 +241,23 @@ pub async fn torn_record(rig: &Rig) {
     let status = rig.executor.poll(&ran.handle).await.unwrap();
     assert!(matches!(status, Status::Lost { .. }), "{status:?}");
 }
+
+pub async fn what_runs_keeps_its_folder(rig: &Rig) {
+    if rig.attached {
+        // It has none.
+        return;
+    }
+    let handle = rig.start(&rig.script("sleep 1002")).await;
+    let error = bounded(rig.executor.discard(&handle)).await.unwrap_err();
+    assert!(handle.dir.join("pid").exists(), "{error}");
+    assert_eq!(
+        rig.executor.poll(&handle).await.unwrap(),
+        Status::Running,
+        "{error}"
+    );
+    bounded(rig.executor.cancel(&handle, Duration::ZERO))
+        .await
+        .unwrap();
+    rig.executor.discard(&handle).await.unwrap();
+    assert!(!handle.dir.exists());
+}

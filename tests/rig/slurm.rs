@@ -39,9 +39,19 @@ impl Slurm {
 
     /// A command of Slurm; what it printed.
     pub fn ask(&self, program: &str, arguments: &[&str]) -> String {
+        let said = self.try_ask(program, arguments);
+        said.unwrap_or_else(|said| panic!("{program} {arguments:?}: {said}"))
+    }
+
+    /// The same; what it complained of when it failed.
+    pub fn try_ask(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(program);
         command.args(arguments).env("SLURM_CONF", self.config());
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
+        let output = command.output().unwrap();
+        match output.status.success() {
+            true => Ok(String::from_utf8(output.stdout).unwrap()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
     }
 
     fn pid(&self, name: &str) -> String {
@@ -57,6 +67,12 @@ impl Slurm {
     /// Stops the controller: it keeps what it knows.
     pub fn stop_controller(&self) {
         self.end_controller("-TERM");
+    }
+
+    /// Lets the controller answer nobody, or again.
+    pub fn pause_controller(&self, pause: bool) {
+        let signal = if pause { "-STOP" } else { "-CONT" };
+        run(Command::new("kill").args([signal, &self.pid("slurmctld")]));
     }
 
     fn end_controller(&self, signal: &str) {

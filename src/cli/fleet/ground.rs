@@ -1,6 +1,7 @@
 //! Hosts that are not this machine, whichever way they are reached: what every way can do beside
 //! the executor's calls.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::{connect, slurm, ssm};
 use crate::error::Result;
 use crate::exec::remote::RemoteExecutor;
 use crate::exec::slurm::SlurmExecutor;
-use crate::exec::{Executor, Handle, HostSpec};
+use crate::exec::{Executor, Handle, HostSpec, Token};
 use crate::plan::model::{Platform, Workspace};
 
 /// See the module.
@@ -86,11 +87,13 @@ impl Ground {
         }
     }
 
-    /// Takes back what an earlier `doe` had submitted and what would begin behind our back.
-    pub(super) async fn recall(&self) -> Result<()> {
+    /// Takes back what an earlier `doe` had submitted and what would begin behind our back. What
+    /// is `announced` and waits in a queue is found by its token like what runs; for the rest to be
+    /// ours the folder on the hosts must be `private`.
+    pub(super) async fn recall(&self, announced: &HashSet<Token>, private: bool) -> Result<()> {
         match &self.way {
             Way::Remote(remote) => remote.recall(&self.hosts).await,
-            // What waits in the queue is found by its token like what runs.
+            Way::Slurm(slurm) if private => slurm.recall(announced).await,
             Way::Slurm(_) => Ok(()),
         }
     }

@@ -272,6 +272,16 @@ open() {
     done
 }
 
+# What runs keeps its folder, and with that its claim.
+discard() {
+    token=$1
+    if [ ! -f "$root/runs/$token/exit" ] && claimed "$token" && [ "$boot" = "$here" ] &&
+        { still "$leader" "$ticks" || carried | grep -qxF "DOE_TOKEN=$token"; }; then
+        fail 71 'it still runs'
+    fi
+    rm -rf -- "$root/runs/$token"
+}
+
 unix_ms() {
     ms=$(date +%s%3N)
     case $ms in '' | *[!0-9]*) ms=$(date +%s)000 ;; esac
@@ -311,6 +321,6 @@ web) web "$1" "$2" ;;
 tcp) tcp "$1" "$2" ;;
 sums) sums "$1" ;;
 send) send "$1" ;;
-discard) rm -rf -- "$root/runs/$1" ;;
+discard) discard "$@" ;;
 *) fail 64 "unknown command $command" ;;
 esac

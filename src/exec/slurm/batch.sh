@@ -75,8 +75,8 @@ while kill -0 "$child" 2>/dev/null; do
 done
 kill -KILL "$watch" 2>/dev/null
 if mine; then
-    # Killed, the wrapper left things behind.
-    [ -e "$dir/exit" ] || /bin/sh "$wrapper" end "$dir" 5000
+    # Killed, the wrapper left things behind. What would not go is not over.
+    [ -e "$dir/exit" ] || /bin/sh "$wrapper" end "$dir" 5000 || exit 1
     : >"$dir/over"
     # For whoever reads what Slurm says of the job.
     code=$(sed -n 's/^code=//p' "$dir/exit" 2>/dev/null)

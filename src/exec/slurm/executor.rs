@@ -9,8 +9,9 @@ use doe_cache::Digest;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use super::state::is_over;
 use super::{NAME, SlurmExecutor};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::exec::remote::blocking;
 use crate::exec::{
     Executor, Facts, Handle, HostSpec, Script, Sign, Status, Stream, Token, files, folder, local,
@@ -137,13 +138,26 @@ impl Executor for SlurmExecutor {
     }
 
     fn discard<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<()>> {
-        let dir = handle.dir.clone();
-        blocking(move || match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &dir, &e))
-            }
-            _ => Ok(()),
-        })
+        async move {
+            self.check(handle)?;
+            // Not what the handle says: it may come from a file that someone changed.
+            let (dir, token) = (self.layout.run(&handle.token), handle.token.clone());
+            blocking(move || {
+                // With the folder would go the claim that keeps others from running it, and what
+                // its task is told to do.
+                if dir.exists() && !is_over(&dir)? {
+                    let text = format!("`{}` may still run: its folder stays", token.0);
+                    return Err(Error::new(Kind::Infra, "still-running", text));
+                }
+                match fs::remove_dir_all(&dir) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        Err(Error::io("remove", &dir, &e))
+                    }
+                    _ => Ok(()),
+                }
+            })
+            .await
+        }
         .boxed()
     }
 }

@@ -10,7 +10,7 @@ mod start;
 mod state;
 mod submit;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use doe_cache::Digest;
 
-use self::queue::Queue;
+use self::queue::{Job, Queue};
 use self::submit::{Place, Submitter, placed};
 use super::files::{self, Blobs};
 use super::folder::{self, Claim, Layout, Record, WRAPPER};
@@ -149,19 +149,9 @@ impl SlurmExecutor {
     /// `Infra`, when the controller does not answer or the folder cannot be read.
     pub async fn sweep(&self) -> Result<Vec<Handle>> {
         let jobs = self.queue.jobs(true).await?;
-        let runs = self.layout.runs();
-        let entries = fs::read_dir(&runs).map_err(|e| Error::io("read", &runs, &e))?;
         let mut open = Vec::new();
-        for entry in entries.flatten() {
-            let name = entry.file_name().into_string();
-            let Some(token) = name.ok().map(Token) else {
-                continue;
-            };
-            let dir = entry.path();
-            if folder::check_token(&token).is_err()
-                || dir.join(OVER).exists()
-                || Record::read(&dir)? != Record::Missing
-            {
+        for (token, dir) in self.runs()? {
+            if dir.join(OVER).exists() || Record::read(&dir)? != Record::Missing {
                 continue;
             }
             let Some(claim) = Claim::read(&dir)? else {
@@ -176,6 +166,44 @@ impl SlurmExecutor {
             }
         }
         Ok(open)
+    }
+
+    /// Takes back what was submitted, has not begun and is none of these: nobody will ask for it.
+    ///
+    /// # Errors
+    /// `Infra`, when the controller does not answer or the folder cannot be read.
+    pub async fn recall(&self, known: &HashSet<Token>) -> Result<()> {
+        let jobs = self.queue.jobs(true).await?;
+        for (token, dir) in self.runs()? {
+            if known.contains(&token) || dir.join(folder::PID).exists() {
+                continue;
+            }
+            let Some(key) = placed(&dir)? else {
+                continue;
+            };
+            let job = jobs.as_ref().map(|jobs| jobs.get(&key));
+            if job.is_some_and(|job| !job.is_some_and(Job::is_open)) {
+                continue;
+            }
+            if folder::revoke_claim(&dir)?
+                && let Some(job) = job.flatten()
+            {
+                self.scancel(&key, job).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The executions that have a folder.
+    fn runs(&self) -> Result<Vec<(Token, PathBuf)>> {
+        let runs = self.layout.runs();
+        let entries = fs::read_dir(&runs).map_err(|e| Error::io("read", &runs, &e))?;
+        let named = entries.flatten().filter_map(|entry| {
+            let token = Token(entry.file_name().into_string().ok()?);
+            folder::check_token(&token).ok()?;
+            Some((token, entry.path()))
+        });
+        Ok(named.collect())
     }
 
     /// A handle; without a claim that of a job which waits for its turn.
@@ -217,5 +245,40 @@ impl SlurmExecutor {
             turns.entry(name.to_owned()).or_default().clone()
         };
         turn.lock_owned().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// The wrapper that it is given here claims the token and dies; how ending what it left goes
+    /// is up to the test.
+    #[test]
+    fn a_task_says_that_it_is_over_only_when_nothing_is_left() {
+        for (end, over) in [("exit 0", true), ("exit 1", false)] {
+            let root = tempfile::tempdir().unwrap();
+            let run = root.path().join("runs/t");
+            for dir in [&run, &root.path().join("arrays")] {
+                folder::make_private(dir).unwrap();
+            }
+            let file = |name: &str, text: &str| {
+                let path = root.path().join(name);
+                folder::write_private(&path, text.as_bytes()).unwrap();
+                path
+            };
+            file("arrays/n", "t\n");
+            let batch = file("batch.sh", BATCH);
+            let claim = "read -r boot </proc/sys/kernel/random/boot_id; echo $$ 1 $boot >$2/pid";
+            let wrapper = format!("case $1 in run) {claim}; exit 9 ;; end) {end} ;; esac\n");
+            let mut task = Command::new("/bin/sh");
+            task.arg(batch).arg(root.path()).arg("n");
+            task.arg(file("wrapper.sh", &wrapper));
+            task.env_remove("SLURM_ARRAY_TASK_ID");
+            assert_eq!(task.status().unwrap().code(), Some(1), "{end}");
+            assert_eq!(run.join(OVER).exists(), over, "{end}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! never its number: a controller that lost its memory gives numbers twice.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -15,10 +16,24 @@ use crate::error::{Error, Kind, Result};
 
 /// Code of the error of a controller that does not answer.
 pub const SILENT: &str = "controller-silent";
+/// Code of the error of a program of Slurm that is not there.
+const MISSING: &str = "slurm-missing";
 /// How old an answer may be at least; one that took long may be older.
 const FRESH: Duration = Duration::from_secs(1);
 /// How many times as long as an answer took it holds.
 const HOLDS: u32 = 20;
+/// How old an answer may be at most.
+const STALE: Duration = Duration::from_secs(30);
+/// The question for all jobs.
+const ALL: [&str; 7] = [
+    "-h",
+    "-a",
+    "-r",
+    "--me",
+    "-t",
+    "all",
+    "-o%F|%K|%T|%V|%N|%r|%k",
+];
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_secs(60);
 /// The environment of Slurm's programs.
@@ -125,9 +140,8 @@ pub struct Queue {
 struct Last {
     /// When it was last asked, unless the answer does not hold any more.
     asked: Option<Instant>,
-    answered: Instant,
-    /// Whether the last question got an answer.
-    good: bool,
+    /// When the first of the last questions failed, unless the last one was answered.
+    silent: Option<Instant>,
     holds: Duration,
     jobs: Arc<Jobs>,
 }
@@ -140,8 +154,7 @@ impl Queue {
             patience,
             last: Mutex::new(Last {
                 asked: None,
-                answered: Instant::now(),
-                good: true,
+                silent: None,
                 holds: FRESH,
                 jobs: Arc::default(),
             }),
@@ -184,8 +197,11 @@ impl Queue {
         let mut command = self.program(name);
         let output = tokio::time::timeout(LIMIT, command.args(arguments).output()).await;
         let output = output.map_err(|_| failed(NO_ANSWER[1].into()))?;
-        let output = output.map_err(|e| {
-            failed(e.to_string()).hint("doe must run where Slurm's commands are: a login node")
+        let output = output.map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Error::new(Kind::Infra, MISSING, format!("no `{name}` is here"))
+                .cause(e)
+                .hint("doe must run where Slurm's commands are: a login node"),
+            _ => failed(e.to_string()),
         })?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -194,17 +210,17 @@ impl Queue {
         Err(failed(said))
     }
 
-    /// Finds out whether there is a controller.
+    /// Finds out whether there is a controller. What it refuses now it would refuse later too.
     pub async fn hello(&self) -> Result<()> {
         let begun = Instant::now();
         loop {
-            match self.jobs(true).await? {
-                Some(_) => return Ok(()),
-                None if begun.elapsed() > self.patience => {
-                    let silent = Error::new(Kind::Infra, SILENT, "`squeue` failed");
-                    return Err(unreachable(begun.elapsed(), silent));
+            match self.ask("squeue", &ALL.map(str::to_owned)).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.code != SILENT => return Err(error),
+                Err(error) if begun.elapsed() > self.patience => {
+                    return Err(unreachable(begun.elapsed(), error));
                 }
-                None => tokio::time::sleep(FRESH).await,
+                Err(_) => tokio::time::sleep(FRESH).await,
             }
         }
     }
@@ -215,7 +231,8 @@ impl Queue {
     }
 
     /// All our jobs, as of now or a moment ago; `fresh` asks in any case. `None` while the
-    /// controller does not answer and there is patience left.
+    /// controller does not answer, for whatever reason, and there is patience left. That runs out
+    /// by the time since the first question that failed, whoever asked it.
     pub async fn jobs(&self, fresh: bool) -> Result<Option<Arc<Jobs>>> {
         let called = Instant::now();
         let mut last = self.last.lock().await;
@@ -225,40 +242,39 @@ impl Queue {
             false => asked.elapsed() < last.holds,
         });
         if holds {
-            return Ok(last.good.then(|| last.jobs.clone()));
+            return Ok(last.silent.is_none().then(|| last.jobs.clone()));
         }
         let asked = Instant::now();
         last.asked = Some(asked);
-        let arguments = [
-            "-h",
-            "-a",
-            "-r",
-            "--me",
-            "-t",
-            "all",
-            "-o",
-            "%F|%K|%T|%V|%N|%r|%k",
-        ];
-        let answer = self.ask("squeue", &arguments.map(str::to_owned)).await;
-        last.holds = FRESH.max(asked.elapsed() * HOLDS);
-        last.good = answer.is_ok();
-        match answer {
+        let answer = self.ask("squeue", &ALL.map(str::to_owned)).await;
+        last.holds = holds_for(asked.elapsed(), answer.is_ok());
+        let error = match answer {
             Ok(text) => {
                 last.jobs = Arc::new(parse(&text));
-                last.answered = Instant::now();
-                Ok(Some(last.jobs.clone()))
+                last.silent = None;
+                return Ok(Some(last.jobs.clone()));
             }
-            Err(error) if error.code != SILENT => Err(error),
-            Err(error) if last.answered.elapsed() > self.patience => {
-                Err(unreachable(last.answered.elapsed(), error))
-            }
-            Err(_) => Ok(None),
+            Err(error) => error,
+        };
+        let silence = last.silent.get_or_insert_with(Instant::now).elapsed();
+        match error.code {
+            MISSING => Err(error),
+            _ if silence > self.patience => Err(unreachable(silence, error)),
+            _ => Ok(None),
         }
     }
 
     /// How long a controller that does not answer is waited for.
     pub fn patience(&self) -> Duration {
         self.patience
+    }
+}
+
+/// How long an answer holds that took so long; what was no answer does not keep the next question.
+fn holds_for(took: Duration, good: bool) -> Duration {
+    match good {
+        true => (took * HOLDS).clamp(FRESH, STALE),
+        false => FRESH,
     }
 }
 
@@ -348,6 +364,15 @@ mod tests {
         // The one that runs, though the other was submitted later.
         assert_eq!((of(0).number.as_str(), of(0).is_open()), ("12_0", true));
         assert_eq!((of(1).state.as_str(), of(1).is_open()), ("PENDING", true));
+    }
+
+    #[test]
+    fn an_answer_holds_for_a_while_and_a_failure_does_not() {
+        let of = |ms, good| holds_for(Duration::from_millis(ms), good);
+        assert_eq!(of(10, true), FRESH);
+        assert_eq!(of(500, true), Duration::from_secs(10));
+        assert_eq!(of(20_000, true), STALE);
+        assert_eq!((of(10, false), of(60_000, false)), (FRESH, FRESH));
     }
 
     #[test]

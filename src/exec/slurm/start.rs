@@ -5,15 +5,18 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::state::{FAILED, is_over, refusal};
 use super::submit::{Start, placed, unplace};
 use super::{HOST, LOOK, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
 use crate::exec::folder::{self, Claim};
 use crate::exec::remote::call::nonce;
-use crate::exec::{Handle, HostSpec, Script, Status, Token};
+use crate::exec::{Handle, HostSpec, Script, Token};
 
 /// How often a script is submitted again when its job ended before it began.
 const TRIES: u32 = 3;
+/// Code of the error that nobody knows whether a script has begun: as of a host that is away.
+const UNTOLD: &str = "host-unreachable";
 /// Between questions about a job that has not begun.
 const ASK: Duration = Duration::from_secs(2);
 /// How long what the controller has just acknowledged may be unknown to it, and how long a claim
@@ -31,7 +34,8 @@ enum Begun {
 }
 
 impl SlurmExecutor {
-    /// Submits a script unless its token was; returns when it has begun.
+    /// Submits a script unless its token was; returns when it has begun. One that fails leaves
+    /// nothing that could begin: who is told that there is nothing does not look for it.
     pub(super) async fn begin(
         &self,
         host: &HostSpec,
@@ -47,6 +51,33 @@ impl SlurmExecutor {
         let _turn = self.turn(&token.0).await;
         let dir = self.layout.run(token);
         self.make_folder(&dir, &texts, host)?;
+        let error = match self.bring(host, script, token).await {
+            Err(error) => error,
+            begun => return begun,
+        };
+        let claimed = match folder::revoke_claim(&dir) {
+            Ok(true) => {
+                self.dismiss(&dir).await;
+                return Err(error);
+            }
+            Ok(false) => self.claimed_soon(host, token).await,
+            Err(unknown) => Err(unknown),
+        };
+        match claimed {
+            // It has begun after all.
+            Ok(Some(Some(handle))) => Ok(handle),
+            Ok(Some(None)) => Err(error),
+            Ok(None) | Err(_) => {
+                let (script, host) = (&script.name, &host.name);
+                let text = format!("whether `{script}` began on node `{host}` cannot be told");
+                Err(Error::new(Kind::Infra, UNTOLD, text).cause(error))
+            }
+        }
+    }
+
+    /// Has a job begin the script of a folder.
+    async fn bring(&self, host: &HostSpec, script: &Script, token: &Token) -> Result<Handle> {
+        let dir = self.layout.run(token);
         let not_started = |cause: &dyn std::fmt::Display| {
             let (script, host) = (&script.name, &host.name);
             let text = format!("the script `{script}` did not start on node `{host}`");
@@ -77,14 +108,7 @@ impl SlurmExecutor {
                     unplace(&dir);
                     return Err(not_started(&said(&cause)));
                 }
-                Begun::Gone(why) if tries >= TRIES => {
-                    // From here on it shall not run.
-                    folder::revoke_claim(&dir)?;
-                    return match self.claimed(host, token)?.flatten() {
-                        Some(handle) => Ok(handle),
-                        None => Err(not_started(&why)),
-                    };
-                }
+                Begun::Gone(why) if tries >= TRIES => return Err(not_started(&why)),
                 Begun::Gone(_) => unplace(&dir),
             }
         }
@@ -126,6 +150,17 @@ impl SlurmExecutor {
         }))
     }
 
+    /// The same; whoever has just made the claim is about to write it.
+    async fn claimed_soon(&self, host: &HostSpec, token: &Token) -> Result<Option<Option<Handle>>> {
+        let since = Instant::now();
+        loop {
+            match self.claimed(host, token)? {
+                None if since.elapsed() < LAG / 5 => tokio::time::sleep(LOOK / 5).await,
+                claimed => return Ok(claimed),
+            }
+        }
+    }
+
     /// Whether a job for an execution is with the controller, as far as can be known.
     async fn is_submitted(&self, dir: &Path) -> Result<bool> {
         let Some(key) = placed(dir)? else {
@@ -148,11 +183,8 @@ impl SlurmExecutor {
                 Some(None) => return Ok(Begun::Gone("its token was taken back".into())),
                 None => {}
             }
-            if let Some(code) = folder::read_if_there(&dir.join("failed"))? {
-                let said = folder::read_if_there(&dir.join(folder::WRAPPER_LOG))?;
-                let said = said.unwrap_or_default();
-                let _ = fs::remove_file(dir.join("failed"));
-                let why = format!("{} (code {})", said.trim(), code.trim());
+            if let Some(why) = refusal(dir)? {
+                let _ = fs::remove_file(dir.join(FAILED));
                 return Ok(Begun::Refused(Error::new(Kind::Infra, "not-started", why)));
             }
             if asked.elapsed() > ASK {
@@ -170,7 +202,7 @@ impl SlurmExecutor {
                         if !folder::revoke_claim(dir)? {
                             continue;
                         }
-                        self.dismiss(dir).await?;
+                        self.dismiss(dir).await;
                         return Ok(Begun::Refused(refused));
                     }
                     Some(Some(job)) if job.waits() && since.elapsed() > self.patience_in_queue => {
@@ -202,17 +234,16 @@ impl SlurmExecutor {
         if let Some(handle) = self.claimed(host, token)? {
             return Ok(handle);
         }
-        if !self.is_submitted(&dir).await? {
-            return Ok(None);
-        }
-        // It may have begun while the controller was asked.
+        let is_submitted = self.is_submitted(&dir).await?;
+        // It may have begun, and ended, while the controller was asked.
         match self.claimed(host, token)? {
             Some(handle) => Ok(handle),
-            None => Ok(Some(self.handle(&host.name, token, None))),
+            None => Ok(is_submitted.then(|| self.handle(&host.name, token, None))),
         }
     }
 
-    /// Makes the claim, so that no job on its way runs the script; what runs is ended.
+    /// Makes the claim, so that no job on its way runs the script; what has it is ended, unless it
+    /// shows that it is over. That it counts as lost does not show that.
     pub(super) async fn take_back(
         &self,
         host: &HostSpec,
@@ -224,20 +255,15 @@ impl SlurmExecutor {
         // Also where nobody has begun: a start that is on its way must find it.
         folder::make_private(&dir)?;
         if folder::revoke_claim(&dir)? {
-            self.dismiss(&dir).await?;
+            self.dismiss(&dir).await;
             return Ok(None);
         }
-        // Whoever has just made the claim is about to write it.
-        let since = Instant::now();
-        while self.claimed(host, token)?.is_none() && since.elapsed() < LAG / 5 {
-            tokio::time::sleep(LOOK / 5).await;
-        }
-        let Some(handle) = self.claimed(host, token)?.flatten() else {
-            return Ok(None);
-        };
-        if self.status(&handle).await? != Status::Running {
+        let claimed = self.claimed_soon(host, token).await?.flatten();
+        if is_over(&dir)? {
             return Ok(None);
         }
+        // A claim that nobody can read yet is one too.
+        let handle = claimed.unwrap_or_else(|| self.handle(&host.name, token, None));
         self.end(&handle, grace).await?;
         Ok(Some(handle))
     }

@@ -12,6 +12,7 @@ use super::submit::placed;
 use super::{LOOK, OVER, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
 use crate::exec::folder::{self, Claim, Record};
+use crate::exec::remote::call::nonce;
 use crate::exec::{Handle, Status, Token};
 
 /// How long an execution whose job the controller does not know to run counts as running after
@@ -28,6 +29,8 @@ const SLOW: Duration = Duration::from_secs(15);
 const STUCK: Duration = Duration::from_secs(120);
 /// There when Slurm, or somebody through it, asked the job to end.
 const INTERRUPTED: &str = "interrupted";
+/// There when the wrapper of a job did not begin: its exit code.
+pub(super) const FAILED: &str = "failed";
 /// Says why an execution counts as lost.
 const LOST: &str = "lost";
 
@@ -55,10 +58,14 @@ impl SlurmExecutor {
             return Ok(lost("its folder is gone"));
         }
         let over = dir.join(OVER).exists();
-        match Record::read(dir)? {
+        let record = match Record::read(dir)? {
+            Record::Missing if over => seen_anew(dir)?,
+            record => record,
+        };
+        match record {
             Record::Whole(_) if dir.join(INTERRUPTED).exists() => {
-                let said = match self.job(handle).await? {
-                    Known::Job(job) => format!(": {}", told(&job)),
+                let said = match self.job(handle).await {
+                    Ok(Known::Job(job)) => format!(": {}", told(&job)),
                     _ => String::new(),
                 };
                 return Ok(lost(&format!("Slurm ended its job before it ended{said}")));
@@ -78,10 +85,20 @@ impl SlurmExecutor {
                     "process {pid} is gone and left no exit record"
                 )));
             }
-            _ => {}
+            None => {
+                if let Some(why) = refusal(dir)? {
+                    return Ok(lost(&format!("it did not begin: {why}")));
+                }
+            }
+            Some(_) => {}
         }
         let begun = claim.is_some();
-        match self.job(handle).await? {
+        let known = match self.job(handle).await {
+            // What shows that it lives needs nobody's word for it.
+            Err(_) if self.shows_life(&handle.token, dir) => return Ok(Status::Running),
+            known => known?,
+        };
+        match known {
             Known::Silence => Ok(Status::Running),
             Known::Job(job) if job.is_open() => {
                 // Begun once and waiting again: nothing runs, and nothing will run twice.
@@ -115,12 +132,17 @@ impl SlurmExecutor {
     async fn record_or(&self, handle: &Handle, why: &str) -> Result<Status> {
         let begun = Instant::now();
         loop {
-            match Record::read(&handle.dir)? {
+            let late = begun.elapsed() > LAG;
+            let record = match late {
+                true => seen_anew(&handle.dir)?,
+                false => Record::read(&handle.dir)?,
+            };
+            match record {
                 Record::Whole(exit) if !handle.dir.join(INTERRUPTED).exists() => {
                     return Ok(Status::Exited(exit));
                 }
                 Record::Whole(_) => return Ok(lost(&format!("Slurm ended it: {why}"))),
-                _ if begun.elapsed() > LAG => {
+                _ if late => {
                     return Ok(lost(&format!("{why}, and it left no exit record")));
                 }
                 _ => tokio::time::sleep(LOOK).await,
@@ -210,13 +232,14 @@ impl SlurmExecutor {
         }
         if folder::revoke_claim(dir)? {
             // It had not begun, and never will.
-            return self.dismiss(dir).await;
+            self.dismiss(dir).await;
+            return Ok(());
         }
         if Claim::read(dir)?.is_some_and(|claim| claim.boot_id == folder::REVOKED) {
             return Ok(());
         }
         folder::write_private(&dir.join("unwanted"), b"")?;
-        let new = dir.join(format!(".cancel-{}", crate::exec::remote::call::nonce()));
+        let new = dir.join(format!(".cancel-{}", nonce()));
         folder::write_private(&new, format!("{}\n", grace.as_millis()).as_bytes())?;
         let cancel = dir.join("cancel");
         fs::rename(&new, &cancel).map_err(|e| Error::io("write", &cancel, &e))?;
@@ -224,14 +247,15 @@ impl SlurmExecutor {
         let mut forced = false;
         while !dir.join(OVER).exists() {
             if asked.elapsed() > ASK / 3 {
-                let known = self.job(handle).await?;
+                // The task needs no controller to end it.
+                let known = self.job(handle).await.unwrap_or(Known::Silence);
                 asked = Instant::now();
                 match known {
                     Known::Job(job) if job.is_open() && !job.waits() => {
                         // It does not heed.
                         let force = !forced && begun.elapsed() > grace + SLOW;
-                        if force {
-                            self.scancel(&placed(dir)?, &job).await?;
+                        if let (true, Some(key)) = (force, placed(dir)?) {
+                            self.scancel(&key, &job).await;
                         }
                         forced |= force;
                     }
@@ -251,25 +275,21 @@ impl SlurmExecutor {
         Ok(())
     }
 
-    /// Takes a job that will do nothing out of the queue.
-    pub(super) async fn dismiss(&self, dir: &Path) -> Result<()> {
-        let key = placed(dir)?;
-        let jobs = self.queue.jobs(true).await?;
-        let job = key
-            .as_ref()
-            .zip(jobs)
-            .map(|(key, jobs)| jobs.get(key).cloned());
-        match job.flatten() {
-            Some(job) if job.is_open() => self.scancel(&key, &job).await,
-            _ => Ok(()),
+    /// Takes a job that will do nothing out of the queue, where the controller can be told: it is
+    /// its claim that keeps it from doing anything.
+    pub(super) async fn dismiss(&self, dir: &Path) {
+        let Ok(Some(key)) = placed(dir) else {
+            return;
+        };
+        if let Ok(Some(jobs)) = self.queue.jobs(true).await
+            && let Some(job) = jobs.get(&key).filter(|job| job.is_open())
+        {
+            self.scancel(&key, job).await;
         }
     }
 
     /// Ends a job by the number that it has had a moment ago.
-    async fn scancel(&self, key: &Option<JobKey>, job: &Job) -> Result<()> {
-        let Some(key) = key else {
-            return Ok(());
-        };
+    pub(super) async fn scancel(&self, key: &JobKey, job: &Job) {
         let mut arguments = vec![job.number.clone()];
         // Only if it bears the right name. Of a task of an array that would be all of them.
         if !job.number.contains('_') {
@@ -278,8 +298,36 @@ impl SlurmExecutor {
         // It may have ended meanwhile, or the controller be away: the claim and the task in the
         // folder are what it depends on.
         let _ = self.queue.ask("scancel", &arguments).await;
-        Ok(())
     }
+}
+
+/// Whether nothing of an execution is left, nor will come, for all that its folder shows.
+pub(super) fn is_over(dir: &Path) -> Result<bool> {
+    let revoked = |claim: Claim| claim.boot_id == folder::REVOKED;
+    Ok(dir.join(OVER).exists()
+        || matches!(Record::read(dir)?, Record::Whole(_))
+        || Claim::read(dir)?.is_some_and(revoked))
+}
+
+/// The record as the file server has it: a file that was once missed may count as missing on this
+/// machine for a while after it has come, until the folder is seen to have changed.
+fn seen_anew(dir: &Path) -> Result<Record> {
+    let mark = dir.join(format!(".seen-{}", nonce()));
+    // Where it cannot be made, there was time enough for the record to come into sight.
+    if folder::write_private(&mark, b"").is_ok() {
+        let _ = fs::remove_file(&mark);
+    }
+    Record::read(dir)
+}
+
+/// What the wrapper had to say when it did not begin, and its code.
+pub(super) fn refusal(dir: &Path) -> Result<Option<String>> {
+    let Some(code) = folder::read_if_there(&dir.join(FAILED))? else {
+        return Ok(None);
+    };
+    let said = folder::read_if_there(&dir.join(folder::WRAPPER_LOG))?;
+    let said = said.unwrap_or_default();
+    Ok(Some(format!("{} (code {})", said.trim(), code.trim())))
 }
 
 /// What Slurm says of a job.
@@ -293,5 +341,21 @@ fn told(job: &Job) -> String {
 fn lost(why: &str) -> Status {
     Status::Lost {
         why: why.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_has_changed_before_a_record_is_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let open = || fs::File::open(dir.path()).unwrap();
+        open().set_modified(old).unwrap();
+        assert_eq!(seen_anew(dir.path()).unwrap(), Record::Missing);
+        assert!(open().metadata().unwrap().modified().unwrap() > old);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

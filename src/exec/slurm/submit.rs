@@ -150,6 +150,8 @@ async fn submit(queue: &Queue, place: &Place, host: &str, minutes: u64, array: V
             };
             match queue.jobs(true).await {
                 Ok(Some(jobs)) if jobs.contains_key(&key) => return Ok(comment),
+                // Arrays go one after the other: the patience is one for all.
+                Err(unreachable) => return Err(unreachable),
                 _ if begun.elapsed() > queue.patience() => {
                     return Err(unreachable(begun.elapsed(), error));
                 }
