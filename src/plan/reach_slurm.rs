@@ -9,6 +9,8 @@ type Diags = Vec<Diagnostic>;
 
 /// Most CPUs of one node; a slip of the keyboard is more likely than more.
 const MAX_CPUS: i64 = 65_536;
+/// Most jobs of one `--detach`, which all are in the queue at once.
+const MOST_DRIVERS: u32 = 50;
 
 /// The table `slurm` of a platform. What is not said is as the cluster's defaults are.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +29,8 @@ pub struct SlurmTable {
     pub cpus: Option<u32>,
     /// Another `slurm.conf`.
     pub config: Option<String>,
+    /// The jobs of `doe build --detach`.
+    pub driver: DriverTable,
     /// Folder that the nodes and this machine share; `%w` stands for the workspace.
     pub root: String,
     /// How long a controller that does not answer is waited for.
@@ -35,6 +39,36 @@ pub struct SlurmTable {
     pub path: Vec<String>,
     /// The `doe` program for the nodes, when it is not this one.
     pub doe: Option<String>,
+}
+
+/// The table `driver` there. What it does not say is as for all jobs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DriverTable {
+    /// Partition: best one whose nodes nothing is measured on.
+    pub partition: Option<String>,
+    /// Account that they are charged to.
+    pub account: Option<String>,
+    /// Quality of service.
+    pub qos: Option<String>,
+    /// Features that a node must have.
+    pub constraint: Option<String>,
+    /// How long one of them may drive; else the partition's default.
+    pub time_s: Option<f64>,
+    /// How many there may be, one after another.
+    pub count: u32,
+}
+
+impl Default for DriverTable {
+    fn default() -> Self {
+        Self {
+            partition: None,
+            account: None,
+            qos: None,
+            constraint: None,
+            time_s: None,
+            count: 4,
+        }
+    }
 }
 
 impl Default for SlurmTable {
@@ -47,6 +81,7 @@ impl Default for SlurmTable {
             constraint: None,
             cpus: None,
             config: None,
+            driver: DriverTable::default(),
             root: ROOT.to_owned(),
             patience_s: 300.0,
             path: Vec::new(),
@@ -82,9 +117,42 @@ pub(super) fn slurm(slurm: &mut SlurmTable, mut table: Table<'_>, diags: &mut Di
     if let Some(patience) = table.opt_duration("patience", diags) {
         slurm.patience_s = patience.value;
     }
+    if let Some(found) = table.opt_table("driver", diags) {
+        driver(&mut slurm.driver, found, diags);
+    }
     root(&mut slurm.root, &mut table, diags);
     path(&mut slurm.path, &mut table, diags);
     table.remaining(diags, "of `slurm`");
+}
+
+/// Reads `driver = { … }`.
+fn driver(driver: &mut DriverTable, mut table: Table<'_>, diags: &mut Diags) {
+    let places = [
+        ("partition", &mut driver.partition),
+        ("account", &mut driver.account),
+        ("qos", &mut driver.qos),
+        ("constraint", &mut driver.constraint),
+    ];
+    words(places, &mut table, diags);
+    if let Some(time) = table.opt_duration("time", diags) {
+        driver.time_s = Some(time.value);
+    }
+    if let Some(count) = table.opt_int("count", diags) {
+        match u32::try_from(count.value) {
+            Ok(value) if (1..=MOST_DRIVERS).contains(&value) => driver.count = value,
+            _ => diags.push(
+                Diagnostic::error(
+                    "out-of-bounds",
+                    format!(
+                        "`count` must be from 1 to {MOST_DRIVERS}, found {}",
+                        count.value
+                    ),
+                )
+                .at(count.site, ""),
+            ),
+        }
+    }
+    table.remaining(diags, "of `driver`");
 }
 
 #[cfg(test)]
@@ -101,7 +169,7 @@ mod tests {
     fn jobs_are_as_the_table_says() {
         let (platform, found) = load(
             "[platform.cluster]\nexecutor = \"slurm\"\nroles = { \"*\" = \"gpu1\" }\n\
-             slurm = { partition = \"gpu\", account = \"bench\", cpus = 8, root = \"/shared/%w\", patience = \"1m\" }\n\
+             slurm = { partition = \"gpu\", account = \"bench\", cpus = 8, root = \"/shared/%w\", patience = \"1m\", driver = { partition = \"small\", time = \"12h\", count = 9 } }\n\
              [platform.cluster.host.\"gpu[1-2]\"]\ngpus = 8\n",
         );
         assert!(found.is_empty(), "{found:?}");
@@ -109,6 +177,9 @@ mod tests {
         assert_eq!(table.partition.as_deref(), Some("gpu"));
         assert_eq!((table.cpus, table.patience_s), (Some(8), 60.0));
         assert_eq!(table.root, "/shared/%w");
+        let driver = &table.driver;
+        assert_eq!(driver.partition.as_deref(), Some("small"));
+        assert_eq!((driver.time_s, driver.count), (Some(43_200.0), 9));
         assert_eq!(platform.hosts["gpu2"].address, "gpu2");
     }
 
@@ -116,13 +187,14 @@ mod tests {
     fn what_is_wrong_is_told() {
         let (_, found) = load(
             "[platform.cluster]\nexecutor = \"slurm\"\n\
-             slurm = { partition = \"a b\", qos = \"-x\", cpus = 0, root = \"shared\", gres = \"gpu:8\" }\n\
+             slurm = { partition = \"a b\", qos = \"-x\", cpus = 0, root = \"shared\", gres = \"gpu:8\", driver = { count = 0, node = \"x\" } }\n\
              ssh = { port = 22 }\n[platform.cluster.host.gpu1]\ngpus = 1\n",
         );
         for expected in [
             "bad-value `partition` must be one word",
             "bad-value `qos` must be one word",
             "out-of-bounds `cpus` must be from 1",
+            "out-of-bounds `count` must be from 1 to 50",
             "bad-path `shared` is not an absolute folder",
             "unknown-key",
             "unused-key `ssh` says nothing to the executor `slurm`",

@@ -4,6 +4,7 @@
 //! comment and its place in the array, never its number.
 
 mod ask;
+mod driver;
 mod executor;
 mod queue;
 mod start;
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use doe_cache::Digest;
 
+pub use self::driver::{Begun, Chain, DRIVER_VAR, Driver, Drivers, Order};
+pub use self::queue::Job;
 use self::queue::Queue;
 use self::submit::{Place, Submitter, placed};
 use super::files::{self, Blobs};

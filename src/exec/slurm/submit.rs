@@ -103,7 +103,6 @@ impl Submitter {
 async fn submit(queue: &Queue, place: &Place, host: &str, minutes: u64, array: Vec<Asked>) {
     let nonce = nonce();
     let tokens: Vec<Token> = array.iter().map(|(start, _)| start.token.clone()).collect();
-    let begun = Instant::now();
     let done = async {
         write_ahead(&place.root, &nonce, &tokens)?;
         let comment = comment_of(&nonce);
@@ -134,28 +133,7 @@ async fn submit(queue: &Queue, place: &Place, host: &str, minutes: u64, array: V
         }
         arguments.push(nonce.clone());
         arguments.push(place.wrapper.display().to_string());
-        loop {
-            let submitted = queue.ask("sbatch", &arguments).await;
-            queue.outdate().await;
-            let Err(error) = submitted else {
-                return Ok(comment);
-            };
-            if error.code != SILENT {
-                return Err(error);
-            }
-            // It may have heard us although we did not hear it.
-            let key = JobKey {
-                comment: comment.clone(),
-                index: 0,
-            };
-            match queue.jobs(true).await {
-                Ok(Some(jobs)) if jobs.contains_key(&key) => return Ok(comment),
-                _ if begun.elapsed() > queue.patience() => {
-                    return Err(unreachable(begun.elapsed(), error));
-                }
-                _ => tokio::time::sleep(AGAIN).await,
-            }
-        }
+        once(queue, &arguments, &comment).await.map(|_| comment)
     };
     let done: Result<String> = done.await;
     if done.is_err() {
@@ -171,6 +149,37 @@ async fn submit(queue: &Queue, place: &Place, host: &str, minutes: u64, array: V
         });
         // Who asked may be gone; the job is found by its token.
         let _ = answer.send(key);
+    }
+}
+
+/// Submits a job, unless one with its comment is with the controller although the answer was lost;
+/// its number.
+pub async fn once(queue: &Queue, arguments: &[String], comment: &str) -> Result<String> {
+    let begun = Instant::now();
+    loop {
+        let submitted = queue.ask("sbatch", arguments).await;
+        queue.outdate().await;
+        let error = match submitted {
+            // `NUMBER`, or `NUMBER;CLUSTER`.
+            Ok(said) => return Ok(said.trim().split(';').next().unwrap_or("").to_owned()),
+            Err(error) if error.code != SILENT => return Err(error),
+            Err(error) => error,
+        };
+        // It may have heard us although we did not hear it.
+        let key = JobKey {
+            comment: comment.to_owned(),
+            index: 0,
+        };
+        match queue.jobs(true).await {
+            Ok(Some(jobs)) if jobs.contains_key(&key) => {
+                let number = &jobs[&key].number;
+                return Ok(number.split('_').next().unwrap_or("").to_owned());
+            }
+            _ if begun.elapsed() > queue.patience() => {
+                return Err(unreachable(begun.elapsed(), error));
+            }
+            _ => tokio::time::sleep(AGAIN).await,
+        }
     }
 }
 
@@ -202,7 +211,8 @@ pub fn unplace(dir: &Path) {
     let _ = fs::remove_file(dir.join(PLACE));
 }
 
-fn durable(path: &Path, content: &[u8]) -> Result<()> {
+/// Writes a file that is whole or not there, and on disk when this returns.
+pub fn durable(path: &Path, content: &[u8]) -> Result<()> {
     let new = path.with_extension("new");
     folder::write_private(&new, content)?;
     let io = |e: std::io::Error| Error::io("write", path, &e);
