@@ -366,3 +366,41 @@ fn a_detached_build_can_be_cancelled_and_tells_what_keeps_it_from_beginning() {
     wait_until_quiet(&slurm);
     assert_eq!(lines(&workspace, "two"), 0);
 }
+
+/// Needs no cluster: nothing is connected to.
+#[test]
+fn gpus_that_two_members_of_a_gang_would_wait_for_are_found_by_check() {
+    let workspace = Workspace::empty();
+    let member = |name: &str| {
+        format!(
+            "[[t.step]]\nname = \"{name}\"\nrole = \"pair\"\ngang = \"both\"\ntimeout = \"1m\"\nrun = \"touch {{{{ out.result }}}}\"\n"
+        )
+    };
+    let rule = format!(
+        "[t]\nroles = {{ pair = {{ gpus = 2 }} }}\n{}{}[t.output]\nresult = {{ path = \"r.json\", schema = \"t-v1\" }}\n",
+        member("one"),
+        member("two")
+    );
+    workspace.write("rules/t.toml", &rule);
+    workspace.write(
+        "plans/t.toml",
+        "[plan]\ntitle = \"t\"\nrules = [\"t\"]\n[[layer]]\nid = \"l\"\nrule = \"t.t\"\npattern = \"p\"\nestimate = \"1s\"\n",
+    );
+    let platform = |slurm: &str| {
+        format!(
+            "[workspace]\nplatform = \"pair\"\n[platform.pair]\nexecutor = \"slurm\"\nroles = {{ \"*\" = \"n1\" }}\n{slurm}[platform.pair.host.n1]\ngpus = 4\n"
+        )
+    };
+    workspace.write("doe.toml", &platform(""));
+    workspace.doe(&["check", "//t:all"]).ok();
+    workspace.write("doe.toml", &platform("slurm = { gres = \"gpu\" }\n"));
+    let found = workspace.doe(&["check", "//t:all"]).exits(3).stdout;
+    assert!(found.contains("too-many-gpus"), "{found}");
+    assert!(
+        found.contains("would each ask Slurm for the 2 GPUs"),
+        "{found}"
+    );
+    workspace.replace("rules/t.toml", "gpus = 2", "gpus = 8", 1);
+    let found = workspace.doe(&["check", "//t:all"]).exits(3).stdout;
+    assert!(found.contains("8 GPUs are asked of host"), "{found}");
+}

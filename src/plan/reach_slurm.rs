@@ -3,7 +3,7 @@
 
 use super::reach::{ROOT, path, root, words};
 use crate::error::Diagnostic;
-use crate::source::Table;
+use crate::source::{Table, Text};
 
 type Diags = Vec<Diagnostic>;
 
@@ -29,6 +29,11 @@ pub struct SlurmTable {
     pub cpus: Option<u32>,
     /// Another `slurm.conf`.
     pub config: Option<String>,
+    /// The kind of Slurm's resource that GPUs are (`gpu`, `gpu:h200`): jobs ask for as many as the
+    /// plan gives them.
+    pub gres: Option<String>,
+    /// How long a service may go on at most, whatever needs it.
+    pub service_time_s: Option<f64>,
     /// The jobs of `doe build --detach`.
     pub driver: DriverTable,
     /// Folder that the nodes and this machine share; `%w` stands for the workspace.
@@ -81,6 +86,8 @@ impl Default for SlurmTable {
             constraint: None,
             cpus: None,
             config: None,
+            gres: None,
+            service_time_s: None,
             driver: DriverTable::default(),
             root: ROOT.to_owned(),
             patience_s: 300.0,
@@ -117,12 +124,40 @@ pub(super) fn slurm(slurm: &mut SlurmTable, mut table: Table<'_>, diags: &mut Di
     if let Some(patience) = table.opt_duration("patience", diags) {
         slurm.patience_s = patience.value;
     }
+    if let Some(found) = table.opt_str("gres", diags) {
+        gres(&mut slurm.gres, found, diags);
+    }
+    if let Some(time) = table.opt_duration("service_time", diags) {
+        slurm.service_time_s = Some(time.value);
+    }
     if let Some(found) = table.opt_table("driver", diags) {
         driver(&mut slurm.driver, found, diags);
     }
     root(&mut slurm.root, &mut table, diags);
     path(&mut slurm.path, &mut table, diags);
     table.remaining(diags, "of `slurm`");
+}
+
+/// A kind of resource, without a number.
+fn gres(gres: &mut Option<String>, found: Text, diags: &mut Diags) {
+    let parts: Vec<&str> = found.text.split(':').collect();
+    let is_name = |part: &&str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.chars().all(fits)
+    };
+    if parts.len() <= 2 && parts.iter().all(is_name) {
+        *gres = Some(found.text);
+        return;
+    }
+    let text = format!(
+        "`gres` must be a kind of resource, `gpu` or `gpu:h200`, found `{}`",
+        found.text
+    );
+    diags.push(
+        Diagnostic::error("bad-value", text)
+            .at(found.site, "")
+            .hint("how many a job asks for is what the plan gives its role, for example `roles = { decode = { gpus = 8 } }`"),
+    );
 }
 
 /// Reads `driver = { … }`.
@@ -169,7 +204,7 @@ mod tests {
     fn jobs_are_as_the_table_says() {
         let (platform, found) = load(
             "[platform.cluster]\nexecutor = \"slurm\"\nroles = { \"*\" = \"gpu1\" }\n\
-             slurm = { partition = \"gpu\", account = \"bench\", cpus = 8, root = \"/shared/%w\", patience = \"1m\", driver = { partition = \"small\", time = \"12h\", count = 9 } }\n\
+             slurm = { partition = \"gpu\", account = \"bench\", cpus = 8, gres = \"gpu:h200\", service_time = \"8h\", root = \"/shared/%w\", patience = \"1m\", driver = { partition = \"small\", time = \"12h\", count = 9 } }\n\
              [platform.cluster.host.\"gpu[1-2]\"]\ngpus = 8\n",
         );
         assert!(found.is_empty(), "{found:?}");
@@ -177,6 +212,8 @@ mod tests {
         assert_eq!(table.partition.as_deref(), Some("gpu"));
         assert_eq!((table.cpus, table.patience_s), (Some(8), 60.0));
         assert_eq!(table.root, "/shared/%w");
+        assert_eq!(table.gres.as_deref(), Some("gpu:h200"));
+        assert_eq!(table.service_time_s, Some(28_800.0));
         let driver = &table.driver;
         assert_eq!(driver.partition.as_deref(), Some("small"));
         assert_eq!((driver.time_s, driver.count), (Some(43_200.0), 9));
@@ -194,6 +231,7 @@ mod tests {
             "bad-value `partition` must be one word",
             "bad-value `qos` must be one word",
             "out-of-bounds `cpus` must be from 1",
+            "bad-value `gres` must be a kind of resource, `gpu` or `gpu:h200`, found `gpu:8`",
             "out-of-bounds `count` must be from 1 to 50",
             "bad-path `shared` is not an absolute folder",
             "unknown-key",

@@ -6,6 +6,7 @@
 mod ask;
 mod driver;
 mod executor;
+mod limits;
 mod queue;
 mod start;
 mod state;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use doe_cache::Digest;
 
 pub use self::driver::{Begun, Chain, DRIVER_VAR, Driver, Drivers, Order};
+use self::limits::Limits;
 pub use self::queue::Job;
 use self::queue::Queue;
 use self::submit::{Place, Submitter, placed};
@@ -48,6 +50,10 @@ pub struct SlurmOptions {
     pub config: Option<PathBuf>,
     /// What `sbatch` is told of every job: `--partition=…` and the like.
     pub common: Vec<String>,
+    /// The kind of resource that GPUs are; without it jobs ask for none.
+    pub gres: Option<String>,
+    /// How long a script without a limit of its own may go on at most.
+    pub service_time: Option<Duration>,
     /// How long a controller that does not answer is waited for.
     pub patience: Duration,
     /// How long a start waits for its job to begin before it lets it wait alone.
@@ -100,7 +106,9 @@ impl SlurmExecutor {
             root,
             batch,
             wrapper: wrapper.clone(),
+            limits: Limits::new(&options.common, options.service_time),
             common: options.common,
+            gres: options.gres,
         };
         Ok(Self {
             submitter: Submitter::new(queue.clone(), place),
