@@ -9,10 +9,11 @@ mod rig;
 mod slurm;
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use slurm::Slurm;
-use support::{Workspace, wait_for};
+use support::{Ran, Workspace, wait_for};
 
 const LONG: Duration = Duration::from_secs(500);
 
@@ -176,4 +177,230 @@ fn what_a_killed_doe_left_goes_on_and_runs_once_or_is_ended() {
     let ended = workspace.doe(&["cancel", "--all", "--json"]).ok().json();
     assert_eq!(ended["ended"].as_array().unwrap().len(), 2, "{ended}");
     wait_until_quiet(&slurm);
+}
+
+/// A cluster of two nodes to measure on and two for drivers, and its workspace.
+fn detached(driver: &str) -> (Slurm, Workspace) {
+    let slurm = Slurm::up(4);
+    let workspace = waiting(&slurm);
+    let driver = format!("patience = \"60s\", driver = {{ partition = \"drivers\"{driver} }}");
+    workspace.replace("doe.toml", "patience = \"60s\"", &driver, 1);
+    (slurm, workspace)
+}
+
+/// The drivers that `doe jobs` shows, and how many other jobs.
+fn drivers(workspace: &Workspace) -> (Vec<serde_json::Value>, usize) {
+    let jobs = workspace.doe(&["jobs", "--json"]).ok().json();
+    let jobs = jobs.as_array().unwrap().clone();
+    let (drivers, others): (Vec<_>, Vec<_>) =
+        jobs.into_iter().partition(|job| job["kind"] == "driver");
+    for other in &others {
+        assert!(other["doe_pid"].is_u64(), "somebody drives: {other}");
+    }
+    (drivers, others.len())
+}
+
+/// Waits until a driver later than this one runs the build: its job and its node.
+fn driver_after(workspace: &Workspace, last: &str) -> (String, String) {
+    wait_for("the next driver", LONG, || {
+        std::thread::sleep(Duration::from_millis(300));
+        let jobs = workspace.doe(&["jobs", "--json"]).ok().json();
+        let jobs = jobs.as_array().unwrap();
+        let job = jobs
+            .iter()
+            .find(|job| job["kind"] == "driver" && job["state"] == "RUNNING")?;
+        let text = |key: &str| job[key].as_str().unwrap().to_owned();
+        let steps = jobs.iter().filter(|job| job["doe_pid"].is_u64());
+        (text("job") != last && steps.count() == 2).then(|| (text("job"), text("host")))
+    })
+}
+
+#[test]
+fn a_detached_build_goes_on_without_its_client_and_outlives_its_drivers() {
+    if rig::skipped() {
+        return;
+    }
+    let (slurm, workspace) = detached(", count = 4, time = \"1h\"");
+    // Drivers are on machines with other names than the client's.
+    let nothing = tempfile::tempdir().unwrap();
+    for at in [3, 4] {
+        slurm.kill_daemon(at);
+        slurm.start_daemon_elsewhere(at, nothing.path());
+    }
+    slurm.wait_until_up();
+    let told = workspace.doe(&["build", "//t:all", "--detach", "--json"]);
+    let told = told.ok().json();
+    assert_eq!(told["drivers"], 4, "{told}");
+    let (first, _) = driver_after(&workspace, "");
+    assert_eq!(told["job"], first.as_str());
+    let (seen, others) = drivers(&workspace);
+    assert_eq!((seen.len(), others), (4, 2), "{seen:?}");
+    let waits = |job: &&serde_json::Value| job["state"] == "PENDING (Dependency)";
+    assert_eq!(seen.iter().filter(waits).count(), 3, "{seen:?}");
+    let again = workspace.doe(&["build", "//t:all", "--detach"]).exits(5);
+    assert!(
+        again.stderr.contains(&format!("job {first} on")),
+        "{}",
+        again.stderr
+    );
+    let (mut attached, followed) = workspace.spawn(&["attach", "--json"]);
+    let is_followed = |drivers: usize| {
+        wait_for("who follows to see it", LONG, || {
+            let told = std::fs::read_to_string(&followed).unwrap_or_default();
+            (told.matches("\"run-started\"").count() == drivers).then_some(())
+        });
+    };
+    is_followed(1);
+
+    // Killed, told to go as at the end of its time, its node lost.
+    slurm.ask("scancel", &["--full", "--signal=KILL", &first]);
+    let (second, _) = driver_after(&workspace, &first);
+    is_followed(2);
+    slurm.ask("scancel", &[&second]);
+    let (third, node) = driver_after(&workspace, &second);
+    is_followed(3);
+    let at = (1..=4).find(|at| slurm.hosts.name(*at) == node).unwrap();
+    slurm.hosts.kill(at);
+    driver_after(&workspace, &third);
+    is_followed(4);
+    for file in ["server", "one"] {
+        assert_eq!(lines(&workspace, file), 1, "{file}");
+    }
+    workspace.write("scratch/go", "");
+    assert!(attached.wait().unwrap().success(), "the build went well");
+    for file in ["server", "one", "two"] {
+        assert_eq!(lines(&workspace, file), 1, "{file}");
+    }
+    wait_until_quiet(&slurm);
+    assert_eq!(drivers(&workspace), (Vec::new(), 0));
+    let again = workspace
+        .doe(&["build", "//t:all", "--json"])
+        .ok()
+        .summary();
+    assert_eq!(
+        (again["ok"].as_u64(), again["reused"].as_u64()),
+        (Some(0), Some(1))
+    );
+
+    // One that ends well leaves nobody to take over.
+    let told = workspace.doe(&["build", "//t:all", "--detach", "--json"]);
+    let log = told.ok().json()["log"].as_str().unwrap().to_owned();
+    wait_until_quiet(&slurm);
+    let chain = std::path::Path::new(&log).parent().unwrap();
+    let over = std::fs::read_to_string(chain.join("over")).unwrap();
+    assert_eq!(over, "1 0\n");
+    assert!(!chain.join("begun-2").exists());
+    assert!(
+        std::fs::read_to_string(&log)
+            .unwrap()
+            .contains("\"reused\":1")
+    );
+}
+
+#[test]
+fn a_detached_build_can_be_cancelled_and_tells_what_keeps_it_from_beginning() {
+    if rig::skipped() {
+        return;
+    }
+    let (slurm, workspace) = detached("");
+    let build = ["build", "//t:all", "--detach"];
+    let elsewhere = workspace.doe(&[&build[..], &["--platform", "sim"]].concat());
+    let elsewhere = elsewhere.exits(2).stderr;
+    assert!(elsewhere.contains("its executor is `local`"), "{elsewhere}");
+    assert!(slurm.ask("squeue", &["-h"]).is_empty());
+
+    // While it runs. No answer to any submission arrives, neither at the client nor at the driver.
+    workspace.write(
+        "lossy/sbatch",
+        "#!/bin/sh\nPATH=${PATH#*:}\nsbatch \"$@\" >/dev/null || exit\necho 'Unable to contact slurm controller' >&2\nexit 1\n",
+    );
+    let lossy = workspace.path().join("lossy");
+    let program = lossy.join("sbatch");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", lossy.display(), std::env::var("PATH").unwrap());
+    let detached = workspace.command(&build).env("PATH", path).output();
+    Ran::of(&build, detached.unwrap()).ok();
+    driver_after(&workspace, "");
+    assert_eq!(drivers(&workspace).0.len(), 4);
+    let names = slurm.ask("squeue", &["-h", "-a", "-t", "all", "-o", "%j"]);
+    let mut once: Vec<_> = names.lines().collect();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(
+        once.len(),
+        names.lines().count(),
+        "nothing was submitted twice: {names}"
+    );
+    let cancelled = workspace.doe(&["cancel", "--all"]).ok().stdout;
+    assert!(cancelled.contains("cancelling everything"), "{cancelled}");
+    wait_until_quiet(&slurm);
+    assert_eq!(drivers(&workspace), (Vec::new(), 0));
+
+    // While it waits.
+    let nodes = [3, 4].map(|at| slurm.hosts.name(at));
+    let set = |state: &str| {
+        for node in &nodes {
+            let node = format!("nodename={node}");
+            let state = format!("state={state}");
+            slurm.ask("scontrol", &["update", &node, &state, "reason=test"]);
+        }
+    };
+    set("drain");
+    let told = workspace.doe(&build).ok().stdout;
+    assert!(told.contains("will drive the build: PENDING"), "{told}");
+    let (waiting, _) = drivers(&workspace);
+    assert_eq!(waiting.len(), 4);
+    workspace.doe(&["cancel", "--all"]).ok();
+    wait_until_quiet(&slurm);
+    workspace.doe(&["attach"]).exits(2);
+    set("resume");
+
+    // Where the workspace is not.
+    for at in [3, 4] {
+        slurm.kill_daemon(at);
+        slurm.start_daemon_elsewhere(at, workspace.path());
+    }
+    slurm.wait_until_up();
+    let error = workspace.doe(&build).exits(4).stderr;
+    assert!(error.contains("does not see the workspace"), "{error}");
+    wait_until_quiet(&slurm);
+    assert_eq!(lines(&workspace, "two"), 0);
+}
+
+/// Needs no cluster: nothing is connected to.
+#[test]
+fn gpus_that_two_members_of_a_gang_would_wait_for_are_found_by_check() {
+    let workspace = Workspace::empty();
+    let member = |name: &str| {
+        format!(
+            "[[t.step]]\nname = \"{name}\"\nrole = \"pair\"\ngang = \"both\"\ntimeout = \"1m\"\nrun = \"touch {{{{ out.result }}}}\"\n"
+        )
+    };
+    let rule = format!(
+        "[t]\nroles = {{ pair = {{ gpus = 2 }} }}\n{}{}[t.output]\nresult = {{ path = \"r.json\", schema = \"t-v1\" }}\n",
+        member("one"),
+        member("two")
+    );
+    workspace.write("rules/t.toml", &rule);
+    workspace.write(
+        "plans/t.toml",
+        "[plan]\ntitle = \"t\"\nrules = [\"t\"]\n[[layer]]\nid = \"l\"\nrule = \"t.t\"\npattern = \"p\"\nestimate = \"1s\"\n",
+    );
+    let platform = |slurm: &str| {
+        format!(
+            "[workspace]\nplatform = \"pair\"\n[platform.pair]\nexecutor = \"slurm\"\nroles = {{ \"*\" = \"n1\" }}\n{slurm}[platform.pair.host.n1]\ngpus = 4\n"
+        )
+    };
+    workspace.write("doe.toml", &platform(""));
+    workspace.doe(&["check", "//t:all"]).ok();
+    workspace.write("doe.toml", &platform("slurm = { gres = \"gpu\" }\n"));
+    let found = workspace.doe(&["check", "//t:all"]).exits(3).stdout;
+    assert!(found.contains("too-many-gpus"), "{found}");
+    assert!(
+        found.contains("would each ask Slurm for the 2 GPUs"),
+        "{found}"
+    );
+    workspace.replace("rules/t.toml", "gpus = 2", "gpus = 8", 1);
+    let found = workspace.doe(&["check", "//t:all"]).exits(3).stdout;
+    assert!(found.contains("8 GPUs are asked of host"), "{found}");
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use conformance::Rig;
 use doe::exec::slurm::{SlurmExecutor, SlurmOptions};
-use doe::exec::{Executor, Handle, HostSpec, Script, Status, Stream, Token};
+use doe::exec::{Ask, Executor, Handle, HostSpec, Script, Status, Stream, Token};
 use slurm::Slurm;
 
 /// One cluster for the tests that run at a time; it goes with the last of these.
@@ -41,6 +41,8 @@ fn options(slurm: &Slurm, root: &Path) -> SlurmOptions {
         root: root.to_owned(),
         config: Some(slurm.config()),
         common: Vec::new(),
+        gres: Some("gpu".into()),
+        service_time: None,
         patience: Duration::from_secs(60),
         queue: Duration::from_secs(60),
         grace: Duration::from_secs(2),
@@ -115,6 +117,7 @@ impl Own {
             timeout: Some(Duration::from_secs(300)),
             log_cap_bytes: 1 << 20,
             attached: false,
+            ask: Default::default(),
         }
     }
 
@@ -804,4 +807,86 @@ async fn the_patience_is_one_for_all_nodes() {
     let took = begun.elapsed().as_secs();
     assert!((patience_s..2 * patience_s).contains(&took), "{took} s");
     own.slurm.start_controller();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gpus_of_the_plan_are_asked_of_slurm() {
+    if rig::skipped() {
+        return;
+    }
+    let own = Own::up(1).await;
+    let host = &own.specs[0];
+    let with = |gpus: u32, script: Script| Script {
+        ask: Ask { gpus, needed: None },
+        ..script
+    };
+    let tokens = [(); 3].map(|()| conformance::token());
+    // The node has four.
+    let (_, holder) = own.begin(&with(4, own.waiting("exit 5"))).await;
+    let beside = own.script("exit 7");
+    let beside = own.executor.start(host, &beside, &tokens[1]);
+    assert!(exited(&own.wait(&beside.await.unwrap()).await, 7));
+    let impatient = own.again(Duration::from_secs(1)).await;
+    let one = with(1, own.script("exit 6"));
+    let waits = impatient.start(host, &one, &tokens[0]);
+    let waits = waits.await.unwrap();
+    assert_eq!(waits.pid, 0, "it waits for the GPUs: {}", own.jobs());
+    own.go();
+    assert!(exited(&own.wait(&holder).await, 5));
+    assert!(exited(&own.wait(&waits).await, 6));
+
+    let many = with(9, own.script("touch ran"));
+    let started = own.executor.start(host, &many, &tokens[2]);
+    let error = conformance::bounded(started).await.unwrap_err();
+    assert_eq!(error.code, "not-started", "{error}");
+    assert!(!own.file("ran").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_has_the_time_that_it_may_be_needed_and_its_end_is_told() {
+    if rig::skipped() {
+        return;
+    }
+    let own = Own::up(1).await;
+    let with = async |service_time: Option<Duration>| {
+        let options = SlurmOptions {
+            service_time,
+            ..options(&own.slurm, &own.dir.path().join("root"))
+        };
+        SlurmExecutor::new(options).await.unwrap()
+    };
+    let needed = Some(Duration::from_secs(10 * 3600));
+    let service = Script {
+        timeout: None,
+        ask: Ask { gpus: 0, needed },
+        ..own.script("sleep 1001")
+    };
+    let host = &own.specs[0];
+    let begin = async |executor: &SlurmExecutor| {
+        let token = conformance::token();
+        let handle = executor.start(host, &service, &token).await.unwrap();
+        let limits = own.slurm.ask("squeue", &["-h", "-o", "%l"]);
+        (handle, limits.trim().to_owned())
+    };
+    let end = async |handle: &Handle| {
+        let cancelled = own.executor.cancel(handle, Duration::from_millis(200));
+        conformance::bounded(cancelled).await.unwrap();
+        let gone = || own.slurm.ask("squeue", &["-h"]).is_empty();
+        conformance::eventually("its job is gone", gone).await;
+    };
+    let (handle, limit) = begin(&with(None).await).await;
+    assert_eq!(limit, "10:30:00", "and half an hour for waiting");
+    end(&handle).await;
+
+    let partition = ["update", "PartitionName=debug", "MaxTime=45"];
+    own.slurm.ask("scontrol", &partition);
+    let (handle, limit) = begin(&with(None).await).await;
+    assert_eq!(limit, "45:00", "no more than the partition allows");
+    end(&handle).await;
+
+    let (handle, limit) = begin(&with(Some(Duration::from_secs(20))).await).await;
+    assert_eq!(limit, "1:00", "no more than the platform says");
+    let status = own.wait(&handle).await;
+    assert!(lost(&status, "TimeLimit"), "{status:?}");
+    assert!(lost(&status, "its 1 min were up"), "{status:?}");
 }

@@ -89,6 +89,7 @@ fn script(text: &str, dir: &std::path::Path) -> Script {
         timeout: Some(Duration::from_secs(120)),
         log_cap_bytes: 1 << 20,
         attached: false,
+        ask: Default::default(),
     }
 }
 

@@ -71,6 +71,7 @@ impl Execution {
             timeout,
             log_cap_bytes: 64 * 1024,
             attached: false,
+            ask: Default::default(),
         };
         let job = Job {
             token: &token,

@@ -331,6 +331,7 @@ impl<'l> Earlier<'l> {
             timeout: None,
             log_cap_bytes: 1 << 20,
             attached: false,
+            ask: Default::default(),
         };
         let host = self.place().spec();
         let handle = self.lab.executor.start(&host, &script, token).await;

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
-use doe_cache::lock_holder;
+use doe_cache::{RunInfo, Store};
 use serde_json::json;
 
 use super::args::Global;
+use super::driving::Holders;
 use super::jobs::{Job, jobs};
 use super::looking::Looking;
 use super::out::Out;
@@ -34,8 +35,8 @@ Examples:
   doe attach //phase2:p2-efa-4k-c1
   doe attach --json | jq 'select(.event == \"node-finished\")'
 
-Ends with the build (exit code 0 when it went well, else 1) or with the pattern's steps. Ctrl-C
-leaves and ends nothing.")]
+Ends with the build (exit code 0 when it went well, else 1) or with the pattern's steps. A build that
+jobs of a cluster drive is followed from driver to driver. Ctrl-C leaves and ends nothing.")]
 pub struct AttachArgs {
     /// The pattern whose steps to follow; without it, the build
     #[arg(value_name = "LABEL")]
@@ -53,33 +54,84 @@ pub fn run(global: &Global, args: &AttachArgs, out: &mut Out) -> Result<u8> {
 
 fn follow_build(workspace: &Workspace, out: &mut Out) -> Result<u8> {
     let store = session::store(workspace)?;
-    let holder = lock_holder(&workspace.state_dir);
-    let runs = intent::open_runs(&store)?;
-    let found = runs.iter().find(|(run, _)| Some(run.info.pid) == holder);
-    let Some((run, _)) = found else {
-        let error = Error::new(Kind::Usage, "no-build", "no build is running");
-        return Err(match runs.first() {
-            Some((run, _)) => error.hint(format!(
-                "the doe of run {} was killed: `doe jobs` shows what goes on, `doe build` goes on with it",
-                run.info.run_id
-            )),
-            None => error.hint("`doe logs` shows what the last attempts wrote"),
-        });
-    };
-    let path = store
-        .layout()
-        .runs()
-        .join(&run.info.run_id)
-        .join("events.jsonl");
+    let mut holders = Holders::find(workspace)?;
     let mut sink: Box<dyn Sink> = if out.json {
         Box::new(JsonLines::new(std::io::stdout()))
     } else {
         Box::new(Plain::new(std::io::stdout(), Style { colour: out.color }))
     };
+    let mut told = String::new();
+    loop {
+        let runs = intent::open_runs(&store)?;
+        if let Some((run, _)) = runs.iter().find(|(run, _)| holders.has(&run.info)) {
+            if let Some(code) = follow_run(workspace, &store, &mut holders, &run.info, &mut *sink)?
+            {
+                return Ok(code);
+            }
+            let Some(driving) = holders.driving().filter(|driving| driving.is_open()) else {
+                let text = format!("the build (pid {}) ended without a word", run.info.pid);
+                return Err(Error::new(Kind::Infra, "build-died", text)
+                    .hint("`doe build` goes on with what it left, `doe jobs` shows it"));
+            };
+            out.note(format!(
+                "the driver (pid {} on `{}`) is gone: {} goes on",
+                run.info.pid,
+                run.info.host,
+                driving.in_words()?
+            ));
+        }
+        let Some(driving) = holders.driving() else {
+            return Err(no_build(
+                runs.first().map(|(run, _)| run.info.run_id.as_str()),
+            ));
+        };
+        // A build with nothing to do leaves no run.
+        if let Some((code, log)) = driving.over()? {
+            out.note(format!(
+                "the build ended with exit code {code}: {}",
+                log.display()
+            ));
+            return Ok(code);
+        }
+        if !driving.is_open() {
+            return Err(no_build(
+                runs.first().map(|(run, _)| run.info.run_id.as_str()),
+            ));
+        }
+        let words = driving.in_words()?;
+        if words != told {
+            out.note(format!("waiting for the driver: {words}"));
+            told = words;
+        }
+        std::thread::sleep(LOOK_EVERY * 5);
+        holders.look(workspace)?;
+    }
+}
+
+fn no_build(left: Option<&str>) -> Error {
+    let error = Error::new(Kind::Usage, "no-build", "no build is running");
+    match left {
+        Some(run_id) => error.hint(format!(
+            "the doe of run {run_id} was killed: `doe jobs` shows what goes on, `doe build` goes on with it",
+        )),
+        None => error.hint("`doe logs` shows what the last attempts wrote"),
+    }
+}
+
+/// Tells what a run tells until it ends; no exit code when it died.
+fn follow_run(
+    workspace: &Workspace,
+    store: &Store,
+    holders: &mut Holders,
+    run: &RunInfo,
+    sink: &mut dyn Sink,
+) -> Result<Option<u8>> {
+    let path = store.layout().runs().join(&run.run_id).join("events.jsonl");
     let mut lines = Lines::open(&path)?;
     loop {
         // Whether it lives is asked first: what it wrote before it ended is seen.
-        let lives = lock_holder(&workspace.state_dir) == Some(run.info.pid);
+        holders.look(workspace)?;
+        let lives = holders.has(run);
         while let Some(line) = lines.next()? {
             let event: Event = serde_json::from_str(&line).map_err(|cause| {
                 let text = format!("`{}` holds a line that is no event", path.display());
@@ -87,13 +139,13 @@ fn follow_build(workspace: &Workspace, out: &mut Out) -> Result<u8> {
             })?;
             sink.event(&event);
             if let Body::Summary(summary) = &event.body {
-                return Ok(if summary.is_good() { 0 } else { 1 });
+                return Ok(Some(if summary.is_good() { 0 } else { 1 }));
             }
         }
+        // Who reads along sees it now.
+        sink.flush();
         if !lives {
-            let text = format!("the build (pid {}) ended without a word", run.info.pid);
-            return Err(Error::new(Kind::Infra, "build-died", text)
-                .hint("`doe build` goes on with what it left, `doe jobs` shows it"));
+            return Ok(None);
         }
         std::thread::sleep(LOOK_EVERY);
     }
@@ -129,6 +181,7 @@ impl Lines {
 fn follow_steps(workspace: &Workspace, label: &str, out: &mut Out) -> Result<u8> {
     let store = session::store(workspace)?;
     let mut looking = Looking::new(workspace)?;
+    let mut holders = Holders::find(workspace)?;
     let open = || -> Result<bool> {
         let runs = intent::open_runs(&store)?;
         Ok(runs
@@ -139,7 +192,8 @@ fn follow_steps(workspace: &Workspace, label: &str, out: &mut Out) -> Result<u8>
     loop {
         // Asked first: the last words of what ends meanwhile are read.
         let goes_on = open()?;
-        for job in jobs(&mut looking, &workspace.state_dir, &store)? {
+        holders.look(workspace)?;
+        for job in jobs(&mut looking, &holders, &store)? {
             if job.label.as_deref() == Some(label)
                 && !followed
                     .iter()

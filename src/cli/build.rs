@@ -1,6 +1,7 @@
 //! `doe build`: runs what is not up to date. This file joins the parts: workspace, lock, store,
 //! executor, simulation, signals, readers of the events.
 
+mod detach;
 mod nothing;
 
 use std::path::Path;
@@ -30,6 +31,7 @@ use crate::engine::remote::{Source, warm};
 use crate::engine::run::{Options, Request, run as run_engine};
 use crate::error::{Error, Kind, Result, Severity};
 use crate::exec::HostSpec;
+use crate::exec::slurm::DRIVER_VAR;
 use crate::graph::{Graph, NodeId};
 use crate::plan::model::Platform;
 use crate::report::jsonl::JsonLines;
@@ -43,6 +45,8 @@ use crate::rule::model::RuleKind;
 /// Analyses whose numbers are shown at the end. Each is read for it, also when there was nothing to
 /// do, and nobody looks through more.
 const MOST_SHOWN: usize = 40;
+/// Exit code of a driver that was told to go.
+const LEFT: i32 = 143;
 
 /// Run what is not up to date
 #[derive(Debug, Args)]
@@ -53,6 +57,7 @@ Examples:
   doe build @failed
   doe build //phase2:p2-efa-4k-c1 --rerun
   doe build //... --wait=2h              when another build may still be running
+  doe build //... --detach               as a job of Slurm, which goes on without you
 
 Ctrl-C: the first stops beginning anything new, the second cancels what runs, the third leaves.")]
 pub struct BuildArgs {
@@ -83,6 +88,9 @@ pub struct BuildArgs {
     /// Let one pattern of each set of services succeed before others of it begin
     #[arg(long)]
     pub canary: bool,
+    /// Let jobs of the cluster drive the build, and leave (platforms of Slurm)
+    #[arg(long, conflicts_with = "dry_run")]
+    pub detach: bool,
     /// Run at most so many patterns at a time (default: as many as hosts allow)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
@@ -95,7 +103,7 @@ pub struct BuildArgs {
 pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let started = Instant::now();
     // What is asked to run again has an answer of its own.
-    let mut recall = match args.dry_run || args.rerun {
+    let mut recall = match args.dry_run || args.rerun || args.detach {
         true => None,
         false => Recall::new(global, out),
     };
@@ -107,6 +115,9 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let workspace = session::workspace(global)?;
     let graph = session::graph(&workspace)?;
     let platform = session::platform(global, &workspace)?;
+    if args.detach {
+        return detach::run(global, args, (&workspace, &graph, platform), out);
+    }
     if args.dry_run {
         let store = session::store(&workspace)?;
         facts::tell_age(out, platform);
@@ -148,10 +159,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         decider = decider.rerun(nodes.iter().copied());
     }
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))?;
+    let runtime = session::runtime()?;
     let doe = std::env::current_exe()
         .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
     let concerned = facts::concerned(&decider, &args.targets.targets, &nodes, &followups);
@@ -311,10 +319,13 @@ fn hosts_of(graph: &Graph<'_>, nodes: &[NodeId], platform: &Platform) -> Vec<Hos
     hosts
 }
 
-/// Counts Ctrl-C; being told to terminate, or losing the terminal, counts as the second.
+/// Counts Ctrl-C; being told to terminate, or losing the terminal, counts as the second. What drives
+/// as a job of a cluster is told so by the end of its time or by others who need the node: nobody
+/// wants the build to end, so it leaves as if killed, and the next driver goes on with what runs.
 fn interrupts() -> Result<watch::Receiver<u8>> {
     let failed = |e| Error::new(Kind::Infra, "signals", "could not listen for Ctrl-C").cause(e);
     let (count, interrupts) = watch::channel(0);
+    let drives = std::env::var_os(DRIVER_VAR).is_some();
     for (kind, least) in [
         (SignalKind::interrupt(), 1),
         (SignalKind::terminate(), 2),
@@ -324,6 +335,9 @@ fn interrupts() -> Result<watch::Receiver<u8>> {
         let count = count.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
+                if drives {
+                    std::process::exit(LEFT);
+                }
                 count.send_modify(|count| *count = (*count + 1).max(least));
             }
         });

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use doe_cache::{Store, WriterLock, lock_holder};
+use doe_cache::{Store, WriterLock};
 use serde_json::json;
 
 use super::args::Global;
+use super::driving::Holders;
 use super::fleet::{self, Reached};
 use super::out::Out;
 use super::{looking, session};
@@ -27,7 +28,8 @@ Examples:
   doe cancel --all
 
 A running build does it itself: the pattern ends as cancelled and the rest goes on; --all is like
-the second Ctrl-C. Where a doe was killed, what it left is ended.")]
+the second Ctrl-C, and takes the jobs of --detach that would go on out of the queue. Where a doe was
+killed, what it left is ended.")]
 pub struct CancelArgs {
     /// The pattern
     #[arg(
@@ -45,14 +47,17 @@ pub struct CancelArgs {
 pub fn run(global: &Global, args: &CancelArgs, out: &mut Out) -> Result<u8> {
     let workspace = session::workspace(global)?;
     let label = args.label.as_ref().map(Label::to_string);
-    if let Some(pid) = lock_holder(&workspace.state_dir) {
-        let store = session::store(&workspace)?;
-        let runs = intent::open_runs(&store)?;
-        let run = runs.into_iter().find(|(run, _)| run.info.pid == pid);
-        let Some((run, _)) = run else {
-            let text = format!("process {pid} holds the workspace and has begun no run");
-            return Err(Error::new(Kind::Lock, "no-run", text).hint("try again in a moment"));
-        };
+    let mut holders = Holders::find(&workspace)?;
+    let mut ended = Vec::new();
+    if let (true, Some(driving)) = (args.all, holders.driving()) {
+        // First who would go on with what ends now.
+        ended = driving.end(false)?;
+    }
+    let store = session::store(&workspace)?;
+    let runs = intent::open_runs(&store)?;
+    let run = runs.into_iter().find(|(run, _)| holders.has(&run.info));
+    if let Some((run, _)) = run {
+        let pid = run.info.pid;
         let run_dir = store.layout().runs().join(&run.info.run_id);
         let answer = request::ask_to_cancel(&run_dir, label.as_deref())?;
         let answer = request::answer(&answer, PATIENCE)?;
@@ -68,8 +73,27 @@ pub fn run(global: &Global, args: &CancelArgs, out: &mut Out) -> Result<u8> {
         let known = answer.starts_with("cancel");
         return Ok(if known { 0 } else { Kind::Usage.exit_code() });
     }
-    let platform = session::platform(global, &workspace)?;
-    let said = cancel_what_is_left(&workspace, platform, label.as_deref())?;
+    let mut name = None;
+    if let Some(driving) = holders.driving() {
+        if args.all {
+            // It has begun no run, or does not hear.
+            ended.extend(driving.end(true)?);
+            name = Some(driving.platform().to_owned());
+        }
+    } else if let Some(pid) = holders.local() {
+        let text = format!("process {pid} holds the workspace and has begun no run");
+        return Err(Error::new(Kind::Lock, "no-run", text).hint("try again in a moment"));
+    }
+    drop(store);
+    let platform = match name.and_then(|name| workspace.platforms.get(&name)) {
+        Some(platform) => platform,
+        None => session::platform(global, &workspace)?,
+    };
+    let mut said: Vec<String> = ended
+        .iter()
+        .map(|job| format!("driver: job {job}"))
+        .collect();
+    said.extend(cancel_what_is_left(&workspace, platform, label.as_deref())?);
     if out.json {
         out.json(&json!({"ended": said}))?;
     } else if said.is_empty() {
@@ -93,10 +117,7 @@ fn cancel_what_is_left(
     };
     let lock = WriterLock::acquire(&workspace.state_dir, "doe cancel")?;
     let store = Store::open(&workspace.state_dir)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))?;
+    let runtime = session::runtime()?;
     let said = runtime.block_on(async {
         let hosts = fleet::left_on(platform, &store)?;
         let reached = Reached::new(workspace, platform, &hosts, local).await?;

@@ -5,7 +5,7 @@
 mod connect;
 mod ground;
 mod ship;
-mod slurm;
+pub mod slurm;
 mod ssm;
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use doe_cache::{Run, RunStatus, Store};
 
+pub use self::connect::file;
 use self::ground::Ground;
 use crate::engine::facts::ask as facts;
 use crate::engine::intent::{self, Open};

@@ -1,19 +1,19 @@
 //! `doe jobs`: what runs now: steps and services, of a build that runs or of one that was killed.
 //! Only looks: starts nothing, ends nothing, takes no lock.
 
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use doe_cache::{Store, lock_holder};
+use doe_cache::Store;
 use serde::Serialize;
 
 use super::args::Global;
+use super::driving::Holders;
 use super::looking::Looking;
 use super::out::Out;
 use super::session;
 use crate::engine::intent::{self, Home, Place};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::exec::{Handle, Token};
 
 /// Show what runs now, for which run, where and since when
@@ -55,16 +55,40 @@ pub fn run(global: &Global, _args: &JobsArgs, out: &mut Out) -> Result<u8> {
     let workspace = session::workspace(global)?;
     let store = session::store(&workspace)?;
     let mut looking = Looking::new(&workspace)?;
-    let jobs = jobs(&mut looking, &workspace.state_dir, &store)?;
+    let mut holders = Holders::find(&workspace)?;
+    let jobs = jobs(&mut looking, &holders, &store)?;
+    let drivers = holders
+        .driving()
+        .map_or(Vec::new(), |driving| driving.seen());
     for blind in &looking.blind {
         out.note(format!("warning: {blind}"));
     }
     if out.json {
-        out.json(&jobs)?;
+        let values =
+            (jobs.iter().map(serde_json::to_value)).chain(drivers.iter().map(serde_json::to_value));
+        let values: Result<Vec<_>, _> = values.collect();
+        let values =
+            values.map_err(|e| Error::new(Kind::Bug, "json", "a job has no text").cause(e))?;
+        out.json(&values)?;
         return Ok(0);
     }
+    for driver in &drivers {
+        let on = match driver.host.as_str() {
+            "" => String::new(),
+            host => format!(" on {host}"),
+        };
+        out.line(format!(
+            "driver {}: job {}{on}, {}, for {}",
+            driver.name,
+            driver.job,
+            driver.state,
+            age(driver.since_unix_ms)
+        ))?;
+    }
     if jobs.is_empty() {
-        out.line("nothing runs")?;
+        if drivers.is_empty() {
+            out.line("nothing runs")?;
+        }
         return Ok(0);
     }
     let mut table = super::out::table(["what", "host", "pid", "for", "run", "doe"]);
@@ -88,7 +112,7 @@ pub fn run(global: &Global, _args: &JobsArgs, out: &mut Out) -> Result<u8> {
         ]);
     }
     out.line(table)?;
-    if jobs.iter().any(|job| job.doe_pid.is_none()) {
+    if drivers.is_empty() && jobs.iter().any(|job| job.doe_pid.is_none()) {
         out.line(
             "a doe was killed: `doe build` goes on with what it left, `doe cancel --all` ends it",
         )?;
@@ -103,8 +127,7 @@ fn age(since_unix_ms: u64) -> String {
 }
 
 /// All that runs.
-pub fn jobs(looking: &mut Looking<'_>, state_dir: &Path, store: &Store) -> Result<Vec<Job>> {
-    let holder = lock_holder(state_dir);
+pub fn jobs(looking: &mut Looking<'_>, holders: &Holders, store: &Store) -> Result<Vec<Job>> {
     let mut jobs: Vec<Job> = Vec::new();
     for (run, open) in intent::open_runs(store)? {
         let mut look = |kind, name: &str, at: (&Place, &Home), token: &Token, since_unix_ms| {
@@ -119,7 +142,7 @@ pub fn jobs(looking: &mut Looking<'_>, state_dir: &Path, store: &Store) -> Resul
                 host: at.0.host.clone(),
                 since_unix_ms,
                 run_id: run.info.run_id.clone(),
-                doe_pid: holder.filter(|pid| *pid == run.info.pid),
+                doe_pid: holders.has(&run.info).then_some(run.info.pid),
                 handle,
             }))
         };

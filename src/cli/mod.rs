@@ -10,6 +10,7 @@ mod cancel;
 mod check;
 mod completions;
 mod diagnose;
+mod driving;
 mod explain;
 mod facts;
 mod fleet;

@@ -45,10 +45,7 @@ pub fn run(global: &Global, args: &ProbeArgs, out: &mut Out) -> Result<u8> {
     let lock = WriterLock::acquire(&workspace.state_dir, "doe probe")?;
     let doe = std::env::current_exe()
         .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))?;
+    let runtime = session::runtime()?;
     let read = runtime.block_on(async {
         let near = Near::new(&workspace, platform, &hosts, &doe).await?;
         near.ask(&workspace, platform, &hosts, &doe).await

@@ -174,6 +174,14 @@ pub fn hold(state_dir: &Path, waiting: &Waiting, out: &mut Out) -> Result<Writer
     )?)
 }
 
+/// Threads for what waits for hosts.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))
+}
+
 /// The nodes that a list of targets names.
 pub fn targets(
     graph: &Graph<'_>,

@@ -176,6 +176,7 @@ impl Context {
             timeout: timeout_s.and_then(|s| std::time::Duration::try_from_secs_f64(s).ok()),
             log_cap_bytes: LOG_CAP_BYTES,
             attached: false,
+            ask: Default::default(),
         }
     }
 

@@ -205,7 +205,7 @@ async fn execute(
     monitor::start(context, job, &site, &action.steps, &mut monitors).await;
     state(NodeState::Running);
     let began = draft.phase("staging", began);
-    let ran = steps::run(context, &site, &action.steps, used).await;
+    let ran = steps::run(context, &site, &action, used).await;
     // Whatever became of the steps, nothing stays beside them.
     let nothing = steps::Ran::default();
     let said = ran.as_ref().unwrap_or(&nothing);

@@ -1,11 +1,12 @@
 //! What can be known of a platform before anything starts: every pattern renders, every role has
 //! a host, and no demand is larger than what there is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use doe_cache::Value;
 use rayon::prelude::*;
 
+use super::resources::own_gpus;
 use super::uses;
 use crate::error::Diagnostic;
 use crate::graph::{Graph, NodeId};
@@ -101,6 +102,17 @@ fn of_node(graph: &Graph<'_>, node: NodeId, platform: &Platform) -> Vec<Diagnost
                 .hint("bind their roles to different hosts, or give the rule other ports"),
         );
     }
+    for (gang, role, asked) in gpus_twice(&action, platform) {
+        let message = format!(
+            "members of gang `{gang}` would each ask Slurm for the {asked} GPUs of role `{role}`"
+        );
+        found.push(
+            Diagnostic::error("too-many-gpus", message)
+                .label(&pattern.label)
+                .at(pattern.site.clone(), "asked here")
+                .hint("give each member a role of its own, or leave out `gres` of the platform's table `slurm`"),
+        );
+    }
     for (needed, host) in gpus.into_values() {
         if needed > host.gpus {
             found.push(
@@ -118,6 +130,20 @@ fn of_node(graph: &Graph<'_>, node: NodeId, platform: &Platform) -> Vec<Diagnost
         }
     }
     found
+}
+
+/// Gangs of which two members stand on one role that has GPUs: where each script is a job that asks
+/// for them, the second would wait for the first, which waits for it.
+fn gpus_twice<'a>(action: &'a Action, platform: &Platform) -> BTreeSet<(&'a str, &'a str, u32)> {
+    if platform.slurm.gres.is_none() || platform.executor != "slurm" {
+        return BTreeSet::new();
+    }
+    let members = action.steps.iter();
+    let members = members.filter_map(|step| Some((step.gang.as_deref()?, step.role.as_deref()?)));
+    let mut seen = BTreeSet::new();
+    let twice = members.filter(|member| !seen.insert(*member));
+    let asked = twice.map(|(gang, role)| (gang, role, own_gpus(action, role)));
+    asked.filter(|(_, _, gpus)| *gpus > 0).collect()
 }
 
 /// Ports that two parts of one node want on the same host at the same time, by host and number,

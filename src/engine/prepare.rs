@@ -13,7 +13,7 @@ use super::schedule::{Problem, ServiceId, ServiceSpec, TaskId, TaskSpec};
 use super::services::ServiceDef;
 use super::uses;
 use crate::error::{Error, Result};
-use crate::exec::HostSpec;
+use crate::exec::{Ask, HostSpec};
 use crate::graph::{Graph, NodeId};
 use crate::plan::model::{Pattern, Platform};
 use crate::rule::action::{Action, Binding};
@@ -92,7 +92,7 @@ pub(super) fn prepare(
         problem: Problem::new(specs, builder.specs),
         inventory: builder.inventory,
         tasks,
-        services: builder.services,
+        services: builder.services.into_iter().map(Arc::new).collect(),
     })
 }
 
@@ -117,7 +117,7 @@ struct Builder<'p> {
     platform: &'p Platform,
     inventory: Inventory,
     specs: Vec<ServiceSpec>,
-    services: Vec<Arc<ServiceDef>>,
+    services: Vec<ServiceDef>,
     by_key: HashMap<(Digest, String), ServiceId>,
 }
 
@@ -220,7 +220,7 @@ impl Builder<'_> {
                         after: service.after.iter().filter_map(below).collect(),
                     });
                     self.by_key.insert((key, host.clone()), id);
-                    new.push((id, key, host, service));
+                    new.push((id, key, host, service, gpus));
                     id
                 }
             };
@@ -231,8 +231,8 @@ impl Builder<'_> {
             .zip(&action.services)
             .map(|((name, id), service)| (name.clone(), *id, service.ports.clone()))
             .collect();
-        for (id, key, host, service) in new {
-            self.services.push(Arc::new(ServiceDef {
+        for (id, key, host, service, gpus) in new {
+            self.services.push(ServiceDef {
                 id,
                 key,
                 name: service.name.clone(),
@@ -243,7 +243,16 @@ impl Builder<'_> {
                 siblings: siblings.clone(),
                 stop_grace: Duration::try_from_secs_f64(service.stop_grace_s)
                     .unwrap_or(Duration::from_secs(10)),
-            }));
+                ask: Ask {
+                    gpus,
+                    needed: Some(Duration::ZERO),
+                },
+            });
+        }
+        let needed = longest(pattern, action);
+        for (_, id) in &named {
+            let ask = &mut self.services[id.index()].ask;
+            ask.needed = ask.needed.map(|so_far| so_far.saturating_add(needed));
         }
         Ok(named)
     }
@@ -262,6 +271,16 @@ impl Builder<'_> {
             gpus: host.gpus,
         })
     }
+}
+
+/// How long a pattern may need its services: until all of them are up and every step is at its
+/// limit, in each of its attempts.
+fn longest(pattern: &Pattern, action: &Action) -> Duration {
+    let starts = action.services.iter().map(|service| service.ready.within_s);
+    let steps = action.steps.iter().map(|step| step.timeout_s);
+    let once: f64 = starts.chain(steps).sum();
+    let all = once * f64::from(pattern.retry.attempts.max(1));
+    Duration::try_from_secs_f64(all).unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]

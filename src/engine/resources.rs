@@ -172,13 +172,7 @@ impl Inventory {
                 continue;
             };
             *hosts.entry(host).or_default() |= demand.exclusive;
-            let served: u32 = action
-                .services
-                .iter()
-                .filter(|service| service.role == *role)
-                .map(|service| service.gpus)
-                .sum();
-            let own = demand.gpus.saturating_sub(served);
+            let own = own_gpus(action, role);
             if own > 0 {
                 let pool = self.pool(PoolKind::Gpus { host: name.into() }, 0);
                 *units.entry(pool).or_default() += own;
@@ -353,4 +347,13 @@ impl Ledger {
             self.free[pool.0 as usize] += count;
         }
     }
+}
+
+/// GPUs of a role that its services do not hold, and so are those of its steps.
+pub(super) fn own_gpus(action: &Action, role: &str) -> u32 {
+    let asked = action.roles.get(role).map_or(0, |demand| demand.gpus);
+    let services = action.services.iter();
+    let served = services.filter(|service| service.role == role);
+    let served: u32 = served.map(|service| service.gpus).sum();
+    asked.saturating_sub(served)
 }

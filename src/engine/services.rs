@@ -19,7 +19,7 @@ use super::released::{Release, Unreleased};
 use super::remains::LeftService;
 use super::schedule::ServiceId;
 use crate::error::{Error, Kind, Result};
-use crate::exec::{Handle, HostSpec, Status, Stream};
+use crate::exec::{Ask, Handle, HostSpec, Status, Stream};
 use crate::rule::action::{Binding, RealBinding, ServiceAction};
 use crate::rule::classes;
 use crate::rule::model::Rule;
@@ -46,6 +46,9 @@ pub(super) struct ServiceDef {
     pub siblings: Vec<(String, ServiceId, BTreeMap<String, u16>)>,
     /// Time between the polite and the hard end.
     pub stop_grace: Duration,
+    /// What it asks of a scheduler: GPUs, and as long as everything of the run that uses it may
+    /// take, one after another.
+    pub ask: Ask,
 }
 
 /// A service that runs.
@@ -254,7 +257,8 @@ pub(super) async fn start(
     let tmp = context.tmp(&context.home, &context.scratch, &tmp, true);
     let tmp = tmp.map_err(early)?;
     let folders = (work.as_path(), tmp.as_path());
-    let script = context.script(name, &action.script, &action.env, folders, None, true);
+    let mut script = context.script(name, &action.script, &action.env, folders, None, true);
+    script.ask = def.ask;
     if context.is_aborted() {
         return Err(ServiceFailure {
             cancelled: true,

@@ -15,12 +15,13 @@ use super::context::{Context, token_text};
 use super::intent::Home;
 use super::judge::Cause;
 use super::ready::{Unready, describe, logs, telling_tail, wait_ready};
+use super::resources::own_gpus;
 use super::services::{Instance, ServiceFailure};
 use super::unended::Left;
 use crate::error::Result;
 use crate::exec::{Executor, Exit, Handle, HostSpec, Status, Token};
 use crate::label::Label;
-use crate::rule::action::StepAction;
+use crate::rule::action::{Action, StepAction};
 
 /// Between the polite and the hard end of a step.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
@@ -119,6 +120,7 @@ enum Readiness {
 struct Member<'s> {
     step: &'s StepAction,
     host: HostSpec,
+    gpus: u32,
     readiness: watch::Sender<Readiness>,
     after: Vec<(String, watch::Receiver<Readiness>)>,
 }
@@ -170,11 +172,11 @@ pub(super) fn token(run_id: &str, name: &str, step: &str) -> Token {
 pub(super) async fn run(
     context: &Context,
     site: &Site<'_>,
-    steps: &[StepAction],
+    action: &Action,
     used: &[Used],
 ) -> Result<Ran> {
     let mut ran = Ran::default();
-    let mut rest = steps;
+    let mut rest = &action.steps[..];
     while let Some(first) = rest.first() {
         let together = match &first.gang {
             None => 1,
@@ -188,7 +190,7 @@ pub(super) async fn run(
         ran.failure = if context.is_aborted() || *site.cancel.borrow() {
             Some(Failure::cancelled())
         } else {
-            run_gang(context, site, gang, used, &mut ran).await?
+            run_gang(context, site, action, gang, used, &mut ran).await?
         };
         if ran.failure.is_some() {
             break;
@@ -200,6 +202,7 @@ pub(super) async fn run(
 async fn run_gang(
     context: &Context,
     site: &Site<'_>,
+    action: &Action,
     gang: &[StepAction],
     used: &[Used],
     ran: &mut Ran,
@@ -218,6 +221,7 @@ async fn run_gang(
         let member = Member {
             step,
             host: context.host(step.role.as_deref())?,
+            gpus: step.role.as_ref().map_or(0, |role| own_gpus(action, role)),
             readiness: readiness[step.name.as_str()].clone(),
             after: after.collect(),
         };
@@ -371,6 +375,7 @@ async fn run_member(
     }
     // What stands beside `doe` itself reads stored results and nothing else.
     script.attached = step.role.is_none();
+    script.ask.gpus = member.gpus;
     // Not to be dropped half-way: what was started must be known.
     let handle = match executor.start(&member.host, &script, &token).await {
         Ok(handle) => handle,

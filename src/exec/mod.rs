@@ -57,6 +57,17 @@ pub struct Script {
     /// Whether it may live and die with `doe`: its work is pure and simply done again. An executor
     /// on the machine of `doe` then runs it without a wrapper; all others take no notice.
     pub attached: bool,
+    /// What it asks of a scheduler that hands hosts out; all other executors take no notice.
+    pub ask: Ask,
+}
+
+/// What a script asks of a scheduler beside its host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// GPUs that are its own.
+    pub gpus: u32,
+    /// How long it may be needed, when it has no limit of its own.
+    pub needed: Option<Duration>,
 }
 
 /// How scripts find their way on hosts that do not have the files of this machine.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use doe_cache::Value;
 use doe_cache::remote::Target;
 
-pub use super::reach_slurm::SlurmTable;
+pub use super::reach_slurm::{DriverTable, SlurmTable};
 use crate::error::{Diagnostic, Site};
 use crate::label::Label;
 use crate::rule::Expr;

@@ -26,6 +26,7 @@ fn script(root: &Path, text: &str) -> Script {
         timeout: None,
         log_cap_bytes: 1 << 20,
         attached: false,
+        ask: Default::default(),
     }
 }
 

@@ -57,6 +57,7 @@ impl Rig {
             timeout: Some(Duration::from_secs(120)),
             log_cap_bytes: 1 << 20,
             attached: self.attached,
+            ask: Default::default(),
         }
     }
 

@@ -93,7 +93,7 @@ impl Slurm {
     /// Waits until the controller has all nodes.
     pub fn wait_until_up(&self) {
         for _ in 0..600 {
-            let states = self.ask("sinfo", &["-h", "-N", "-o", "%T"]);
+            let states = self.ask("sinfo", &["-h", "-N", "-p", "debug", "-o", "%T"]);
             let up = |state: &str| ["idle", "mixed", "allocated"].contains(&state);
             if states.lines().count() == self.hosts.count as usize && states.lines().all(up) {
                 return;
@@ -106,6 +106,21 @@ impl Slurm {
     /// Starts the controller again.
     pub fn start_controller(&self) {
         run(Command::new("slurmctld").env("SLURM_CONF", self.config()));
+    }
+
+    /// Starts the daemon of a node again, as on a machine with a name of its own that has an empty
+    /// folder in a place where others have something.
+    pub fn start_daemon_elsewhere(&self, number: u32, folder: &Path) {
+        let mut start = Command::new("nsenter");
+        start
+            .arg(format!("--net={}", self.hosts.netns(number).display()))
+            .args(["unshare", "--mount", "--uts", "sh", "-c"])
+            .arg("mount -t tmpfs none \"$1\" && hostname \"of-$2\" && exec slurmd -N \"$2\"")
+            .arg("sh")
+            .arg(folder)
+            .arg(self.hosts.name(number))
+            .env("SLURM_CONF", self.config());
+        run(&mut start);
     }
 
     /// Kills the daemon of a node; the jobs there go on.

@@ -33,6 +33,7 @@ JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SwitchType=switch/none
+GresTypes=gpu
 ReturnToService=2
 SlurmctldPort=$BASE
 SlurmctldPidFile=$DIR/run/slurmctld.pid
@@ -58,11 +59,15 @@ PlugStackConfig=$DIR/etc/plugstack.conf
 AccountingStorageType=accounting_storage/none
 C
     for i in $(seq 1 "$N"); do
-        echo "NodeName=$P$i NodeHostname=$HOST NodeAddr=$NET.$i Port=$((BASE + i)) CPUs=24 Sockets=1 CoresPerSocket=24 ThreadsPerCore=1 RealMemory=4096 State=UNKNOWN"
+        echo "NodeName=$P$i NodeHostname=$HOST NodeAddr=$NET.$i Port=$((BASE + i)) CPUs=24 Sockets=1 CoresPerSocket=24 ThreadsPerCore=1 RealMemory=4096 Gres=gpu:4 State=UNKNOWN"
     done
     echo "PartitionName=debug Nodes=$P[1-$N] Default=YES MaxTime=INFINITE State=UP"
+    # Nodes on which nothing is measured.
+    [ "$N" -lt 3 ] || echo "PartitionName=drivers Nodes=$P[3-$N] Default=NO MaxTime=INFINITE State=UP"
 } >"$DIR/etc/slurm.conf"
 : >"$DIR/etc/plugstack.conf"
+# Files that are there, in place of devices.
+for file in null zero full random; do echo "Name=gpu File=/dev/$file"; done >"$DIR/etc/gres.conf"
 printf 'CgroupPlugin=cgroup/v1\nConstrainCores=no\n' >"$DIR/etc/cgroup.conf"
 export SLURM_CONF=$DIR/etc/slurm.conf
 slurmctld
@@ -71,7 +76,7 @@ for i in $(seq 1 "$N"); do
     nsenter --net="/run/netns/$P$i" slurmd -N "$P$i"
 done
 for _ in $(seq 200); do
-    up=$(sinfo -h -N -o '%T' 2>/dev/null | grep -c '^idle$' || true)
+    up=$(sinfo -h -N -p debug -o '%T' 2>/dev/null | grep -c '^idle$' || true)
     [ "$up" != "$N" ] || exit 0
     sleep 0.1
 done

@@ -154,6 +154,7 @@ fn script(
         timeout: limit(probe),
         log_cap_bytes: LOG_CAP_BYTES,
         attached: false,
+        ask: Default::default(),
     })
 }
 

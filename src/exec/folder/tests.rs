@@ -16,6 +16,7 @@ fn script(env: &[(&str, &str)]) -> Script {
         timeout: None,
         log_cap_bytes: 1 << 20,
         attached: false,
+        ask: Default::default(),
     }
 }
 

@@ -31,6 +31,7 @@ impl SlurmExecutor {
             timeout: Some(LIMIT),
             log_cap_bytes: 64 * 1024,
             attached: false,
+            ask: Default::default(),
         };
         let handle = self.start(host, &script, &token).await?;
         let status = self.wait(&handle).await?;

@@ -4,7 +4,9 @@
 //! comment and its place in the array, never its number.
 
 mod ask;
+mod driver;
 mod executor;
+mod limits;
 mod queue;
 mod start;
 mod state;
@@ -18,7 +20,10 @@ use std::time::{Duration, Instant};
 
 use doe_cache::Digest;
 
-use self::queue::{Job, Queue};
+pub use self::driver::{Begun, Chain, DRIVER_VAR, Driver, Drivers, Order};
+use self::limits::Limits;
+pub use self::queue::Job;
+use self::queue::Queue;
 use self::submit::{Place, Submitter, placed};
 use super::files::{self, Blobs};
 use super::folder::{self, Claim, Layout, Record, WRAPPER};
@@ -45,6 +50,10 @@ pub struct SlurmOptions {
     pub config: Option<PathBuf>,
     /// What `sbatch` is told of every job: `--partition=…` and the like.
     pub common: Vec<String>,
+    /// The kind of resource that GPUs are; without it jobs ask for none.
+    pub gres: Option<String>,
+    /// How long a script without a limit of its own may go on at most.
+    pub service_time: Option<Duration>,
     /// How long a controller that does not answer is waited for.
     pub patience: Duration,
     /// How long a start waits for its job to begin before it lets it wait alone.
@@ -97,7 +106,9 @@ impl SlurmExecutor {
             root,
             batch,
             wrapper: wrapper.clone(),
+            limits: Limits::new(&options.common, options.service_time),
             common: options.common,
+            gres: options.gres,
         };
         Ok(Self {
             submitter: Submitter::new(queue.clone(), place),

@@ -94,6 +94,7 @@ impl SlurmExecutor {
                     host: host.clone(),
                     token: token.clone(),
                     timeout: script.timeout,
+                    ask: script.ask,
                 };
                 if let Err(cause) = self.submitter.submit(start).await {
                     return Err(match cause.code {

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::queue::{Job, JobKey};
-use super::submit::placed;
+use super::submit::{LIMIT, placed};
 use super::{LOOK, OVER, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
 use crate::exec::folder::{self, Claim, Record};
@@ -65,7 +65,7 @@ impl SlurmExecutor {
         match record {
             Record::Whole(_) if dir.join(INTERRUPTED).exists() => {
                 let said = match self.job(handle).await {
-                    Ok(Known::Job(job)) => format!(": {}", told(&job)),
+                    Ok(Known::Job(job)) => format!(": {}", told(&job, dir)),
                     _ => String::new(),
                 };
                 return Ok(lost(&format!("Slurm ended its job before it ended{said}")));
@@ -103,13 +103,15 @@ impl SlurmExecutor {
             Known::Job(job) if job.is_open() => {
                 // Begun once and waiting again: nothing runs, and nothing will run twice.
                 if begun && job.waits() && !self.shows_life(&handle.token, dir) {
-                    return self.record_or(handle, &format!("its {}", told(&job))).await;
+                    return self
+                        .record_or(handle, &format!("its {}", told(&job, dir)))
+                        .await;
                 }
                 Ok(Status::Running)
             }
             // What the controller has given up may live on: its node does not hear it.
             _ if self.shows_life(&handle.token, dir) => Ok(Status::Running),
-            Known::Job(job) => self.record_or(handle, &told(&job)).await,
+            Known::Job(job) => self.record_or(handle, &told(&job, dir)).await,
             Known::Never => self.record_or(handle, "it was never submitted").await,
             Known::Forgotten => {
                 let why = "the controller does not know its job any more";
@@ -331,10 +333,19 @@ pub(super) fn refusal(dir: &Path) -> Result<Option<String>> {
 }
 
 /// What Slurm says of a job.
-fn told(job: &Job) -> String {
-    match job.reason.as_str() {
+fn told(job: &Job, dir: &Path) -> String {
+    let said = match job.reason.as_str() {
         "" | "None" => format!("job is {} for Slurm", job.state),
         reason => format!("job is {} for Slurm ({reason})", job.state),
+    };
+    // The reason says it while the job is still completing.
+    if job.state != "TIMEOUT" && job.reason != "TimeLimit" {
+        return said;
+    }
+    let limit = folder::read_if_there(&dir.join(LIMIT)).ok().flatten();
+    match limit.unwrap_or_default().trim_end() {
+        "" | "0" => format!("{said}: the partition's time was up"),
+        minutes => format!("{said}: its {minutes} min were up"),
     }
 }
 

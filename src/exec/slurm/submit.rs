@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::limits::Limits;
 use super::queue::{JobKey, Queue, SILENT, unreachable};
 use crate::error::{Error, Kind, Result};
 use crate::exec::folder;
 use crate::exec::remote::call::nonce;
-use crate::exec::{HostSpec, Token};
+use crate::exec::{Ask, HostSpec, Token};
 
 /// File of an execution that names its array and its place there.
 const PLACE: &str = "slurm";
@@ -24,8 +25,8 @@ const GATHER: Duration = Duration::from_millis(25);
 const MOST: usize = 1000;
 /// Between two tries to submit.
 const AGAIN: Duration = Duration::from_secs(1);
-/// What a job gets beyond the limit of its script, so that the script's own limit comes first.
-const MARGIN_S: u64 = 180;
+/// File of an execution that says how many minutes its job has.
+pub const LIMIT: &str = "limit";
 
 /// One start.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct Start {
     pub token: Token,
     /// Limit of its script.
     pub timeout: Option<Duration>,
+    /// What it asks for beside its node.
+    pub ask: Ask,
 }
 
 type Asked = (Start, oneshot::Sender<Result<JobKey>>);
@@ -54,6 +57,18 @@ pub struct Place {
     pub wrapper: PathBuf,
     /// What all jobs have in common: `--partition=…` and the like.
     pub common: Vec<String>,
+    /// The kind of resource that GPUs are.
+    pub gres: Option<String>,
+    /// The limits of jobs.
+    pub limits: Limits,
+}
+
+/// What the tasks of one array have in common.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Shape {
+    host: String,
+    minutes: u64,
+    gpus: u32,
 }
 
 impl Submitter {
@@ -67,22 +82,21 @@ impl Submitter {
                 while let Ok(more) = inbox.try_recv() {
                     asked.push(more);
                 }
-                // A job has one node and one limit.
-                let mut arrays: BTreeMap<(String, u64), Vec<Asked>> = BTreeMap::new();
+                let mut arrays: BTreeMap<Shape, Vec<Asked>> = BTreeMap::new();
                 for one in asked {
-                    let minutes = one
-                        .0
-                        .timeout
-                        .map_or(0, |limit| (limit.as_secs() + MARGIN_S).div_ceil(60));
-                    arrays
-                        .entry((one.0.host.name.clone(), minutes))
-                        .or_default()
-                        .push(one);
+                    let start = &one.0;
+                    let minutes = place.limits.minutes(&queue, start.timeout, start.ask);
+                    let kind = Shape {
+                        host: start.host.name.clone(),
+                        minutes: minutes.await,
+                        gpus: place.gres.as_ref().map_or(0, |_| start.ask.gpus),
+                    };
+                    arrays.entry(kind).or_default().push(one);
                 }
-                for ((host, minutes), mut array) in arrays {
+                for (kind, mut array) in arrays {
                     while !array.is_empty() {
                         let rest = array.split_off(array.len().min(MOST));
-                        submit(&queue, &place, &host, minutes, array).await;
+                        submit(&queue, &place, &kind, array).await;
                         array = rest;
                     }
                 }
@@ -100,12 +114,11 @@ impl Submitter {
     }
 }
 
-async fn submit(queue: &Queue, place: &Place, host: &str, minutes: u64, array: Vec<Asked>) {
+async fn submit(queue: &Queue, place: &Place, kind: &Shape, array: Vec<Asked>) {
     let nonce = nonce();
     let tokens: Vec<Token> = array.iter().map(|(start, _)| start.token.clone()).collect();
-    let begun = Instant::now();
     let done = async {
-        write_ahead(&place.root, &nonce, &tokens)?;
+        write_ahead(&place.root, &nonce, &tokens, kind.minutes)?;
         let comment = comment_of(&nonce);
         let mut arguments = place.common.clone();
         // One alone is no array: a controller begins it without waiting for its scheduler's turn.
@@ -116,7 +129,7 @@ async fn submit(queue: &Queue, place: &Place, host: &str, minutes: u64, array: V
             "--parsable".into(),
             format!("--comment={comment}"),
             format!("--job-name={comment}"),
-            format!("--nodelist={host}"),
+            format!("--nodelist={}", kind.host),
             "--nodes=1".into(),
             "--ntasks=1".into(),
             // A measurement that begins anew in the middle is none; doe decides what runs again.
@@ -126,38 +139,18 @@ async fn submit(queue: &Queue, place: &Place, host: &str, minutes: u64, array: V
             "--chdir=/".into(),
             "--export=ALL".into(),
         ]);
-        if minutes > 0 {
-            arguments.push(format!("--time={minutes}"));
+        if kind.minutes > 0 {
+            arguments.push(format!("--time={}", kind.minutes));
+        }
+        if let (Some(gres), 1..) = (&place.gres, kind.gpus) {
+            arguments.push(format!("--gres={gres}:{}", kind.gpus));
         }
         for path in [&place.batch, &place.root] {
             arguments.push(path.display().to_string());
         }
         arguments.push(nonce.clone());
         arguments.push(place.wrapper.display().to_string());
-        loop {
-            let submitted = queue.ask("sbatch", &arguments).await;
-            queue.outdate().await;
-            let Err(error) = submitted else {
-                return Ok(comment);
-            };
-            if error.code != SILENT {
-                return Err(error);
-            }
-            // It may have heard us although we did not hear it.
-            let key = JobKey {
-                comment: comment.clone(),
-                index: 0,
-            };
-            match queue.jobs(true).await {
-                Ok(Some(jobs)) if jobs.contains_key(&key) => return Ok(comment),
-                // Arrays go one after the other: the patience is one for all.
-                Err(unreachable) => return Err(unreachable),
-                _ if begun.elapsed() > queue.patience() => {
-                    return Err(unreachable(begun.elapsed(), error));
-                }
-                _ => tokio::time::sleep(AGAIN).await,
-            }
-        }
+        once(queue, &arguments, &comment).await.map(|_| comment)
     };
     let done: Result<String> = done.await;
     if done.is_err() {
@@ -176,12 +169,45 @@ async fn submit(queue: &Queue, place: &Place, host: &str, minutes: u64, array: V
     }
 }
 
+/// Submits a job, unless one with its comment is with the controller although the answer was lost;
+/// its number.
+pub async fn once(queue: &Queue, arguments: &[String], comment: &str) -> Result<String> {
+    let begun = Instant::now();
+    loop {
+        let submitted = queue.ask("sbatch", arguments).await;
+        queue.outdate().await;
+        let error = match submitted {
+            // `NUMBER`, or `NUMBER;CLUSTER`.
+            Ok(said) => return Ok(said.trim().split(';').next().unwrap_or("").to_owned()),
+            Err(error) if error.code != SILENT => return Err(error),
+            Err(error) => error,
+        };
+        // It may have heard us although we did not hear it.
+        let key = JobKey {
+            comment: comment.to_owned(),
+            index: 0,
+        };
+        match queue.jobs(true).await {
+            Ok(Some(jobs)) if jobs.contains_key(&key) => {
+                let number = &jobs[&key].number;
+                return Ok(number.split('_').next().unwrap_or("").to_owned());
+            }
+            // Arrays go one after the other: the patience is one for all.
+            Err(unreachable) => return Err(unreachable),
+            _ if begun.elapsed() > queue.patience() => {
+                return Err(unreachable(begun.elapsed(), error));
+            }
+            _ => tokio::time::sleep(AGAIN).await,
+        }
+    }
+}
+
 fn comment_of(nonce: &str) -> String {
     format!("doe:{nonce}")
 }
 
 /// Puts down which tokens the array has, then in each execution's folder where it is.
-fn write_ahead(root: &Path, nonce: &str, tokens: &[Token]) -> Result<()> {
+fn write_ahead(root: &Path, nonce: &str, tokens: &[Token], minutes: u64) -> Result<()> {
     let arrays = root.join("arrays");
     folder::make_private(&arrays)?;
     let list: String = tokens
@@ -190,7 +216,9 @@ fn write_ahead(root: &Path, nonce: &str, tokens: &[Token]) -> Result<()> {
         .collect();
     durable(&arrays.join(nonce), list.as_bytes())?;
     for (index, token) in tokens.iter().enumerate() {
-        let path = root.join("runs").join(&token.0).join(PLACE);
+        let dir = root.join("runs").join(&token.0);
+        folder::write_private(&dir.join(LIMIT), format!("{minutes}\n").as_bytes())?;
+        let path = dir.join(PLACE);
         durable(&path, format!("{nonce} {index}\n").as_bytes())?;
     }
     let io = |e: std::io::Error| Error::io("write", &arrays, &e);
@@ -204,7 +232,8 @@ pub fn unplace(dir: &Path) {
     let _ = fs::remove_file(dir.join(PLACE));
 }
 
-fn durable(path: &Path, content: &[u8]) -> Result<()> {
+/// Writes a file that is whole or not there, and on disk when this returns.
+pub fn durable(path: &Path, content: &[u8]) -> Result<()> {
     let new = path.with_extension("new");
     folder::write_private(&new, content)?;
     let io = |e: std::io::Error| Error::io("write", path, &e);
