@@ -15,9 +15,10 @@ for tool in base64 curl cut id mktemp wc; do
 done
 box=$(mktemp -d) || exit 73
 trap 'rm -rf "$box"' EXIT
+# Moves a file along the link in "$box/link": arguments could be read by everybody on the host.
 carry() {
     tries=0
-    until curl -fsS --connect-timeout 10 -o "$@"; do
+    until curl -fsSg --connect-timeout 10 -K "$box/link" -o "$@"; do
         tries=$((tries + 1))
         [ "$tries" -lt 4 ] || return 1
         sleep "$tries"
