@@ -18,7 +18,7 @@ use std::time::Duration;
 use aws_endpoint::Ping;
 use cloud::{Cloud, instance};
 use conformance::{Rig, bounded, carriers, eventually, token};
-use doe::exec::{Executor, Script, Status, Stream};
+use doe::exec::{Executor, Script, Sign, Status, Stream};
 
 /// Instances for the tests that run at a time; they go with the last of these.
 fn shared_cloud() -> Arc<Cloud> {
@@ -150,6 +150,23 @@ async fn a_lost_answer_is_looked_up_and_nothing_is_sent_again() {
     assert!(cloud.endpoint.asked("ListCommands") > 0);
     bounded(executor.wait(&handle)).await.unwrap();
     assert_eq!(runs_of(dir.path()), 1);
+    // Others have sent so much since that it is on the third page.
+    cloud.endpoint.faults(|faults| {
+        faults.lose_answers = 1;
+        faults.clutter = 120;
+    });
+    let before = cloud.endpoint.asked("ListCommands");
+    let again = self::token();
+    let handle = executor
+        .start(&cloud.specs()[0], &script(COUNTING, dir.path()), &again)
+        .await
+        .unwrap();
+    assert!(cloud.endpoint.asked("ListCommands") - before >= 3);
+    let comment = format!("doe:{}", again.0);
+    let sent = cloud.endpoint.commands();
+    assert_eq!(sent.iter().filter(|c| c.comment == comment).count(), 1);
+    bounded(executor.wait(&handle)).await.unwrap();
+    assert_eq!(runs_of(dir.path()), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -178,6 +195,7 @@ async fn a_duplicated_command_points_to_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
     for round in 1..=3 {
+        // Twice at a time, and once more when its script has ended.
         cloud.endpoint.faults(|faults| faults.duplicate = 1);
         let handle = executor
             .start(&cloud.specs()[0], &script(COUNTING, dir.path()), &token())
@@ -185,6 +203,11 @@ async fn a_duplicated_command_points_to_the_first() {
             .unwrap();
         let status = bounded(executor.wait(&handle)).await.unwrap();
         assert!(matches!(status, Status::Exited(exit) if exit.success()));
+        eventually("all copies are over", || {
+            let all = cloud.endpoint.commands();
+            all.iter().all(|c| c.status().0 == "Success")
+        })
+        .await;
         assert_eq!(runs_of(dir.path()), round);
         assert_eq!(
             executor.log(&handle, Stream::Stdout, 0).await.unwrap(),
@@ -445,6 +468,68 @@ async fn long_inputs_and_files_go_through_the_bucket_once() {
     // All documents were short enough, and no answer is left in the bucket.
     eventually("answers are taken away", || {
         std::fs::read_dir(cloud.s3.file("doe/answers")).map_or(0, Iterator::count) == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sign_is_waited_for_on_the_host_with_one_command() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    let host = &cloud.specs()[0];
+    let sent = || cloud.endpoint.asked("SendCommand");
+    let file = dir.path().join("sign");
+    let port = executor.free_port(host).await.unwrap();
+    let address = format!("{}:{port}", host.address);
+    let limit = Duration::from_secs(60);
+    // Each sign shows two seconds after it was first looked for.
+    let later = || {
+        let (file, address) = (file.clone(), address.clone());
+        let netns = cloud.hosts.netns(1);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(2));
+            std::fs::write(file, "").unwrap();
+            rig::listen_in(Some(&netns), &address).unwrap()
+        })
+    };
+    for (sign, commands) in [
+        (Sign::File(file.clone()), 1),
+        (Sign::Tcp(address.clone()), 1),
+        // At which address somebody listens is asked once more.
+        (Sign::Listen(port), 2),
+    ] {
+        let _ = std::fs::remove_file(&file);
+        let before = sent();
+        let showing = later();
+        assert!(
+            bounded(executor.await_sign(host, &sign, limit))
+                .await
+                .unwrap()
+        );
+        assert_eq!(sent() - before, commands, "{sign:?}");
+        drop(showing.join().unwrap());
+    }
+    // A limit is kept, and what cannot be looked for is an error.
+    let sign = Sign::Tcp(address.clone());
+    let seen = executor.await_sign(host, &sign, Duration::from_secs(1));
+    assert!(!bounded(seen).await.unwrap());
+    let sign = Sign::Http("ftp://x/".into());
+    let error = executor.await_sign(host, &sign, limit).await.unwrap_err();
+    assert_eq!(error.code, "bad-probe");
+    // Who does not wait any more holds none of the agent's workers.
+    let sign = Sign::File(dir.path().join("never"));
+    let waiting = executor.await_sign(host, &sign, limit);
+    let before = sent();
+    tokio::select! {
+        seen = waiting => panic!("{seen:?}"),
+        () = eventually("the command is on the host", || sent() > before) => {}
+    }
+    eventually("it is taken back", || {
+        cloud.endpoint.commands().last().unwrap().status().0 == "Cancelled"
     })
     .await;
 }

@@ -70,6 +70,9 @@ pub struct Request<'a> {
     pub into: Option<&'a Path>,
     /// How long what it begins may take, where that is known.
     pub limit: Option<Duration>,
+    /// Where commands are slow on their way: for so long it is given again on the host as long as
+    /// it says no. Connections that are quick take no notice.
+    pub again: Option<Duration>,
 }
 
 impl<'a> Request<'a> {
@@ -81,6 +84,7 @@ impl<'a> Request<'a> {
             input: Input::None,
             into: None,
             limit: None,
+            again: None,
         }
     }
 

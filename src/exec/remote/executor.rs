@@ -186,6 +186,25 @@ impl Executor for RemoteExecutor {
         names: &'a [String],
         into: &'a Path,
     ) -> BoxFuture<'a, Result<Vec<PathBuf>>> {
+    fn await_sign<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        sign: &'a Sign,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<bool>> {
+        let link = &self.link;
+        match link.await_sign(&self.caller, &self.wrapper, host, sign, limit) {
+            None => self.look(host, sign),
+            Some(seen) => async move {
+                let seen = seen.await?;
+                // At whose address somebody listens is seen here.
+                let closer = matches!(sign, Sign::Listen(_));
+                Ok(seen && (!closer || self.look(host, sign).await?))
+            }
+            .boxed(),
+        }
+    }
+
         async move {
             let from = utf8(from, "the folder")?;
             for name in names {

@@ -7,7 +7,7 @@ if [ -z "${HOME-}" ]; then
     HOME=${HOME:-/}
     export HOME
 fi
-for tool in base64 curl cut id mktemp wc; do
+for tool in base64 curl cut date id mktemp wc; do
     command -v "$tool" >/dev/null || {
         echo "doe: the host has no \`$tool\`" >&2
         exit 69
@@ -24,9 +24,13 @@ carry() {
         sleep "$tries"
     done
 }
+# For $1 seconds it is run again as long as it says no.
 answer() {
-    : >"$box/out"
-    /bin/sh "$box/run" <"$box/in" >"$box/out" 2>"$box/err"
+    began=$(date +%s)
+    until /bin/sh "$box/run" <"$box/in" >"$box/out" 2>"$box/err"; do
+        [ $? -ne 64 ] && [ $(($(date +%s) - began)) -lt "$1" ] || break
+        sleep 0.2 2>/dev/null || sleep 1
+    done
     {
         printf 'doe-answer %s\n' "$(($(wc -c <"$box/err")))"
         cat "$box/err" "$box/out"

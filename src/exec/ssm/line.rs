@@ -111,7 +111,8 @@ impl Ssm {
         let valid = self.delivery + waited + MARGIN;
         let answer = self.bucket.writing(&name, valid, None).await?;
         let feed = self.feed(&request.input, valid).await?;
-        let text = script::text(command, &feed, &answer).ok_or_else(|| Broken {
+        let again = request.again.unwrap_or_default();
+        let text = script::text(command, &feed, again, &answer).ok_or_else(|| Broken {
             why: "the command is longer than SSM takes".into(),
             hopeless: true,
         })?;
@@ -155,7 +156,7 @@ impl Ssm {
             name,
             is_start,
             limit: waited,
-            is_watch: request.command == "await",
+            is_watch: request.command == "await" || request.again.is_some(),
         })
     }
 

@@ -4,6 +4,8 @@
 //! Links are signed for one object and some minutes, and are nobody's argument; a credential is
 //! never in it.
 
+use std::time::Duration;
+
 use super::verdict::{NO_ANSWER, NO_FOLDER, NO_INPUT};
 
 /// Longest script. The service takes documents up to 64 KB, with their frame and every line end
@@ -30,8 +32,14 @@ pub(super) enum Feed<'a> {
     Fetched(Signed),
 }
 
-/// The script for a command; `None` when it is too long for the service.
-pub(super) fn text(command: &str, feed: &Feed<'_>, answer: &Signed) -> Option<String> {
+/// The script for a command, which is run again for this time as long as it says no; `None` when
+/// it is too long for the service.
+pub(super) fn text(
+    command: &str,
+    feed: &Feed<'_>,
+    again: Duration,
+    answer: &Signed,
+) -> Option<String> {
     let mut text = CARRIER.to_owned();
     let mut unpack = |name: &str, bytes: &[u8]| {
         text.push_str(&format!(
@@ -55,7 +63,8 @@ pub(super) fn text(command: &str, feed: &Feed<'_>, answer: &Signed) -> Option<St
         }
     }
     text.push_str(&format!(
-        "answer\n{}carry /dev/null -T \"$box/answer\" || exit {NO_ANSWER}\nexit 0\n",
+        "answer {}\n{}carry /dev/null -T \"$box/answer\" || exit {NO_ANSWER}\nexit 0\n",
+        again.as_secs(),
         link(answer)
     ));
     (text.len() + text.matches(['\n', '"', '\\']).count() <= MOST_BYTES).then_some(text)
@@ -134,6 +143,7 @@ mod tests {
         let text = text(
             hostile,
             &Feed::Inline(hostile.as_bytes()),
+            Duration::ZERO,
             &signed("http://h/?a&b"),
         )
         .unwrap();
@@ -149,7 +159,7 @@ mod tests {
         let input = vec![b'x'; MOST_INLINE_BYTES];
         let fits = |input: &[u8]| {
             let feed = Feed::Inline(input);
-            text("true", &feed, &signed("http://h/")).is_some()
+            text("true", &feed, Duration::ZERO, &signed("http://h/")).is_some()
         };
         assert!(fits(&input));
         assert!(!fits(&[b'x'; MOST_BYTES]));
