@@ -534,6 +534,21 @@ async fn a_sign_is_waited_for_on_the_host_with_one_command() {
     .await;
 }
 
+/// With the real service a command takes its time to come to a host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_way_to_a_host_is_no_difference_of_clocks() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    let delay = Duration::from_secs(2);
+    cloud.endpoint.faults(|faults| faults.delay = delay);
+    let facts = executor.probe(&cloud.specs()[0]).await.unwrap();
+    assert_eq!(facts["clock_ahead_ms"], "0");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_that_cannot_be_used_are_named() {
     if rig::skipped() {

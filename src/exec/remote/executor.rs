@@ -32,8 +32,15 @@ impl Executor for RemoteExecutor {
                 .remove("unix_ms")
                 .and_then(|ms| ms.parse::<i64>().ok());
             if let Some(theirs) = theirs {
-                let ours = asked_ms + (now_ms() - asked_ms) / 2;
-                facts.insert(CLOCK_AHEAD.into(), (theirs - ours).to_string());
+                let half_ms = (now_ms() - asked_ms) / 2;
+                let ahead_ms = theirs - (asked_ms + half_ms);
+                // What the way there and back can have made is nothing that is known.
+                let known_ms = if ahead_ms.abs() > half_ms {
+                    ahead_ms
+                } else {
+                    0
+                };
+                facts.insert(CLOCK_AHEAD.into(), known_ms.to_string());
             }
             Ok(facts)
         }
@@ -179,13 +186,6 @@ impl Executor for RemoteExecutor {
         .boxed()
     }
 
-    fn collect<'a>(
-        &'a self,
-        host: &'a HostSpec,
-        from: &'a Path,
-        names: &'a [String],
-        into: &'a Path,
-    ) -> BoxFuture<'a, Result<Vec<PathBuf>>> {
     fn await_sign<'a>(
         &'a self,
         host: &'a HostSpec,
@@ -205,6 +205,13 @@ impl Executor for RemoteExecutor {
         }
     }
 
+    fn collect<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        from: &'a Path,
+        names: &'a [String],
+        into: &'a Path,
+    ) -> BoxFuture<'a, Result<Vec<PathBuf>>> {
         async move {
             let from = utf8(from, "the folder")?;
             for name in names {
