@@ -473,6 +473,53 @@ async fn long_inputs_and_files_go_through_the_bucket_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_in_the_bucket_is_sent_anew() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    let [one, two] = cloud.specs();
+    let handle = executor
+        .start(&one, &script("seq 1 9999 >a", dir.path()), &token())
+        .await
+        .unwrap();
+    bounded(executor.wait(&handle)).await.unwrap();
+    let work = dir.path().join("work");
+    let content = std::fs::read(work.join("a")).unwrap();
+    let names = ["a".to_owned()];
+    let damage = |new: &[u8]| {
+        let mut damaged = 0;
+        for entry in std::fs::read_dir(cloud.s3.file("doe/blobs")).unwrap() {
+            let path = entry.unwrap().path();
+            if std::fs::read(&path).unwrap() == content {
+                std::fs::write(path, new).unwrap();
+                damaged += 1;
+            }
+        }
+        assert_eq!(damaged, 1);
+    };
+    // As it is, with another byte, and cut short.
+    let mut other = content.clone();
+    other[77] ^= 1;
+    for (round, new) in [&content, &other, &content[..99].to_vec()]
+        .into_iter()
+        .enumerate()
+    {
+        let into = dir.path().join(format!("into{round}"));
+        let got = executor.collect(&one, &work, &names, &into).await.unwrap();
+        assert_eq!(std::fs::read(&got[0]).unwrap(), content, "{round}");
+        damage(new);
+    }
+    // What is on its way to a host too, when the bucket can tell.
+    let source = work.join("a");
+    let digest = doe_cache::Digest(*blake3::hash(&content).as_bytes());
+    let staged = executor.stage(&two, &[(digest, source)]).await.unwrap();
+    assert_eq!(std::fs::read(&staged[0]).unwrap(), content);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sign_is_waited_for_on_the_host_with_one_command() {
     if rig::skipped() {
         return;

@@ -178,10 +178,10 @@ impl Ssm {
             (Some(bytes), _) => {
                 let sum = Sha256::digest(&bytes);
                 let name = carry::blob(&sum);
-                if !self.bucket.has(&name).await? {
-                    self.bucket
-                        .put(&name, ByteStream::from(bytes), &sum)
-                        .await?;
+                let size_bytes = bytes.len() as u64;
+                if !self.bucket.has(&name, &sum, size_bytes).await? {
+                    let body = ByteStream::from(bytes);
+                    self.bucket.put(&name, body, &sum, size_bytes).await?;
                 }
                 name
             }
