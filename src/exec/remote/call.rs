@@ -231,6 +231,11 @@ pub(super) fn unreachable(host: &str, broken: &Broken, after: Duration) -> Error
         error.hint("its key is not known here: log in once by hand and compare it, or name a `known_hosts` file in the platform's `ssh` table")
     } else if said.contains("Permission denied") {
         error.hint("nobody is asked for a password: a key must open the door; try `ssh -o BatchMode=yes HOST true`")
+    } else if ["AccessDenied", "(Access Denied)"]
+        .iter()
+        .any(|word| said.contains(word))
+    {
+        error.hint("docs/executors.md has the rights that are needed; whatever ran there goes on")
     } else {
         error.hint("whatever ran there goes on; run again when the host can be reached")
     }

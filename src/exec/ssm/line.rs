@@ -214,7 +214,9 @@ impl Ssm {
             let now = Instant::now();
             let waits = delivered.map_or(begun.elapsed(), |at: Instant| at.elapsed());
             let limit = match delivered {
-                None => self.delivery + self.slack / 4,
+                None if told => self.delivery + self.slack / 4,
+                // Nobody says whether it is on its host.
+                None => self.delivery + sent.limit,
                 Some(_) => sent.limit,
             };
             if waits > limit {
@@ -222,8 +224,8 @@ impl Ssm {
                 let _ = self.api.cancel(&sent.id).await;
                 return Err(unseen.unwrap_or_else(|| Broken {
                     why: match delivered {
-                        None => verdict::Failure::NotDelivered.words().to_owned(),
-                        Some(_) => format!("no answer came within {} s", limit.as_secs()),
+                        None if told => verdict::Failure::NotDelivered.words().to_owned(),
+                        _ => format!("no answer came within {} s", limit.as_secs()),
                     },
                     hopeless: false,
                 }));
@@ -236,18 +238,15 @@ impl Ssm {
                     Ok(Some((Verdict::Ended(code), said))) => {
                         return self
                             .last_look(sent, request, verdict::no_answer(code, &said))
+        let mut told = false;
                             .await;
                     }
                     Ok(Some((Verdict::Failed(failure), _))) => {
-                        let broken = Broken {
-                            why: failure.words().to_owned(),
-                            hopeless: false,
-                        };
-                        return self.last_look(sent, request, broken).await;
+                        return self.last_look(sent, request, failure.broken()).await;
                     }
-                    // Not in sight yet, not delivered, or the service has no time.
-                    Ok(Some((Verdict::Waiting, _)) | None)
-                    | Err(Trouble::Throttled | Trouble::Unsure(_)) => {}
+                    Ok(Some((Verdict::Waiting, _))) => told = true,
+                    // Not in sight yet, or the service has no time.
+                    Ok(None) | Err(Trouble::Throttled | Trouble::Unsure(_)) => {}
                     Err(Trouble::Refused { code, why }) => {
                         unseen = Some(Broken {
                             why: format!("SSM refused: {code}: {why}"),
