@@ -473,6 +473,69 @@ async fn long_inputs_and_files_go_through_the_bucket_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_nobody_could_find_does_not_begin_after_all_is_over() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    // Taken, and for long neither told, seen nor delivered: it is sent again.
+    cloud.endpoint.faults(|faults| {
+        faults.lose_answers = 1;
+        faults.hold_lost = true;
+        faults.hide_lost = true;
+        faults.delay = Duration::from_secs(1);
+    });
+    let token = token();
+    let (specs, script) = (cloud.specs(), script(COUNTING, dir.path()));
+    let comment = format!("doe:{}", token.0);
+    let ours = || {
+        let all = cloud.endpoint.commands().into_iter();
+        all.filter(|c| c.comment == comment).collect::<Vec<_>>()
+    };
+    let seen = async {
+        eventually("it is sent again", || ours().len() == 2).await;
+        cloud.endpoint.faults(|faults| faults.hide_lost = false);
+    };
+    let (started, ()) = tokio::join!(executor.start(&specs[0], &script, &token), seen);
+    let handle = started.unwrap();
+    bounded(executor.wait(&handle)).await.unwrap();
+    executor.discard(&handle).await.unwrap();
+    cloud.endpoint.faults(|faults| faults.hold_lost = false);
+    eventually("both are over", || {
+        let open = ["Pending", "InProgress", "Cancelling"];
+        ours().iter().all(|c| !open.contains(&c.status().0))
+    })
+    .await;
+    assert_eq!(ours()[0].status().0, "Cancelled");
+    assert_eq!(runs_of(dir.path()), 1);
+    assert_eq!(cloud.intents(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_submitted_to_another_instance_of_that_name_is_let_be() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    let token = token();
+    let note = serde_json::json!({"token": token.0, "host": cloud.hosts.name(1),
+        "instance": instance(7), "comment": format!("doe:{}", token.0), "unix_s": 1});
+    let path = cloud.notes().join(format!("{}.json", token.0));
+    std::fs::write(&path, note.to_string()).unwrap();
+    executor.recall(&cloud.specs()).await.unwrap();
+    // It may be on its way there, and is for the platform that has that instance.
+    assert!(path.exists());
+    let listed = cloud.endpoint.asked("ListCommands");
+    assert_eq!(listed, 0);
+    let host = &cloud.specs()[0];
+    assert_eq!(executor.find(host, &token).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_damaged_in_the_bucket_is_sent_anew() {
     if rig::skipped() {
         return;

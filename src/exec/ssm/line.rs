@@ -2,7 +2,9 @@
 //! looked after at the service while the answer does not come. What the shell printed is never
 //! an answer: the service cuts it.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
@@ -10,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 
-use super::api::{MOST_COMMENT, Order, Trouble};
+use super::api::{MOST_COMMENT, Order, SKEW, Trouble};
 use super::intents::Intent;
 use super::pace::Ramp;
 use super::script::{self, Feed, MOST_INLINE_BYTES};
@@ -44,7 +46,12 @@ impl Line for Ssm {
             sent.is_watch = false;
             let answer = answer?;
             if sent.is_start && answer.stdout.ends_with(b" 0\n") {
-                self.intents.done(request.arguments[0]);
+                let token = request.arguments[0];
+                let doubted = self.doubted().remove(token);
+                if doubted {
+                    self.take_back_others(token, &sent.id).await;
+                }
+                self.intents.done(token);
             }
             Ok(answer)
         }
@@ -90,6 +97,28 @@ impl Ssm {
             why: format!("there is no instance for the host `{host}`"),
             hopeless: true,
         })
+    }
+
+    fn doubted(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commands with a token that may have been taken although nobody said so: beside the one that
+    /// was answered none is needed. One that came after the folder is gone would begin anew.
+    async fn take_back_others(&self, token: &str, answered: &str) {
+        let Ok(open) = self.intents.open() else {
+            return;
+        };
+        for intent in open.iter().filter(|intent| intent.token == token) {
+            let after = intent.time() - SKEW;
+            // Whoever cannot ask has still the claim.
+            let found = self.api.by_comment(&intent.comment, after).await;
+            let ids = found.unwrap_or_default();
+            let ids = ids.iter().filter_map(|command| command.command_id());
+            for id in ids.filter(|id| *id != answered) {
+                let _ = self.api.cancel(id).await;
+            }
+        }
     }
 
     async fn submit<'a>(
@@ -148,7 +177,11 @@ impl Ssm {
             },
             delivery: self.delivery,
         };
-        let id = self.api.send(&order).await?;
+        let sent = self.api.send(&order).await;
+        if let (Err(_), true) = (&sent, is_start) {
+            self.doubted().insert(request.arguments[0].to_owned());
+        }
+        let id = sent?;
         Ok(Sent {
             ssm: self,
             id,
@@ -203,6 +236,7 @@ impl Ssm {
         let mut asking = Ramp::new(Duration::from_millis(1500), Duration::from_secs(15));
         let mut ask_at = begun + asking.step();
         let mut delivered = None;
+        let mut told = false;
         let mut unseen: Option<Broken> = None;
         loop {
             match self.take(&sent.name, request.into).await {
@@ -238,7 +272,6 @@ impl Ssm {
                     Ok(Some((Verdict::Ended(code), said))) => {
                         return self
                             .last_look(sent, request, verdict::no_answer(code, &said))
-        let mut told = false;
                             .await;
                     }
                     Ok(Some((Verdict::Failed(failure), _))) => {

@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::api::{SKEW, Trouble};
+use super::intents::Intent;
 use super::{Ssm, carry};
 use crate::error::{Error, Result};
 use crate::exec::remote::call::{Answer, Caller, Request, refused};
@@ -86,7 +87,13 @@ impl Link for Ssm {
 
     fn pending(&self) -> Result<Vec<(String, Token)>> {
         let open = self.intents.open()?.into_iter();
+        // Another platform may call another instance by the same name.
+        let ours = |intent: &Intent| {
+            let instance = self.instances.get(&intent.host);
+            instance.is_some_and(|instance| instance.id == intent.instance)
+        };
         Ok(open
+            .filter(ours)
             .map(|intent| (intent.host, Token(intent.token)))
             .collect())
     }

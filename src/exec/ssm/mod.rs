@@ -13,9 +13,9 @@ mod pace;
 mod script;
 mod verdict;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_config::meta::region::RegionProviderChain;
@@ -114,6 +114,8 @@ pub struct Ssm {
     bucket: Bucket,
     intents: Intents,
     instances: HashMap<String, Instance>,
+    /// Tokens of starts that may have been taken although nobody said so.
+    doubted: Mutex<HashSet<String>>,
     document: String,
     /// How long a command waits for its host.
     delivery: Duration,
@@ -177,6 +179,7 @@ pub async fn connect(
     };
     RemoteExecutor::connect(link, remote, hosts).await
 }
+        doubted: Mutex::default(),
 
 async fn load(options: &SsmOptions) -> aws_config::SdkConfig {
     let http = aws_smithy_http_client::Builder::new()
