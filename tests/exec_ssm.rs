@@ -644,6 +644,31 @@ async fn a_sign_is_waited_for_on_the_host_with_one_command() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_long_asks_less_and_less() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    let asked = || {
+        let of = |operation| cloud.endpoint.asked(operation);
+        [of("SendCommand"), of("GetCommandInvocation")]
+    };
+    let long = script("sleep 20", dir.path());
+    let handle = executor
+        .start(&cloud.specs()[0], &long, &token())
+        .await
+        .unwrap();
+    let before = asked();
+    bounded(executor.wait(&handle)).await.unwrap();
+    let [sent, looked] = asked();
+    // 2, 4, 8 and 16 s on the host; looks at the service 1.5 s after each, then half as long again.
+    assert!(sent - before[0] <= 5, "{sent}");
+    assert!(looked - before[1] <= 12, "{looked}");
+}
+
 /// With the real service a command takes its time to come to a host.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_way_to_a_host_is_no_difference_of_clocks() {
