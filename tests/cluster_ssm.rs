@@ -20,35 +20,65 @@ use support::{Workspace, wait_for};
 
 const LONG: Duration = Duration::from_secs(500);
 
+/// A measurement with a step on the first instance, and one that goes on until the monitor there
+/// has said more.
+const RULES: &str = r#"
+[one]
+roles = { first = {}, second = {} }
+[[one.step]]
+name = "warm"
+role = "first"
+timeout = "1m"
+run = "true"
+[[one.step]]
+name = "go"
+role = "first"
+timeout = "1m"
+run = """
+had=$(wc -l < SCRATCH/first || echo 0)
+while test $(wc -l < SCRATCH/first || echo 0) -lt $((had + 10)); do sleep 0.05; done
+echo '{}' > {{ out.result }}
+"""
+[one.output]
+result = { path = "r.json" }
+"#;
+
+/// The keys of the platform's table that tell where the instances are.
+fn reach(cloud: &Cloud) -> String {
+    format!(
+        "ssm = {{ region = \"us-east-1\", endpoint = \"{}\", s3_endpoint = \"{}\", bucket = \"s3://{}/hosts\", profile = \"lab\", credentials = \"{}\", tag = \"doe\", patience = \"60s\" }}\n",
+        cloud.endpoint.url(),
+        cloud.s3_endpoint,
+        s3::BUCKET,
+        cloud.credentials().display(),
+    )
+}
+
+/// The instances as hosts of the platform: one by its id, one by its tag.
+fn instances(cloud: &Cloud) -> String {
+    let by_id = format!("instance = \"{}\"\n", instance(1));
+    let host = |number, named: &str| {
+        let (name, address) = (cloud.hosts.name(number), cloud.hosts.address(number));
+        format!("[platform.cloud.host.{name}]\naddress = \"{address}\"\ngpus = 4\n{named}")
+    };
+    host(1, &by_id) + &host(2, "")
+}
+
 /// The shipped campaign, with the instances as a platform that pretends to be what `sim` pretends.
 fn workspace(cloud: &Cloud) -> Workspace {
     let workspace = Workspace::shipped("0.001");
     let facts = campaign::facts();
     let hosts = &cloud.hosts;
     let (one, two) = (hosts.name(1), hosts.name(2));
-    let mut platform = format!(
+    let platform = format!(
         "[platform.sim]\nsim = {{ time_scale = 0.001 }}\n\
-         [platform.cloud]\nexecutor = \"ssm\"\nsimulated = true\ndynamic_ports = true\n\
-         ssm = {{ region = \"us-east-1\", endpoint = \"{}\", s3_endpoint = \"{}\", bucket = \"s3://{}/hosts\", profile = \"lab\", credentials = \"{}\", tag = \"doe\", patience = \"60s\" }}\n\
+         [platform.cloud]\nexecutor = \"ssm\"\nsimulated = true\ndynamic_ports = true\n{}\
          sim = {{ time_scale = 0.001 }}\n\
          roles = {{ \"*\" = \"{one}\", prefill = \"{one}\", client = \"{one}\", decode = \"{two}\", server = \"{two}\", peer = \"{two}\" }}\n\
-         [platform.cloud.facts]\n{facts}\n",
-        cloud.endpoint.url(),
-        cloud.s3_endpoint,
-        s3::BUCKET,
-        cloud.credentials().display(),
+         [platform.cloud.facts]\n{facts}\n{}",
+        reach(cloud),
+        instances(cloud),
     );
-    // One by its id, one by its tag.
-    for (number, id) in [
-        (1, format!("instance = \"{}\"\n", instance(1))),
-        (2, String::new()),
-    ] {
-        platform.push_str(&format!(
-            "[platform.cloud.host.{}]\naddress = \"{}\"\ngpus = 4\n{id}",
-            hosts.name(number),
-            hosts.address(number)
-        ));
-    }
     workspace.write("doe.toml", &platform);
     workspace
 }
@@ -104,5 +134,73 @@ fn the_campaign_has_the_same_keys_and_survives_its_client() {
             });
             (others.count() == 0).then_some(())
         });
+    }
+}
+
+#[test]
+fn monitors_run_beside_a_node_and_their_samples_are_of_the_measurement() {
+    if rig::skipped() {
+        return;
+    }
+    let home = std::env::var("HOME").unwrap();
+    let cloud = Cloud::up(Some(Path::new(&home)));
+    // The way to an instance takes as long as it does with the real service.
+    let delay = Duration::from_millis(700);
+    cloud.endpoint.faults(|faults| faults.delay = delay);
+    let workspace = Workspace::empty();
+    let scratch = workspace.path().join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let scratch = scratch.to_str().unwrap();
+    workspace.write("rules/t.toml", &RULES.replace("SCRATCH", scratch));
+    workspace.write(
+        "plans/p.toml",
+        "[plan]\ntitle = \"t\"\nrules = [\"t\"]\n[[layer]]\nid = \"A\"\nrule = \"t.one\"\npattern = \"a\"\n",
+    );
+    let (one, two) = (cloud.hosts.name(1), cloud.hosts.name(2));
+    let mut platform = format!(
+        "[workspace]\nplatform = \"cloud\"\n[platform.cloud]\nexecutor = \"ssm\"\n{}\
+         roles = {{ \"*\" = \"{one}\", second = \"{two}\" }}\n{}",
+        reach(&cloud),
+        instances(&cloud),
+    );
+    for (name, role) in [("first", "first"), ("second", "second")] {
+        platform.push_str(&format!(
+            "[[platform.cloud.monitor]]\nname = \"{name}\"\nroles = [\"{role}\"]\nrun = \"\"\"\n\
+             echo '# count'\nn=0\nwhile :; do n=$((n+1)); echo tick $n; echo >> {scratch}/{name}; sleep 0.05; done\"\"\"\n"
+        ));
+    }
+    workspace.write("doe.toml", &platform);
+    let built = workspace.doe(&["build", "//p:all", "--json"]).ok();
+    assert_eq!(built.summary()["ok"], 1);
+    let warned = built
+        .events()
+        .into_iter()
+        .filter(|e| e["event"] == "warning");
+    assert_eq!(warned.collect::<Vec<_>>(), Vec::<serde_json::Value>::new());
+    for (name, host) in [("first", &one), ("second", &two)] {
+        let log = format!("monitor-{name}.json");
+        let asked = ["logs", "//p:a", "--log", &log];
+        let document = workspace.doe(&asked).ok().json();
+        let at = |what: &str| document["window"][what].as_u64().unwrap();
+        let (from, to) = (at("from_unix_ms"), at("to_unix_ms"));
+        let said = &document["hosts"][host];
+        assert_eq!(said["header"], serde_json::json!(["# count"]), "{said}");
+        let samples = said["samples"].as_array().unwrap();
+        // The step waited for ten; a line that is on its way at its end is outside.
+        assert!(samples.len() >= 9, "{name}: {said}");
+        for sample in samples {
+            let unix_ms = sample[0].as_u64().unwrap();
+            assert!(from <= unix_ms && unix_ms <= to, "{sample}");
+        }
+        // It was up before the first step began and was ended after the last.
+        assert!(said["outside"].as_u64().unwrap() >= 2, "{said}");
+    }
+    // They are gone, and nothing of them is left on the instances.
+    for number in [1, 2] {
+        let left = cloud.hosts.processes(number).into_iter().filter(|pid| {
+            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline"));
+            command.unwrap_or_default().contains("tick")
+        });
+        assert_eq!(left.count(), 0);
     }
 }

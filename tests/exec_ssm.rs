@@ -18,7 +18,7 @@ use std::time::Duration;
 use aws_endpoint::Ping;
 use cloud::{Cloud, instance};
 use conformance::{Rig, bounded, carriers, eventually, token};
-use doe::exec::{Executor, Script, Status, Stream};
+use doe::exec::{Executor, Script, Sign, Status, Stream};
 
 /// Instances for the tests that run at a time; they go with the last of these.
 fn shared_cloud() -> Arc<Cloud> {
@@ -151,6 +151,23 @@ async fn a_lost_answer_is_looked_up_and_nothing_is_sent_again() {
     assert!(cloud.endpoint.asked("ListCommands") > 0);
     bounded(executor.wait(&handle)).await.unwrap();
     assert_eq!(runs_of(dir.path()), 1);
+    // Others have sent so much since that it is on the third page.
+    cloud.endpoint.faults(|faults| {
+        faults.lose_answers = 1;
+        faults.clutter = 120;
+    });
+    let before = cloud.endpoint.asked("ListCommands");
+    let again = self::token();
+    let handle = executor
+        .start(&cloud.specs()[0], &script(COUNTING, dir.path()), &again)
+        .await
+        .unwrap();
+    assert!(cloud.endpoint.asked("ListCommands") - before >= 3);
+    let comment = format!("doe:{}", again.0);
+    let sent = cloud.endpoint.commands();
+    assert_eq!(sent.iter().filter(|c| c.comment == comment).count(), 1);
+    bounded(executor.wait(&handle)).await.unwrap();
+    assert_eq!(runs_of(dir.path()), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -179,6 +196,7 @@ async fn a_duplicated_command_points_to_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
     for round in 1..=3 {
+        // Twice at a time, and once more when its script has ended.
         cloud.endpoint.faults(|faults| faults.duplicate = 1);
         let handle = executor
             .start(&cloud.specs()[0], &script(COUNTING, dir.path()), &token())
@@ -186,6 +204,11 @@ async fn a_duplicated_command_points_to_the_first() {
             .unwrap();
         let status = bounded(executor.wait(&handle)).await.unwrap();
         assert!(matches!(status, Status::Exited(exit) if exit.success()));
+        eventually("all copies are over", || {
+            let all = cloud.endpoint.commands();
+            all.iter().all(|c| c.status().0 == "Success")
+        })
+        .await;
         assert_eq!(runs_of(dir.path()), round);
         assert_eq!(
             executor.log(&handle, Stream::Stdout, 0).await.unwrap(),
@@ -448,6 +471,218 @@ async fn long_inputs_and_files_go_through_the_bucket_once() {
         std::fs::read_dir(cloud.s3.file("doe/answers")).map_or(0, Iterator::count) == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_nobody_could_find_does_not_begin_after_all_is_over() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    // Taken, and for long neither told, seen nor delivered: it is sent again.
+    cloud.endpoint.faults(|faults| {
+        faults.lose_answers = 1;
+        faults.hold_lost = true;
+        faults.hide_lost = true;
+        faults.delay = Duration::from_secs(1);
+    });
+    let token = token();
+    let (specs, script) = (cloud.specs(), script(COUNTING, dir.path()));
+    let comment = format!("doe:{}", token.0);
+    let ours = || {
+        let all = cloud.endpoint.commands().into_iter();
+        all.filter(|c| c.comment == comment).collect::<Vec<_>>()
+    };
+    let seen = async {
+        eventually("it is sent again", || ours().len() == 2).await;
+        cloud.endpoint.faults(|faults| faults.hide_lost = false);
+    };
+    let (started, ()) = tokio::join!(executor.start(&specs[0], &script, &token), seen);
+    let handle = started.unwrap();
+    bounded(executor.wait(&handle)).await.unwrap();
+    executor.discard(&handle).await.unwrap();
+    cloud.endpoint.faults(|faults| faults.hold_lost = false);
+    eventually("both are over", || {
+        let open = ["Pending", "InProgress", "Cancelling"];
+        ours().iter().all(|c| !open.contains(&c.status().0))
+    })
+    .await;
+    assert_eq!(ours()[0].status().0, "Cancelled");
+    assert_eq!(runs_of(dir.path()), 1);
+    assert_eq!(cloud.intents(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_submitted_to_another_instance_of_that_name_is_let_be() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    let token = token();
+    let note = serde_json::json!({"token": token.0, "host": cloud.hosts.name(1),
+        "instance": instance(7), "comment": format!("doe:{}", token.0), "unix_s": 1});
+    let path = cloud.notes().join(format!("{}.json", token.0));
+    std::fs::write(&path, note.to_string()).unwrap();
+    executor.recall(&cloud.specs()).await.unwrap();
+    // It may be on its way there, and is for the platform that has that instance.
+    assert!(path.exists());
+    let listed = cloud.endpoint.asked("ListCommands");
+    assert_eq!(listed, 0);
+    let host = &cloud.specs()[0];
+    assert_eq!(executor.find(host, &token).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_in_the_bucket_is_sent_anew() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    let [one, two] = cloud.specs();
+    let handle = executor
+        .start(&one, &script("seq 1 9999 >a", dir.path()), &token())
+        .await
+        .unwrap();
+    bounded(executor.wait(&handle)).await.unwrap();
+    let work = dir.path().join("work");
+    let content = std::fs::read(work.join("a")).unwrap();
+    let names = ["a".to_owned()];
+    let damage = |new: &[u8]| {
+        let mut damaged = 0;
+        for entry in std::fs::read_dir(cloud.s3.file("doe/blobs")).unwrap() {
+            let path = entry.unwrap().path();
+            if std::fs::read(&path).unwrap() == content {
+                std::fs::write(path, new).unwrap();
+                damaged += 1;
+            }
+        }
+        assert_eq!(damaged, 1);
+    };
+    // As it is, with another byte, and cut short.
+    let mut other = content.clone();
+    other[77] ^= 1;
+    for (round, new) in [&content, &other, &content[..99].to_vec()]
+        .into_iter()
+        .enumerate()
+    {
+        let into = dir.path().join(format!("into{round}"));
+        let got = executor.collect(&one, &work, &names, &into).await.unwrap();
+        assert_eq!(std::fs::read(&got[0]).unwrap(), content, "{round}");
+        damage(new);
+    }
+    // What is on its way to a host too, when the bucket can tell.
+    let source = work.join("a");
+    let digest = doe_cache::Digest(*blake3::hash(&content).as_bytes());
+    let staged = executor.stage(&two, &[(digest, source)]).await.unwrap();
+    assert_eq!(std::fs::read(&staged[0]).unwrap(), content);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sign_is_waited_for_on_the_host_with_one_command() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    let host = &cloud.specs()[0];
+    let sent = || cloud.endpoint.asked("SendCommand");
+    let file = dir.path().join("sign");
+    let port = executor.free_port(host).await.unwrap();
+    let address = format!("{}:{port}", host.address);
+    let limit = Duration::from_secs(60);
+    // Each sign shows two seconds after it was first looked for.
+    let later = || {
+        let (file, address) = (file.clone(), address.clone());
+        let netns = cloud.hosts.netns(1);
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(2));
+            std::fs::write(file, "").unwrap();
+            rig::listen_in(Some(&netns), &address).unwrap()
+        })
+    };
+    for (sign, commands) in [
+        (Sign::File(file.clone()), 1),
+        (Sign::Tcp(address.clone()), 1),
+        // At which address somebody listens is asked once more.
+        (Sign::Listen(port), 2),
+    ] {
+        let _ = std::fs::remove_file(&file);
+        let before = sent();
+        let showing = later();
+        assert!(
+            bounded(executor.await_sign(host, &sign, limit))
+                .await
+                .unwrap()
+        );
+        assert_eq!(sent() - before, commands, "{sign:?}");
+        drop(showing.join().unwrap());
+    }
+    // A limit is kept, and what cannot be looked for is an error.
+    let sign = Sign::Tcp(address.clone());
+    let seen = executor.await_sign(host, &sign, Duration::from_secs(1));
+    assert!(!bounded(seen).await.unwrap());
+    let sign = Sign::Http("ftp://x/".into());
+    let error = executor.await_sign(host, &sign, limit).await.unwrap_err();
+    assert_eq!(error.code, "bad-probe");
+    // Who does not wait any more holds none of the agent's workers.
+    let sign = Sign::File(dir.path().join("never"));
+    let waiting = executor.await_sign(host, &sign, limit);
+    let before = sent();
+    tokio::select! {
+        seen = waiting => panic!("{seen:?}"),
+        () = eventually("the command is on the host", || sent() > before) => {}
+    }
+    eventually("it is taken back", || {
+        cloud.endpoint.commands().last().unwrap().status().0 == "Cancelled"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_long_asks_less_and_less() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    let asked = || {
+        let of = |operation| cloud.endpoint.asked(operation);
+        [of("SendCommand"), of("GetCommandInvocation")]
+    };
+    let long = script("sleep 20", dir.path());
+    let handle = executor
+        .start(&cloud.specs()[0], &long, &token())
+        .await
+        .unwrap();
+    let before = asked();
+    bounded(executor.wait(&handle)).await.unwrap();
+    let [sent, looked] = asked();
+    // 2, 4, 8 and 16 s on the host; looks at the service 1.5 s after each, then half as long again.
+    assert!(sent - before[0] <= 5, "{sent}");
+    assert!(looked - before[1] <= 12, "{looked}");
+}
+
+/// With the real service a command takes its time to come to a host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_way_to_a_host_is_no_difference_of_clocks() {
+    if rig::skipped() {
+        return;
+    }
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let executor = cloud.connect(&dir.path().join("root")).await;
+    let delay = Duration::from_secs(2);
+    cloud.endpoint.faults(|faults| faults.delay = delay);
+    let facts = executor.probe(&cloud.specs()[0]).await.unwrap();
+    assert_eq!(facts["clock_ahead_ms"], "0");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

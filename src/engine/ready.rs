@@ -12,6 +12,9 @@ use crate::error::{Error, Kind, Result};
 use crate::exec::{Executor, Exit, Handle, HostSpec, Sign, Status, Stream};
 use crate::rule::action::{Probe, Ready};
 
+/// How long a slow executor may look for a sign before the process itself is looked at again.
+const FIRST_STAY: Duration = Duration::from_secs(2);
+const LAST_STAY: Duration = Duration::from_secs(10);
 /// Lines of a log that an error shows.
 pub(super) const TAIL_LINES: usize = 20;
 
@@ -162,6 +165,7 @@ async fn watch(
     let mut reader = LogReader::new();
     let mut seen_alive: Option<Instant> = None;
     let mut pause = Duration::from_millis(10);
+    let mut stay = FIRST_STAY;
     loop {
         // The state is read before the log: what a process wrote before it ended is seen.
         let status = executor.poll(handle).await.map_err(Unready::Error)?;
@@ -180,7 +184,9 @@ async fn watch(
             return Err(Unready::Ended(status));
         }
         if let Some(sign) = &sign {
-            found = executor.look(host, sign).await.map_err(Unready::Error)?;
+            let seen = executor.await_sign(host, sign, stay).await;
+            found = seen.map_err(Unready::Error)?;
+            stay = (stay * 2).min(LAST_STAY);
         }
         if ready.probe == Probe::Alive {
             // Twice, apart: many a process dies of its arguments at once.

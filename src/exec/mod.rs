@@ -236,6 +236,17 @@ pub trait Executor: Send + Sync {
     /// Looks for a sign once.
     fn look<'a>(&'a self, host: &'a HostSpec, sign: &'a Sign) -> BoxFuture<'a, Result<bool>>;
 
+    /// Looks for a sign; an executor whose looks are slow goes on looking on the host until the
+    /// sign shows, and says no at the limit. All others look once.
+    fn await_sign<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        sign: &'a Sign,
+        _limit: Duration,
+    ) -> BoxFuture<'a, Result<bool>> {
+        self.look(host, sign)
+    }
+
     /// How often a sign may be looked for all the time that something is in use.
     fn look_every(&self) -> Duration {
         Duration::from_secs(5)

@@ -31,8 +31,12 @@ pub async fn run(instance: String, state: Shared) {
             };
             let (instance, state) = (instance.clone(), state.clone());
             tokio::spawn(async move {
-                let copies = (0..times).map(|_| carry_out(&id, &instance, &state));
-                futures_util::future::join_all(copies).await;
+                let beside = (1..times.max(2)).map(|_| carry_out(&id, &instance, &state));
+                futures_util::future::join_all(beside).await;
+                if times > 1 {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    carry_out(&id, &instance, &state).await;
+                }
                 drop(worker);
             });
         }
@@ -46,13 +50,17 @@ fn fetch(instance: &str, state: &Shared) -> Option<(String, u32)> {
     if state.instances[instance].ping != Ping::Online {
         return None;
     }
-    let hold = state.faults.hold.clone();
+    let (hold, delay) = (state.faults.hold.clone(), state.faults.delay);
+    let hold_lost = state.faults.hold_lost;
     for command in &mut state.commands {
         let (accepted, timeout) = (command.accepted, command.timeout);
         let Some(one) = command.invocations.get_mut(instance) else {
             continue;
         };
         if one.status != "Pending" || hold.as_ref() == Some(&command.comment) {
+            continue;
+        }
+        if accepted.elapsed() < delay || command.lost && hold_lost {
             continue;
         }
         if accepted.elapsed() > timeout {

@@ -25,7 +25,7 @@ pub struct Faults {
     pub lose_answers: u32,
     /// SendCommand requests that fail with an internal error before anything is accepted.
     pub fail_before: u32,
-    /// Commands that are carried out twice, the second time after the first has ended or beside it.
+    /// Commands that are carried out three times: twice at once and once more afterwards.
     pub duplicate: u32,
     /// How commands to come end, each without being run: status and details.
     pub spoil: Vec<(&'static str, &'static str)>,
@@ -35,8 +35,18 @@ pub struct Faults {
     pub hold: Option<String>,
     /// Commands not yet to be seen for so long after they were accepted.
     pub invisible: Duration,
-    /// Limit of the document, bytes.
-    pub document_bytes: Option<usize>,
+    /// Commands come to their instances so much later.
+    pub delay: Duration,
+    /// An operation that the caller has no right to.
+    pub deny: Option<&'static str>,
+    /// Pages of listings have no more than this. Every other one is empty, as real ones may be.
+    pub page: Option<usize>,
+    /// Commands whose answer was lost are not delivered for now.
+    pub hold_lost: bool,
+    /// Nor to be seen in listings.
+    pub hide_lost: bool,
+    /// Commands of others that are accepted right after one whose answer is lost.
+    pub clutter: u32,
 }
 
 /// One instance.
@@ -106,6 +116,25 @@ impl Endpoint {
             .get_mut(id)
             .unwrap()
             .ping = ping;
+    }
+
+    /// One more instance, without an agent: somebody else's.
+    pub fn add(&self, spec: Spec, ping: Ping) {
+        let mut state = self.state.lock().unwrap();
+        let id = spec.id.clone();
+        state
+            .instances
+            .insert(id, state::InstanceState { spec, ping });
+    }
+
+    /// The region that requests must be signed for.
+    pub fn region(&self, region: &str) {
+        self.state.lock().unwrap().region = region.to_owned();
+    }
+
+    /// What was asked for, as IAM names it: actions and resources.
+    pub fn uses(&self) -> std::collections::BTreeSet<(String, String)> {
+        self.state.lock().unwrap().uses.clone()
     }
 
     /// Every command that was accepted, in order.

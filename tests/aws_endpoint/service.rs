@@ -64,7 +64,7 @@ async fn answer(request: Request<Incoming>, state: Shared) -> Result<Response<Fu
     if kind != "application/x-amz-json-1.1" {
         return Ok(refuse(400, "SerializationException", "expected JSON 1.1"));
     }
-    let scope = "/us-east-1/ssm/aws4_request";
+    let scope = format!("/{}/ssm/aws4_request", state.lock().unwrap().region);
     if !signature.starts_with("AWS4-HMAC-SHA256 Credential=") {
         return Ok(refuse(
             400,
@@ -72,7 +72,7 @@ async fn answer(request: Request<Incoming>, state: Shared) -> Result<Response<Fu
             "Missing Authentication Token",
         ));
     }
-    if !signature.contains(scope) || !signature.contains("Signature=") {
+    if !signature.contains(&scope) || !signature.contains("Signature=") {
         return Ok(refuse(
             400,
             "InvalidSignatureException",
@@ -94,7 +94,12 @@ async fn answer(request: Request<Incoming>, state: Shared) -> Result<Response<Fu
                 "An error occurred on the server side.",
             ));
         }
+        if state.faults.deny == Some(operation) {
+            let why = format!("User: someone is not authorized to perform: ssm:{operation}");
+            return Ok(refuse(400, "AccessDeniedException", &why));
+        }
         state.expire();
+        note_use(&mut state, operation, &body);
         let result = match operation {
             "SendCommand" => send(&mut state, &body),
             "GetCommandInvocation" => get_invocation(&mut state, &body),
@@ -110,8 +115,15 @@ async fn answer(request: Request<Incoming>, state: Shared) -> Result<Response<Fu
                 ));
             }
         };
-        let lost = operation == "SendCommand" && result.is_ok();
-        (result, lost && take(&mut state.faults.lose_answers))
+        let accepted = operation == "SendCommand" && result.is_ok();
+        let lost = accepted && take(&mut state.faults.lose_answers);
+        if let (true, Some(command)) = (lost, state.commands.last_mut()) {
+            command.lost = true;
+        }
+        for _ in 0..if lost { state.faults.clutter } else { 0 } {
+            clutter(&mut state);
+        }
+        (result, lost)
     };
     if lost {
         return Err(Lost);
@@ -120,6 +132,36 @@ async fn answer(request: Request<Incoming>, state: Shared) -> Result<Response<Fu
         Ok(body) => respond(200, &body),
         Err((code, why)) => refuse(400, code, &why),
     })
+}
+
+/// What IAM is asked before an operation.
+fn note_use(state: &mut State, operation: &str, body: &Value) {
+    let region = state.region.clone();
+    let action = format!("ssm:{operation}");
+    let mut resources = vec!["*".to_owned()];
+    if operation == "SendCommand" {
+        let document = text(body, "DocumentName").unwrap_or_default();
+        resources = vec![format!("arn:aws:ssm:{region}::document/{document}")];
+        let instances = texts(body.get("InstanceIds"));
+        let arn = |id: &String| format!("arn:aws:ec2:{region}:000000000000:instance/{id}");
+        resources.extend(instances.iter().map(arn));
+    }
+    let uses = resources.into_iter().map(|one| (action.clone(), one));
+    state.uses.extend(uses);
+}
+
+/// A command of somebody else, which has ended.
+fn clutter(state: &mut State) {
+    let Some(mut command) = state.commands.last().cloned() else {
+        return;
+    };
+    command.id = state.fresh_id();
+    command.comment = "somebody else's".to_owned();
+    command.visible_at = Instant::now();
+    for one in command.invocations.values_mut() {
+        one.set("Success", "Success");
+    }
+    state.commands.push(command);
 }
 
 fn respond(status: u16, body: &Value) -> Response<Full<Bytes>> {
@@ -243,9 +285,8 @@ fn send(state: &mut State, body: &Value) -> Answer {
             ));
         }
     };
-    let most = state.faults.document_bytes.unwrap_or(64 * 1024);
     // The document has its own frame of about 1 KB.
-    if parameters.to_string().len() + 1024 > most {
+    if parameters.to_string().len() + 1024 > 64 * 1024 {
         return Err((
             "MaxDocumentSizeExceeded",
             "The size limit of a document is 64 KB.".into(),
@@ -261,7 +302,7 @@ fn send(state: &mut State, body: &Value) -> Answer {
         ended: None,
         cancel: false,
         times: if take(&mut state.faults.duplicate) {
-            2
+            3
         } else {
             1
         },
@@ -286,6 +327,7 @@ fn send(state: &mut State, body: &Value) -> Answer {
             .into_iter()
             .map(|id| (id, one.clone()))
             .collect::<BTreeMap<_, _>>(),
+        lost: false,
     };
     let answer = json!({"Command": command.json()});
     state.commands.push(command);
@@ -325,6 +367,7 @@ fn page<'s>(state: &'s State, body: &Value) -> Result<(Vec<&'s Command>, Value),
         .iter()
         .rev()
         .filter(|c| c.visible_at <= Instant::now())
+        .filter(|c| !(c.lost && state.faults.hide_lost))
         .collect();
     if let Some(id) = text(body, "CommandId") {
         all.retain(|c| c.id == id);
@@ -367,20 +410,38 @@ fn page<'s>(state: &'s State, body: &Value) -> Result<(Vec<&'s Command>, Value),
             _ => return Err(("InvalidFilterKey", String::new())),
         }
     }
-    let from = match text(body, "NextToken") {
+    let ids: Vec<&str> = all.iter().map(|c| c.id.as_str()).collect();
+    let (rows, next) = cut(state, body, &ids, most)?;
+    Ok((all.drain(rows).collect(), next))
+}
+
+/// The rows of one page, and the token of the next: `AFTER` or, for a page that is empty, `AFTER+`.
+fn cut(
+    state: &State,
+    body: &Value,
+    ids: &[&str],
+    most: i64,
+) -> Result<(std::ops::Range<usize>, Value), Refused> {
+    let token = text(body, "NextToken");
+    let from = match token.map(|token| token.trim_end_matches('+')) {
         None => 0,
-        Some(token) => {
-            let last = all.iter().position(|c| c.id == token);
+        Some(last) => {
+            let last = ids.iter().position(|id| *id == last);
             last.ok_or(("InvalidNextToken", String::new()))? + 1
         }
     };
-    let rest = all.split_off(from.min(all.len()));
     let most = usize::try_from(most).unwrap();
-    let next = match rest.get(most - 1) {
-        Some(last) if rest.len() > most => json!(last.id),
+    let most = state.faults.page.map_or(most, |page| page.min(most));
+    if let Some(token) = token.filter(|token| token.ends_with('+')) {
+        return Ok((from..from, json!(token.trim_end_matches('+'))));
+    }
+    let to = (from + most).min(ids.len());
+    let empty = if state.faults.page.is_some() { "+" } else { "" };
+    let next = match ids.get(to.wrapping_sub(1)) {
+        Some(last) if to < ids.len() => json!(format!("{last}{empty}")),
         _ => Value::Null,
     };
-    Ok((rest.into_iter().take(most).collect(), next))
+    Ok((from..to, next))
 }
 
 fn with_token(mut answer: Value, next: Value) -> Value {
@@ -436,7 +497,7 @@ fn cancel(state: &mut State, body: &Value) -> Answer {
 }
 
 fn describe(state: &State, body: &Value) -> Answer {
-    seconds(body, "MaxResults", 5, 50, 50)?;
+    let most = seconds(body, "MaxResults", 5, 50, 50)?;
     let mut found: Vec<_> = state
         .instances
         .values()
@@ -461,12 +522,14 @@ fn describe(state: &State, body: &Value) -> Answer {
             },
         }
     }
-    let list: Vec<Value> = found
+    let ids: Vec<&str> = found.iter().map(|i| i.spec.id.as_str()).collect();
+    let (rows, next) = cut(state, body, &ids, most)?;
+    let list: Vec<Value> = found[rows]
         .iter()
         .map(|i| {
             json!({"InstanceId": i.spec.id, "PingStatus": format!("{:?}", i.ping),
                 "AgentVersion": "3.3.0.0", "PlatformType": "Linux", "ResourceType": "EC2Instance"})
         })
         .collect();
-    Ok(json!({"InstanceInformationList": list}))
+    Ok(with_token(json!({"InstanceInformationList": list}), next))
 }

@@ -1,6 +1,6 @@
 //! Commands and what becomes of them. An invocation only moves forward, and its last state stays.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +14,8 @@ pub enum Ping {
     Online,
     /// The agent does not fetch what is sent.
     ConnectionLost,
+    /// The same for long.
+    Inactive,
     /// Terminated or never there.
     Gone,
 }
@@ -38,6 +40,8 @@ pub struct Command {
     pub visible_at: Instant,
     pub accepted: Instant,
     pub invocations: BTreeMap<String, Invocation>,
+    /// Its answer was lost.
+    pub lost: bool,
 }
 
 /// One command on one instance.
@@ -171,6 +175,8 @@ pub struct State {
     pub faults: Faults,
     pub asked: HashMap<String, u32>,
     pub count: u64,
+    pub region: String,
+    pub uses: BTreeSet<(String, String)>,
 }
 
 impl State {
@@ -186,6 +192,8 @@ impl State {
             faults: Faults::default(),
             asked: HashMap::new(),
             count: 0,
+            region: "us-east-1".to_owned(),
+            uses: BTreeSet::new(),
         }
     }
 

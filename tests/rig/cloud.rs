@@ -27,8 +27,12 @@ pub struct Cloud {
 impl Cloud {
     /// Two instances. With `private` each has an empty folder of its own in that place.
     pub fn up(private: Option<&Path>) -> Self {
+        Self::over(Server::start(Kind::S3sFs), private)
+    }
+
+    /// The same over this S3 server.
+    pub fn over(s3: Server, private: Option<&Path>) -> Self {
         let hosts = Hosts::up(2, private);
-        let s3 = Server::start(Kind::S3sFs);
         let way = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -108,6 +112,16 @@ impl Cloud {
         root: &Path,
         patience: Duration,
     ) -> doe::error::Result<RemoteExecutor> {
+        let options = self.options(&self.notes());
+        self.connect_with(&options, root, patience).await
+    }
+
+    pub async fn connect_with(
+        &self,
+        options: &SsmOptions,
+        root: &Path,
+        patience: Duration,
+    ) -> doe::error::Result<RemoteExecutor> {
         // One host by its id, one by its tag.
         let tag = Named::Tag {
             key: "doe".into(),
@@ -122,13 +136,17 @@ impl Cloud {
             patience,
             grace: Duration::from_secs(2),
         };
-        let intents = self.dir.path().join("intents");
-        doe::exec::ssm::connect(&self.options(&intents), &named, &remote, &self.specs()).await
+        doe::exec::ssm::connect(options, &named, &remote, &self.specs()).await
+    }
+
+    /// Where what is submitted is written down.
+    pub fn notes(&self) -> PathBuf {
+        self.dir.path().join("intents")
     }
 
     /// What was written down and not done.
     pub fn intents(&self) -> usize {
-        let entries = std::fs::read_dir(self.dir.path().join("intents"));
+        let entries = std::fs::read_dir(self.notes());
         entries.map_or(0, Iterator::count)
     }
 }

@@ -19,6 +19,8 @@ pub enum Kind {
     MiniStack,
     /// The same with two instances that its Systems Manager runs commands on.
     Instances,
+    /// The same, and everybody's rights and signatures are looked at.
+    Guarded,
     /// Signatures and checksums are verified; several concurrent writers may win.
     S3sFs,
     /// Signatures and checksums are verified; conditional puts are ignored. Takes long to build,
@@ -91,7 +93,7 @@ impl Server {
         let port = free_port();
         let (mut key, mut secret) = ("test".to_owned(), "testtest".to_owned());
         let mut command = match kind {
-            Kind::MiniStack | Kind::Instances => {
+            Kind::MiniStack | Kind::Instances | Kind::Guarded => {
                 let mut command = Command::new(needed("venv/bin/python"));
                 if kind == Kind::Instances {
                     // It signs links with this one.
@@ -102,6 +104,11 @@ impl Server {
                         .arg("2");
                 } else {
                     command.args(["-m", "ministack"]);
+                }
+                if kind == Kind::Guarded {
+                    // Who may everything has this one.
+                    secret = "test".into();
+                    command.env("AUTH", "true");
                 }
                 command
                     .env("GATEWAY_PORT", port.to_string())
@@ -182,6 +189,9 @@ impl Server {
                 let answer = http(self.port, "PUT", &format!("/{BUCKET}")).unwrap();
                 assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
             }
+            Kind::Guarded => {
+                self.signed("s3", &format!("/{BUCKET}"), &["-X", "PUT"]);
+            }
             Kind::Garage => {
                 let node = self.garage(&["node", "id", "-q"]);
                 let node = node.trim().split('@').next().unwrap().to_owned();
@@ -206,6 +216,23 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// A request of who may everything, with these arguments of `curl`; what was answered.
+    pub fn signed(&self, service: &str, path: &str, args: &[&str]) -> String {
+        let output = Command::new("curl")
+            .args([
+                "-sSf",
+                "--aws-sigv4",
+                &format!("aws:amz:us-east-1:{service}"),
+            ])
+            .args(["--user", &format!("{}:{}", self.key, self.secret)])
+            .args(args)
+            .arg(format!("http://127.0.0.1:{}{path}", self.port))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn garage(&self, args: &[&str]) -> String {

@@ -70,6 +70,9 @@ pub struct Request<'a> {
     pub into: Option<&'a Path>,
     /// How long what it begins may take, where that is known.
     pub limit: Option<Duration>,
+    /// Where commands are slow on their way: for so long it is given again on the host as long as
+    /// it says no. Connections that are quick take no notice.
+    pub again: Option<Duration>,
 }
 
 impl<'a> Request<'a> {
@@ -81,6 +84,7 @@ impl<'a> Request<'a> {
             input: Input::None,
             into: None,
             limit: None,
+            again: None,
         }
     }
 
@@ -227,6 +231,11 @@ pub(super) fn unreachable(host: &str, broken: &Broken, after: Duration) -> Error
         error.hint("its key is not known here: log in once by hand and compare it, or name a `known_hosts` file in the platform's `ssh` table")
     } else if said.contains("Permission denied") {
         error.hint("nobody is asked for a password: a key must open the door; try `ssh -o BatchMode=yes HOST true`")
+    } else if ["AccessDenied", "(Access Denied)"]
+        .iter()
+        .any(|word| said.contains(word))
+    {
+        error.hint("docs/executors.md has the rights that are needed; whatever ran there goes on")
     } else {
         error.hint("whatever ran there goes on; run again when the host can be reached")
     }

@@ -32,8 +32,15 @@ impl Executor for RemoteExecutor {
                 .remove("unix_ms")
                 .and_then(|ms| ms.parse::<i64>().ok());
             if let Some(theirs) = theirs {
-                let ours = asked_ms + (now_ms() - asked_ms) / 2;
-                facts.insert(CLOCK_AHEAD.into(), (theirs - ours).to_string());
+                let half_ms = (now_ms() - asked_ms) / 2;
+                let ahead_ms = theirs - (asked_ms + half_ms);
+                // What the way there and back can have made is nothing that is known.
+                let known_ms = if ahead_ms.abs() > half_ms {
+                    ahead_ms
+                } else {
+                    0
+                };
+                facts.insert(CLOCK_AHEAD.into(), known_ms.to_string());
             }
             Ok(facts)
         }
@@ -177,6 +184,25 @@ impl Executor for RemoteExecutor {
             }
         }
         .boxed()
+    }
+
+    fn await_sign<'a>(
+        &'a self,
+        host: &'a HostSpec,
+        sign: &'a Sign,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<bool>> {
+        let link = &self.link;
+        match link.await_sign(&self.caller, &self.wrapper, host, sign, limit) {
+            None => self.look(host, sign),
+            Some(seen) => async move {
+                let seen = seen.await?;
+                // At whose address somebody listens is seen here.
+                let closer = matches!(sign, Sign::Listen(_));
+                Ok(seen && (!closer || self.look(host, sign).await?))
+            }
+            .boxed(),
+        }
     }
 
     fn collect<'a>(

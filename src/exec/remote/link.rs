@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 
 use super::call::{Caller, Line};
 use crate::error::Result;
-use crate::exec::{HostSpec, Token};
+use crate::exec::{HostSpec, Sign, Token};
 
 /// How a host is waited at.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +58,19 @@ pub trait Link: Line {
         host: &'a HostSpec,
         address: &'a str,
     ) -> BoxFuture<'a, Result<bool>>;
+
+    /// Looks for a sign on the host itself, again and again until it shows or the limit is up;
+    /// `None` where one look after the other costs little.
+    fn await_sign<'a>(
+        &'a self,
+        _caller: &'a Caller,
+        _wrapper: &'a str,
+        _host: &'a HostSpec,
+        _sign: &'a Sign,
+        _limit: Duration,
+    ) -> Option<BoxFuture<'a, Result<bool>>> {
+        None
+    }
 
     /// How a host is waited at.
     fn pace(&self) -> Pace;

@@ -417,7 +417,7 @@ pub(super) fn bad_output(name: &str, why: &str) -> Error {
     )
 }
 
-pub(super) fn utf8<'p>(path: &'p Path, what: &str) -> Result<&'p str> {
+pub(in crate::exec) fn utf8<'p>(path: &'p Path, what: &str) -> Result<&'p str> {
     path.to_str().ok_or_else(|| {
         Error::new(
             Kind::Plan,

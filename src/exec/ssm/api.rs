@@ -184,13 +184,14 @@ impl Api {
         let mut pauses = Ramp::new(Duration::from_millis(100), Duration::from_secs(2));
         while begun.elapsed() < IN_SIGHT {
             tokio::time::sleep(pauses.step()).await;
-            let all = self.by_comment(order.comment, SystemTime::now() - SKEW);
-            let all = all.await.map_err(Trouble::broken)?;
-            let ours = all.iter().find(|command| {
+            let ours = |command: &Command| {
                 let text = command.parameters().and_then(|all| all.get("commands"));
-                text.is_none_or(|text| text.iter().any(|line| line.contains(order.mark)))
-            });
-            if let Some(id) = ours.and_then(Command::command_id) {
+                command.comment() == Some(order.comment)
+                    && text.is_none_or(|text| text.iter().any(|line| line.contains(order.mark)))
+            };
+            let found = self.sent_after(SystemTime::now() - SKEW, ours, 1).await;
+            let found = found.map_err(Trouble::broken)?;
+            if let Some(id) = found.first().and_then(Command::command_id) {
                 return Ok(Some(id.to_owned()));
             }
         }
@@ -202,6 +203,17 @@ impl Api {
         &self,
         comment: &str,
         after: SystemTime,
+    ) -> Result<Vec<Command>, Trouble> {
+        let ours = |command: &Command| command.comment() == Some(comment);
+        self.sent_after(after, ours, usize::MAX).await
+    }
+
+    /// The first `most` commands of ours that were sent after a time, page by page.
+    async fn sent_after(
+        &self,
+        after: SystemTime,
+        is_ours: impl Fn(&Command) -> bool,
+        most: usize,
     ) -> Result<Vec<Command>, Trouble> {
         let filter = CommandFilter::builder()
             .key(CommandFilterKey::InvokedAfter)
@@ -218,9 +230,9 @@ impl Api {
                 })
                 .await?;
             let ours = page.commands().iter();
-            found.extend(ours.filter(|c| c.comment() == Some(comment)).cloned());
+            found.extend(ours.filter(|command| is_ours(command)).cloned());
             token = page.next_token.filter(|token| !token.is_empty());
-            if token.is_none() {
+            if token.is_none() || found.len() >= most {
                 return Ok(found);
             }
         }

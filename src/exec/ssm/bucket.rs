@@ -8,9 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::StalledStreamProtectionConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ChecksumMode;
 use sha2::{Digest as _, Sha256};
 
 use super::api::chain;
@@ -19,6 +22,9 @@ use crate::exec::remote::call::Broken;
 
 /// Links are valid no longer than the service allows.
 const LONGEST_LINK: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a transfer may take, and how many bytes a second it must manage beyond that.
+const LEAST_TRANSFER: Duration = Duration::from_secs(60);
+const SLOWEST_BYTES_PER_S: u64 = 256 << 10;
 /// The most that S3 takes in one request.
 pub(super) const MOST_BYTES: u64 = 5 << 30;
 
@@ -67,26 +73,47 @@ impl Bucket {
         made.map(|made| signed(&made)).map_err(|e| broken(&e))
     }
 
-    /// Whether an object is there.
-    pub(super) async fn has(&self, name: &str) -> Result<bool> {
+    /// Whether an object is there and, as far as the bucket knows, right.
+    pub(super) async fn has(&self, name: &str, sha256: &[u8], size_bytes: u64) -> Result<bool> {
         let request = self.client.head_object().bucket(&self.name);
-        match request.key(self.key(name)).send().await {
-            Ok(_) => Ok(true),
+        let request = request
+            .key(self.key(name))
+            .checksum_mode(ChecksumMode::Enabled);
+        match request.send().await {
+            Ok(found) => {
+                let size = found
+                    .content_length()
+                    .and_then(|size| u64::try_from(size).ok());
+                let sum = found.checksum_sha256();
+                Ok(size.is_none_or(|size| size == size_bytes)
+                    && sum.is_none_or(|sum| sum == base64(sha256)))
+            }
             Err(error) if is_missing(&error) => Ok(false),
             Err(error) => Err(broken(&error)),
         }
     }
 
     /// Puts bytes there; returns nothing before they are.
-    pub(super) async fn put(&self, name: &str, body: ByteStream, sha256: &[u8]) -> Result<()> {
+    pub(super) async fn put(
+        &self,
+        name: &str,
+        body: ByteStream,
+        sha256: &[u8],
+        size_bytes: u64,
+    ) -> Result<()> {
         let request = self.client.put_object().bucket(&self.name);
         let request = request.key(self.key(name)).checksum_sha256(base64(sha256));
-        request
-            .body(body)
-            .send()
-            .await
-            .map(drop)
-            .map_err(|e| broken(&e))
+        // A server may be silent while it takes what is long.
+        let limit = LEAST_TRANSFER + Duration::from_secs(size_bytes / SLOWEST_BYTES_PER_S);
+        let timeouts = TimeoutConfig::builder()
+            .read_timeout(limit)
+            .operation_attempt_timeout(limit)
+            .build();
+        let patient = aws_sdk_s3::config::Builder::new()
+            .timeout_config(timeouts)
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        let request = request.body(body).customize().config_override(patient);
+        request.send().await.map(drop).map_err(|e| broken(&e))
     }
 
     /// Takes an object, if it is there.
@@ -158,13 +185,16 @@ pub(super) fn torn(error: &dyn std::error::Error) -> Broken {
     }
 }
 
+/// Whether an object is not there. Who may not list the bucket is told that with the words of one
+/// who may not read it.
 fn is_missing<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    error
-        .raw_response()
-        .is_some_and(|answer| answer.status().as_u16() == 404)
-        && error
-            .as_service_error()
-            .is_none_or(|e| e.code() != Some("NoSuchBucket"))
+    let code = error.as_service_error().and_then(|e| e.code());
+    match error.raw_response().map(|answer| answer.status().as_u16()) {
+        Some(404) => code != Some("NoSuchBucket"),
+        // The answer to a HEAD has no words.
+        Some(403) => matches!(code, None | Some("AccessDenied" | "Forbidden")),
+        _ => false,
+    }
 }
 
 fn broken<E>(error: &SdkError<E>) -> Broken
@@ -192,5 +222,35 @@ where
             None => format!("no answer from S3: {}", chain(error)),
         },
         hopeless,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::config::http::HttpResponse;
+    use aws_sdk_s3::error::ErrorMetadata;
+    use aws_sdk_s3::primitives::SdkBody;
+
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_told_to_be_missing_is_missing() {
+        let missing = |status: u16, code: Option<&str>| {
+            let mut words = ErrorMetadata::builder();
+            if let Some(code) = code {
+                words = words.code(code);
+            }
+            let raw = HttpResponse::new(status.try_into().unwrap(), SdkBody::empty());
+            is_missing(&SdkError::service_error(words.build(), raw))
+        };
+        assert!(missing(404, None));
+        assert!(missing(404, Some("NoSuchKey")));
+        assert!(missing(403, Some("AccessDenied")));
+        assert!(missing(403, None));
+        // Whoever this is not, and where there is nothing at all.
+        assert!(!missing(403, Some("SignatureDoesNotMatch")));
+        assert!(!missing(403, Some("InvalidAccessKeyId")));
+        assert!(!missing(404, Some("NoSuchBucket")));
+        assert!(!missing(503, None));
     }
 }

@@ -7,7 +7,7 @@ if [ -z "${HOME-}" ]; then
     HOME=${HOME:-/}
     export HOME
 fi
-for tool in base64 curl cut id mktemp wc; do
+for tool in base64 curl cut date id mktemp wc; do
     command -v "$tool" >/dev/null || {
         echo "doe: the host has no \`$tool\`" >&2
         exit 69
@@ -15,17 +15,22 @@ for tool in base64 curl cut id mktemp wc; do
 done
 box=$(mktemp -d) || exit 73
 trap 'rm -rf "$box"' EXIT
+# Moves a file along the link in "$box/link": arguments could be read by everybody on the host.
 carry() {
     tries=0
-    until curl -fsS --connect-timeout 10 -o "$@"; do
+    until curl -fsSg --connect-timeout 10 -K "$box/link" -o "$@"; do
         tries=$((tries + 1))
         [ "$tries" -lt 4 ] || return 1
         sleep "$tries"
     done
 }
+# For $1 seconds it is run again as long as it says no.
 answer() {
-    : >"$box/out"
-    /bin/sh "$box/run" <"$box/in" >"$box/out" 2>"$box/err"
+    began=$(date +%s)
+    until /bin/sh "$box/run" <"$box/in" >"$box/out" 2>"$box/err"; do
+        [ $? -ne 64 ] && [ $(($(date +%s) - began)) -lt "$1" ] || break
+        sleep 0.2 2>/dev/null || sleep 1
+    done
     {
         printf 'doe-answer %s\n' "$(($(wc -c <"$box/err")))"
         cat "$box/err" "$box/out"

@@ -59,11 +59,11 @@ pub(super) async fn upload(bucket: &Bucket, path: &Path) -> std::result::Result<
         )));
     }
     let name = blob(&sum);
-    if !bucket.has(&name).await? {
+    if !bucket.has(&name, &sum, size_bytes).await? {
         let body = ByteStream::from_path(path).await;
         let body = body.map_err(|e| local(e.to_string()))?;
         // What changes meanwhile has another digest, and is refused.
-        bucket.put(&name, body, &sum).await?;
+        bucket.put(&name, body, &sum, size_bytes).await?;
     }
     Ok(name)
 }
@@ -82,9 +82,10 @@ pub(super) async fn collect(bucket: &Bucket, what: Collect<'_>) -> Result<Vec<Pa
     }
     let mut fetched: HashMap<&str, PathBuf> = HashMap::new();
     let mut names: Vec<&str> = what.names.iter().map(String::as_str).collect();
-    for _ in 0..TRIES {
+    for tried in 0..TRIES {
         let found = sums(&what, &names).await?;
-        send(bucket, &what, &found).await?;
+        // What the bucket has and is not right is sent once more.
+        send(bucket, &what, &found, tried > 0).await?;
         let mut again = Vec::new();
         for file in &found {
             match fetch(bucket, file, what.into).await? {
@@ -103,7 +104,7 @@ pub(super) async fn collect(bucket: &Bucket, what: Collect<'_>) -> Result<Vec<Pa
             "output-changed",
             format!("`{name}` was written to while it was fetched, or never came to the bucket"),
         )
-        .hint("run again once nothing writes to it; the host must reach the bucket's endpoint"));
+        .hint("run again once nothing writes to it; the host must reach the bucket's endpoint, and you must be allowed to read from the bucket (docs/executors.md)"));
     }
     let paths = what.names.iter();
     Ok(paths
@@ -166,7 +167,12 @@ async fn sums<'a>(what: &Collect<'_>, names: &[&'a str]) -> Result<Vec<Found<'a>
 }
 
 /// Lets the host put what the bucket does not have. Whether it did is seen in the bucket.
-async fn send(bucket: &Bucket, what: &Collect<'_>, found: &[Found<'_>]) -> Result<()> {
+async fn send(
+    bucket: &Bucket,
+    what: &Collect<'_>,
+    found: &[Found<'_>],
+    even_what_is_there: bool,
+) -> Result<()> {
     let host = &what.host.name;
     let lost = |broken: Broken| {
         Error::new(
@@ -181,7 +187,8 @@ async fn send(bucket: &Bucket, what: &Collect<'_>, found: &[Found<'_>]) -> Resul
     let mut limit = Duration::from_secs(0);
     for file in found {
         let name = blob(&file.sha256);
-        if bucket.has(&name).await.map_err(lost)? {
+        let there = bucket.has(&name, &file.sha256, file.size_bytes);
+        if !even_what_is_there && there.await.map_err(lost)? {
             continue;
         }
         limit += Duration::from_secs(10 + file.size_bytes / LEAST_BYTES_PER_S);

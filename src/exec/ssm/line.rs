@@ -2,7 +2,9 @@
 //! looked after at the service while the answer does not come. What the shell printed is never
 //! an answer: the service cuts it.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
@@ -10,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 
-use super::api::{MOST_COMMENT, Order, Trouble};
+use super::api::{MOST_COMMENT, Order, SKEW, Trouble};
 use super::intents::Intent;
 use super::pace::Ramp;
 use super::script::{self, Feed, MOST_INLINE_BYTES};
@@ -44,7 +46,12 @@ impl Line for Ssm {
             sent.is_watch = false;
             let answer = answer?;
             if sent.is_start && answer.stdout.ends_with(b" 0\n") {
-                self.intents.done(request.arguments[0]);
+                let token = request.arguments[0];
+                let doubted = self.doubted().remove(token);
+                if doubted {
+                    self.take_back_others(token, &sent.id).await;
+                }
+                self.intents.done(token);
             }
             Ok(answer)
         }
@@ -92,6 +99,28 @@ impl Ssm {
         })
     }
 
+    fn doubted(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commands with a token that may have been taken although nobody said so: beside the one that
+    /// was answered none is needed. One that came after the folder is gone would begin anew.
+    async fn take_back_others(&self, token: &str, answered: &str) {
+        let Ok(open) = self.intents.open() else {
+            return;
+        };
+        for intent in open.iter().filter(|intent| intent.token == token) {
+            let after = intent.time() - SKEW;
+            // Whoever cannot ask has still the claim.
+            let found = self.api.by_comment(&intent.comment, after).await;
+            let ids = found.unwrap_or_default();
+            let ids = ids.iter().filter_map(|command| command.command_id());
+            for id in ids.filter(|id| *id != answered) {
+                let _ = self.api.cancel(id).await;
+            }
+        }
+    }
+
     async fn submit<'a>(
         &'a self,
         host: &str,
@@ -111,7 +140,8 @@ impl Ssm {
         let valid = self.delivery + waited + MARGIN;
         let answer = self.bucket.writing(&name, valid, None).await?;
         let feed = self.feed(&request.input, valid).await?;
-        let text = script::text(command, &feed, &answer).ok_or_else(|| Broken {
+        let again = request.again.unwrap_or_default();
+        let text = script::text(command, &feed, again, &answer).ok_or_else(|| Broken {
             why: "the command is longer than SSM takes".into(),
             hopeless: true,
         })?;
@@ -147,7 +177,11 @@ impl Ssm {
             },
             delivery: self.delivery,
         };
-        let id = self.api.send(&order).await?;
+        let sent = self.api.send(&order).await;
+        if let (Err(_), true) = (&sent, is_start) {
+            self.doubted().insert(request.arguments[0].to_owned());
+        }
+        let id = sent?;
         Ok(Sent {
             ssm: self,
             id,
@@ -155,7 +189,7 @@ impl Ssm {
             name,
             is_start,
             limit: waited,
-            is_watch: request.command == "await",
+            is_watch: request.command == "await" || request.again.is_some(),
         })
     }
 
@@ -177,10 +211,10 @@ impl Ssm {
             (Some(bytes), _) => {
                 let sum = Sha256::digest(&bytes);
                 let name = carry::blob(&sum);
-                if !self.bucket.has(&name).await? {
-                    self.bucket
-                        .put(&name, ByteStream::from(bytes), &sum)
-                        .await?;
+                let size_bytes = bytes.len() as u64;
+                if !self.bucket.has(&name, &sum, size_bytes).await? {
+                    let body = ByteStream::from(bytes);
+                    self.bucket.put(&name, body, &sum, size_bytes).await?;
                 }
                 name
             }
@@ -202,6 +236,7 @@ impl Ssm {
         let mut asking = Ramp::new(Duration::from_millis(1500), Duration::from_secs(15));
         let mut ask_at = begun + asking.step();
         let mut delivered = None;
+        let mut told = false;
         let mut unseen: Option<Broken> = None;
         loop {
             match self.take(&sent.name, request.into).await {
@@ -213,7 +248,9 @@ impl Ssm {
             let now = Instant::now();
             let waits = delivered.map_or(begun.elapsed(), |at: Instant| at.elapsed());
             let limit = match delivered {
-                None => self.delivery + self.slack / 4,
+                None if told => self.delivery + self.slack / 4,
+                // Nobody says whether it is on its host.
+                None => self.delivery + sent.limit,
                 Some(_) => sent.limit,
             };
             if waits > limit {
@@ -221,8 +258,8 @@ impl Ssm {
                 let _ = self.api.cancel(&sent.id).await;
                 return Err(unseen.unwrap_or_else(|| Broken {
                     why: match delivered {
-                        None => verdict::Failure::NotDelivered.words().to_owned(),
-                        Some(_) => format!("no answer came within {} s", limit.as_secs()),
+                        None if told => verdict::Failure::NotDelivered.words().to_owned(),
+                        _ => format!("no answer came within {} s", limit.as_secs()),
                     },
                     hopeless: false,
                 }));
@@ -238,15 +275,11 @@ impl Ssm {
                             .await;
                     }
                     Ok(Some((Verdict::Failed(failure), _))) => {
-                        let broken = Broken {
-                            why: failure.words().to_owned(),
-                            hopeless: false,
-                        };
-                        return self.last_look(sent, request, broken).await;
+                        return self.last_look(sent, request, failure.broken()).await;
                     }
-                    // Not in sight yet, not delivered, or the service has no time.
-                    Ok(Some((Verdict::Waiting, _)) | None)
-                    | Err(Trouble::Throttled | Trouble::Unsure(_)) => {}
+                    Ok(Some((Verdict::Waiting, _))) => told = true,
+                    // Not in sight yet, or the service has no time.
+                    Ok(None) | Err(Trouble::Throttled | Trouble::Unsure(_)) => {}
                     Err(Trouble::Refused { code, why }) => {
                         unseen = Some(Broken {
                             why: format!("SSM refused: {code}: {why}"),

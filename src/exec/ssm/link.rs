@@ -8,11 +8,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::api::{SKEW, Trouble};
+use super::intents::Intent;
 use super::{Ssm, carry};
 use crate::error::{Error, Result};
 use crate::exec::remote::call::{Answer, Caller, Request, refused};
-use crate::exec::remote::{Collect, Link, Pace};
-use crate::exec::{HostSpec, Token, look};
+use crate::exec::remote::{Collect, Link, Pace, utf8};
+use crate::exec::{HostSpec, Sign, Token, look};
 
 impl Link for Ssm {
     fn name(&self) -> &'static str {
@@ -27,9 +28,8 @@ impl Link for Ssm {
         limit: Duration,
     ) -> BoxFuture<'a, Result<bool>> {
         async move {
-            look::check_url(url)?;
-            let limit = limit.as_secs().to_string();
-            let request = Request::new("web", vec![url, &limit]);
+            let words = web(url, limit)?;
+            let request = Request::new("web", words.iter().map(String::as_str).collect());
             let answer = caller.call(&host.name, &request).await?;
             seen(&host.name, &answer)
         }
@@ -43,14 +43,36 @@ impl Link for Ssm {
         address: &'a str,
     ) -> BoxFuture<'a, Result<bool>> {
         async move {
-            // It was checked.
-            let (name, port) = address.rsplit_once(':').unwrap_or((address, ""));
-            let name = name.trim_start_matches('[').trim_end_matches(']');
-            let request = Request::new("tcp", vec![name, port]);
+            let words = end_point(address)?;
+            let request = Request::new("tcp", words.iter().map(String::as_str).collect());
             let answer = caller.call(&host.name, &request).await?;
             seen(&host.name, &answer)
         }
         .boxed()
+    }
+
+    fn await_sign<'a>(
+        &'a self,
+        caller: &'a Caller,
+        wrapper: &'a str,
+        host: &'a HostSpec,
+        sign: &'a Sign,
+        limit: Duration,
+    ) -> Option<BoxFuture<'a, Result<bool>>> {
+        // Of what is in use one look is wanted.
+        (!matches!(sign, Sign::Answers(_))).then(|| {
+            async move {
+                let (command, words) = asked(sign, wrapper)?;
+                let request = Request {
+                    limit: Some(limit + look::LIMIT),
+                    again: Some(limit),
+                    ..Request::new(command, words.iter().map(String::as_str).collect())
+                };
+                let answer = caller.call(&host.name, &request).await?;
+                seen(&host.name, &answer)
+            }
+            .boxed()
+        })
     }
 
     fn pace(&self) -> Pace {
@@ -65,7 +87,13 @@ impl Link for Ssm {
 
     fn pending(&self) -> Result<Vec<(String, Token)>> {
         let open = self.intents.open()?.into_iter();
+        // Another platform may call another instance by the same name.
+        let ours = |intent: &Intent| {
+            let instance = self.instances.get(&intent.host);
+            instance.is_some_and(|instance| instance.id == intent.instance)
+        };
         Ok(open
+            .filter(ours)
             .map(|intent| (intent.host, Token(intent.token)))
             .collect())
     }
@@ -95,6 +123,32 @@ impl Link for Ssm {
     fn collect<'a>(&'a self, what: Collect<'a>) -> Option<BoxFuture<'a, Result<Vec<PathBuf>>>> {
         Some(carry::collect(&self.bucket, what).boxed())
     }
+}
+
+/// The command of the host program that looks for a sign, and its words.
+fn asked(sign: &Sign, wrapper: &str) -> Result<(&'static str, Vec<String>)> {
+    Ok(match sign {
+        Sign::Http(url) => ("web", web(url, look::LIMIT)?),
+        Sign::Answers(url) => ("web", web(url, look::BUSY)?),
+        Sign::Tcp(address) => ("tcp", end_point(address)?),
+        Sign::Listen(port) => {
+            let words = ["/bin/sh", wrapper, "listens"].map(str::to_owned);
+            ("try", [&words[..], &[port.to_string()]].concat())
+        }
+        Sign::File(path) => ("exists", vec![utf8(path, "the file")?.to_owned()]),
+    })
+}
+
+fn web(url: &str, limit: Duration) -> Result<Vec<String>> {
+    look::check_url(url)?;
+    Ok(vec![url.to_owned(), limit.as_secs().to_string()])
+}
+
+fn end_point(address: &str) -> Result<Vec<String>> {
+    look::check_address(address)?;
+    let (name, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    Ok(vec![name.to_owned(), port.to_owned()])
 }
 
 fn not_taken_back(trouble: Trouble) -> Error {

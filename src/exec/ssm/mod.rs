@@ -13,9 +13,9 @@ mod pace;
 mod script;
 mod verdict;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_config::meta::region::RegionProviderChain;
@@ -114,6 +114,8 @@ pub struct Ssm {
     bucket: Bucket,
     intents: Intents,
     instances: HashMap<String, Instance>,
+    /// Tokens of starts that may have been taken although nobody said so.
+    doubted: Mutex<HashSet<String>>,
     document: String,
     /// How long a command waits for its host.
     delivery: Duration,
@@ -132,8 +134,12 @@ pub async fn connect(
     hosts: &[HostSpec],
 ) -> Result<RemoteExecutor> {
     let shared = load(options).await;
+    // Other servers than AWS have no name for each bucket.
+    let elsewhere = options.s3_endpoint.is_some()
+        || shared.endpoint_url().is_some()
+        || std::env::var_os("AWS_ENDPOINT_URL_S3").is_some();
     let mut s3 = aws_sdk_s3::config::Builder::from(&shared)
-        .force_path_style(options.s3_endpoint.is_some())
+        .force_path_style(elsewhere)
         .retry_config(RetryConfig::standard().with_max_attempts(4))
         // Files are held against their names, which are digests.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
@@ -156,12 +162,14 @@ pub async fn connect(
     let wanted = named
         .iter()
         .filter(|(name, _)| hosts.iter().any(|host| host.name == *name));
-    let mut instances = HashMap::new();
-    for (name, named) in wanted {
+    // Side by side, at the service's pace.
+    let found = wanted.map(async |(name, named)| {
         let id = find(&api, name, named).await?;
         let slots = Semaphore::new(SLOTS);
-        instances.insert(name.clone(), Instance { id, slots });
-    }
+        Ok::<_, Error>((name.clone(), Instance { id, slots }))
+    });
+    let found = futures_util::future::try_join_all(found).await?;
+    let instances = found.into_iter().collect();
     let link = Ssm {
         bucket: Bucket::new(
             aws_sdk_s3::Client::from_conf(s3.build()),
@@ -171,6 +179,7 @@ pub async fn connect(
         intents: Intents::new(options.intents.clone())?,
         api,
         instances,
+        doubted: Mutex::default(),
         document: options.document.clone(),
         delivery: DELIVERY.min(patience),
         slack: line::MARGIN.min(patience),
@@ -184,10 +193,22 @@ async fn load(options: &SsmOptions) -> aws_config::SdkConfig {
             tls::rustls_provider::CryptoMode::Ring,
         ))
         .build_https();
+    let files = options.credentials.as_ref().map(|file| {
+        let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, file);
+        files.build()
+    });
+    // The region is that of the profile whose credentials are taken.
+    let mut profile = aws_config::profile::ProfileFileRegionProvider::builder();
+    if let Some(name) = &options.profile {
+        profile = profile.profile_name(name);
+    }
+    if let Some(files) = &files {
+        profile = profile.profile_files(files.clone());
+    }
     // Never the instance's metadata: asking it costs seconds where there is none.
     let region = RegionProviderChain::first_try(options.region.clone().map(Region::new))
         .or_else(aws_config::environment::EnvironmentVariableRegionProvider::new())
-        .or_else(aws_config::profile::ProfileFileRegionProvider::new())
+        .or_else(profile.build())
         .or_else("us-east-1");
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT)
@@ -200,9 +221,8 @@ async fn load(options: &SsmOptions) -> aws_config::SdkConfig {
     if let Some(profile) = &options.profile {
         loader = loader.profile_name(profile);
     }
-    if let Some(file) = &options.credentials {
-        let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, file);
-        loader = loader.profile_files(files.build());
+    if let Some(files) = files {
+        loader = loader.profile_files(files);
     }
     loader.load().await
 }

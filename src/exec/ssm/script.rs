@@ -1,10 +1,12 @@
 //! The script that SSM runs on a host: it takes a command and what it reads out of itself or out
 //! of the bucket, and puts what came of it into the bucket. Everything that is not ours travels
 //! as base64, so that neither a shell nor the service's `{{parameters}}` finds anything in it.
-//! Links are signed for one object and some minutes; a credential is never in it.
+//! Links are signed for one object and some minutes, and are nobody's argument; a credential is
+//! never in it.
+
+use std::time::Duration;
 
 use super::verdict::{NO_ANSWER, NO_FOLDER, NO_INPUT};
-use crate::exec::folder::quote;
 
 /// Longest script. The service takes documents up to 64 KB, with their frame and every line end
 /// as two bytes.
@@ -30,8 +32,14 @@ pub(super) enum Feed<'a> {
     Fetched(Signed),
 }
 
-/// The script for a command; `None` when it is too long for the service.
-pub(super) fn text(command: &str, feed: &Feed<'_>, answer: &Signed) -> Option<String> {
+/// The script for a command, which is run again for this time as long as it says no; `None` when
+/// it is too long for the service.
+pub(super) fn text(
+    command: &str,
+    feed: &Feed<'_>,
+    again: Duration,
+    answer: &Signed,
+) -> Option<String> {
     let mut text = CARRIER.to_owned();
     let mut unpack = |name: &str, bytes: &[u8]| {
         text.push_str(&format!(
@@ -49,25 +57,28 @@ pub(super) fn text(command: &str, feed: &Feed<'_>, answer: &Signed) -> Option<St
         Feed::Inline(bytes) => unpack("in", bytes),
         Feed::Fetched(from) => {
             text.push_str(&format!(
-                "carry \"$box/in\"{} {} || exit {NO_INPUT}\n",
-                flags(from),
-                quote(&from.url)
+                "{}carry \"$box/in\" || exit {NO_INPUT}\n",
+                link(from)
             ));
         }
     }
     text.push_str(&format!(
-        "answer\ncarry /dev/null{} -T \"$box/answer\" {} || exit {NO_ANSWER}\nexit 0\n",
-        flags(answer),
-        quote(&answer.url)
+        "answer {}\n{}carry /dev/null -T \"$box/answer\" || exit {NO_ANSWER}\nexit 0\n",
+        again.as_secs(),
+        link(answer)
     ));
     (text.len() + text.matches(['\n', '"', '\\']).count() <= MOST_BYTES).then_some(text)
 }
 
-fn flags(signed: &Signed) -> String {
-    let flags = signed.headers.iter();
-    flags
-        .map(|(name, value)| format!(" -H {}", quote(&format!("{name}: {value}"))))
-        .collect()
+/// Lines that write down a link, as `curl` reads it.
+fn link(signed: &Signed) -> String {
+    let quoted = |text: &str| text.replace('\\', r"\\").replace('"', "\\\"");
+    let mut lines = format!("url = \"{}\"\n", quoted(&signed.url));
+    for (name, value) in &signed.headers {
+        let header = quoted(&format!("{name}: {value}"));
+        lines.push_str(&format!("header = \"{header}\"\n"));
+    }
+    format!("cat >\"$box/link\" <<'doe' || exit {NO_FOLDER}\n{lines}doe\n")
 }
 
 /// Takes an answer apart into what was printed as errors and as output.
@@ -132,19 +143,26 @@ mod tests {
         let text = text(
             hostile,
             &Feed::Inline(hostile.as_bytes()),
+            Duration::ZERO,
             &signed("http://h/?a&b"),
         )
         .unwrap();
         assert!(!text.contains("{{") && !text.contains("touch"), "{text}");
-        assert!(text.contains(r"-H 'x-a: it'\''s' -T"), "{text}");
+        // Nothing of a link is a word of a command.
+        let link = "<<'doe' || exit 73\nurl = \"http://h/?a&b\"\nheader = \"x-a: it's\"\ndoe\n";
+        assert!(text.contains(link), "{text}");
+        assert_eq!(text.matches("http").count(), 1, "{text}");
     }
 
     #[test]
     fn scripts_that_the_service_would_refuse_are_not_made() {
         let input = vec![b'x'; MOST_INLINE_BYTES];
-        assert!(text("true", &Feed::Inline(&input), &signed("http://h/")).is_some());
-        let input = vec![b'x'; MOST_BYTES];
-        assert!(text("true", &Feed::Inline(&input), &signed("http://h/")).is_none());
+        let fits = |input: &[u8]| {
+            let feed = Feed::Inline(input);
+            text("true", &feed, Duration::ZERO, &signed("http://h/")).is_some()
+        };
+        assert!(fits(&input));
+        assert!(!fits(&[b'x'; MOST_BYTES]));
     }
 
     #[test]

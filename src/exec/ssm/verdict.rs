@@ -38,6 +38,10 @@ pub(super) enum Failure {
     Undeliverable,
     /// The service ended it with the other invocations of its command.
     Terminated,
+    /// Whoever sent it may not send anything to this instance.
+    Denied,
+    /// The instance does not run what the document is for.
+    WrongPlatform,
 }
 
 impl Failure {
@@ -55,6 +59,20 @@ impl Failure {
                 "SSM cannot deliver to the instance: it is gone, stopped, or its agent does not run (Undeliverable)"
             }
             Failure::Terminated => "SSM ended the command (Terminated)",
+            Failure::Denied => {
+                "you have no right to send commands to the instance (Access Denied); docs/executors.md has the policy that is needed"
+            }
+            Failure::WrongPlatform => {
+                "the platform's `document` is for another operating system than the instance's (Invalid Platform)"
+            }
+        }
+    }
+
+    /// As an answer that is none.
+    pub(super) fn broken(self) -> Broken {
+        Broken {
+            why: self.words().to_owned(),
+            hopeless: matches!(self, Failure::Denied | Failure::WrongPlatform),
         }
     }
 }
@@ -66,9 +84,9 @@ pub(super) fn read(status: &str, details: &str, code: i32) -> Verdict {
     match details.as_str() {
         "DeliveryTimedOut" => return Verdict::Failed(Failure::NotDelivered),
         "ExecutionTimedOut" => return Verdict::Failed(Failure::TimedOut),
-        "Undeliverable" | "InvalidPlatform" | "AccessDenied" => {
-            return Verdict::Failed(Failure::Undeliverable);
-        }
+        "Undeliverable" => return Verdict::Failed(Failure::Undeliverable),
+        "AccessDenied" => return Verdict::Failed(Failure::Denied),
+        "InvalidPlatform" => return Verdict::Failed(Failure::WrongPlatform),
         "Terminated" | "RateExceeded" => return Verdict::Failed(Failure::Terminated),
         _ => {}
     }
@@ -91,7 +109,7 @@ pub(super) fn no_answer(code: i32, said: &str) -> Broken {
     };
     let (what, hopeless) = match code {
         0 => (
-            "the command ended, but its answer never came to the bucket",
+            "the command ended, but its answer never came to the bucket, or you may not read it there",
             false,
         ),
         NO_TOOL => ("the host lacks a tool", true),
@@ -150,6 +168,12 @@ mod tests {
                 Verdict::Failed(Failure::Undeliverable),
             ),
             ("Failed", "Terminated", Verdict::Failed(Failure::Terminated)),
+            ("Failed", "Access Denied", Verdict::Failed(Failure::Denied)),
+            (
+                "Failed",
+                "InvalidPlatform",
+                Verdict::Failed(Failure::WrongPlatform),
+            ),
         ] {
             assert_eq!(read(status, details, 76), expected, "{status}/{details}");
         }
