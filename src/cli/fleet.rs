@@ -132,6 +132,9 @@ pub async fn make(
     let local = LocalExecutor::new(workspace.state_dir.join("exec"), options)?;
     let reached = Reached::with(platform, near.ground, local);
     if let Some(ground) = &reached.ground {
+        // Before anybody looks: what was seen to run must not end for want of us.
+        let name = connect::lease_of(workspace, platform)?;
+        ground.guard(&name, workspace.survive).await?;
         // What is on its way to a host could begin after we have looked.
         ground.recall().await?;
     }

@@ -204,6 +204,11 @@ pub trait Executor: Send + Sync {
     /// it was ended.
     fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>>;
 
+    /// Whether the times of exit records are by the clock of this machine, and not by the host's.
+    fn tells_our_time(&self) -> bool {
+        false
+    }
+
     /// What is known now.
     fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>>;
 
