@@ -20,6 +20,7 @@ use crate::engine::intent;
 use crate::engine::remains::{Away, Remains, Within};
 use crate::error::Result;
 use crate::exec::local::{LocalExecutor, LocalOptions};
+use crate::exec::nobody::Nobody;
 use crate::exec::{Executor, HostSpec, Site};
 use crate::plan::model::{Platform, Workspace};
 
@@ -104,6 +105,13 @@ impl Near {
     }
 }
 
+/// Whether a build with this platform that needs no host has to ask one all the same: a killed run
+/// left something there.
+pub fn is_left(platform: &Platform, store: &Store) -> Result<bool> {
+    let killed = |run: &Run| run.status == RunStatus::Running;
+    Ok(!left_by(killed, platform, store)?.is_empty())
+}
+
 /// The `needed` hosts and those that killed runs left something on; none when none is needed.
 pub fn with_left(platform: &Platform, needed: &[HostSpec], store: &Store) -> Result<Vec<HostSpec>> {
     let mut hosts = needed.to_vec();
@@ -185,6 +193,8 @@ pub struct Reached {
     pub local: Arc<LocalExecutor>,
     ground: Option<Ground>,
     platform: String,
+    /// Whether the hosts are other machines.
+    elsewhere: bool,
     /// Whether what nobody announced can only be this workspace's.
     private: bool,
 }
@@ -205,6 +215,7 @@ impl Reached {
         Self {
             local: Arc::new(local),
             platform: platform.name.clone(),
+            elsewhere: platform.executor != "local",
             private: root_in_plan(platform).contains("%w"),
             ground,
         }
@@ -214,6 +225,8 @@ impl Reached {
     pub fn executor(&self) -> Arc<dyn Executor> {
         match &self.ground {
             Some(ground) => ground.executor(),
+            // Nobody was connected to: nothing of theirs may run here instead.
+            None if self.elsewhere => Arc::new(Nobody),
             None => self.local.clone(),
         }
     }

@@ -8,6 +8,7 @@ pub mod folder;
 pub mod killer;
 pub mod local;
 pub mod look;
+pub mod nobody;
 pub mod ports;
 pub mod procfs;
 pub mod reaper;
