@@ -164,7 +164,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         true => Vec::new(),
         false => fleet::with_left(platform, &hosts, &store)?,
     };
-    let near = runtime.block_on(Near::new(&workspace, platform, &reached, &doe))?;
+    let near = runtime.block_on(Near::new(&workspace, platform, &reached, &doe, true))?;
     // Before anything is paid for: what the hosts are, and whether that is what was said of them.
     let as_read = match is_done || platform.probing.is_none() {
         true => None,

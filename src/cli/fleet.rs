@@ -53,15 +53,24 @@ pub struct Near {
 }
 
 impl Near {
-    /// Connects to the `needed` hosts. `doe` is this program.
+    /// Connects to the `needed` hosts. `doe` is this program. Who is about to go on with what a
+    /// killed run left there, and holds the writer's lock, attends to it from here on.
     pub async fn new(
         workspace: &Workspace,
         platform: &Platform,
         needed: &[HostSpec],
         doe: &Path,
+        attends: bool,
     ) -> Result<Self> {
+        let ground = Ground::new(workspace, platform, needed).await?;
+        if let (true, Some(ground)) = (attends, &ground) {
+            // Before anybody looks, and before what takes its time: what is seen to run must not
+            // end for want of us.
+            let name = connect::lease_of(workspace, platform)?;
+            ground.guard(&name, workspace.survive).await?;
+        }
         let mut near = Self {
-            ground: Ground::new(workspace, platform, needed).await?,
+            ground,
             site: None,
             path_prefix: Vec::new(),
             env: BTreeMap::new(),
@@ -140,9 +149,6 @@ pub async fn make(
     let local = LocalExecutor::new(workspace.state_dir.join("exec"), options)?;
     let reached = Reached::with(platform, near.ground, local);
     if let Some(ground) = &reached.ground {
-        // Before anybody looks: what was seen to run must not end for want of us.
-        let name = connect::lease_of(workspace, platform)?;
-        ground.guard(&name, workspace.survive).await?;
         // What is on its way to a host could begin after we have looked.
         ground.recall().await?;
     }

@@ -50,7 +50,7 @@ pub fn run(global: &Global, args: &ProbeArgs, out: &mut Out) -> Result<u8> {
         .build()
         .map_err(|e| Error::new(Kind::Infra, "runtime", "could not start threads").cause(e))?;
     let read = runtime.block_on(async {
-        let near = Near::new(&workspace, platform, &hosts, &doe).await?;
+        let near = Near::new(&workspace, platform, &hosts, &doe, false).await?;
         near.ask(&workspace, platform, &hosts, &doe).await
     });
     drop(lock);
