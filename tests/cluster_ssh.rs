@@ -332,6 +332,141 @@ fn what_nobody_wants_any_more_is_ended_on_its_host() {
     wait_until_quiet(&hosts);
 }
 
+/// Names another `doe` to ship.
+fn ships(workspace: &Workspace, doe: &Path) {
+    let doe = format!("ssh = {{ doe = \"{}\", ", doe.display());
+    workspace.replace("doe.toml", "ssh = { ", &doe, 1);
+}
+
+#[test]
+fn a_doe_that_does_not_run_on_hosts_is_said_at_once() {
+    if rig::skipped() {
+        return;
+    }
+    let hosts = Hosts::up(2, None);
+    let workspace = served(&hosts);
+    let broken = hosts.dir().join("another-doe");
+    // As a dynamic program looks to a host without its loader.
+    std::fs::write(&broken, "#!/lib/ld-of-another-machine.so\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&broken, mode).unwrap();
+    ships(&workspace, &broken);
+    let refused = workspace.doe(&["build", "//t:all"]).exits(4).stderr;
+    assert!(
+        refused.contains("does not run on a host") && refused.contains(".ci/static-doe"),
+        "{refused}"
+    );
+    assert!(lines(&workspace, "server").is_empty());
+    wait_until_quiet(&hosts);
+}
+
+/// The program that `.ci/static-doe` builds, where it was built.
+fn static_doe() -> Option<std::path::PathBuf> {
+    let target = format!("target/{}-unknown-linux-musl", std::env::consts::ARCH);
+    let built = ["release", "debug"].map(|folder| {
+        let path = support::repository().join(&target).join(folder);
+        path.join("doe")
+    });
+    built.into_iter().find(|path| path.is_file())
+}
+
+#[test]
+fn a_static_doe_is_shipped_and_measures_alike() {
+    if rig::skipped() {
+        return;
+    }
+    let Some(doe) = static_doe() else {
+        let note = b"SKIPPED: there is no static doe: `.ci/static-doe` builds one\n";
+        std::io::Write::write_all(&mut std::io::stderr(), note).unwrap();
+        return;
+    };
+    let hosts = Hosts::up(2, None);
+    let workspace = workspace(&hosts, hosts.dir().join("roots/%w").to_str().unwrap());
+    ships(&workspace, &doe);
+    let target = "//phase2:p2-efa-4k-c1";
+    let build = |platform: &str| {
+        let ran = workspace.doe(&["build", target, "--platform", platform, "--json"]);
+        ran.ok().summary()
+    };
+    let there = build("pair");
+    assert_eq!(there["failed"], 0, "{there}");
+    let shipped = std::fs::read(&doe).unwrap();
+    let name = doe_cache::Digest::of(&shipped).to_string();
+    let name = name.rsplit(':').next().unwrap();
+    let roots = std::fs::read_dir(hosts.dir().join("roots")).unwrap();
+    let mut blobs = roots.flatten().map(|root| root.path().join("blobs"));
+    assert!(blobs.any(|blobs| blobs.join(name).is_file()), "{name}");
+    // It is in no key: here there is nothing left to do.
+    assert_eq!(build("sim")["ok"], 0);
+}
+
+#[test]
+fn a_build_with_nothing_to_do_connects_to_nobody() {
+    if rig::skipped() {
+        return;
+    }
+    let hosts = Hosts::up(2, None);
+    let workspace = served(&hosts);
+    workspace.write("scratch/go", "");
+    let ran = workspace.doe(&["build", "//t:all", "--json"]).ok();
+    assert_eq!(ran.summary()["ok"], 2, "{}", ran.summary());
+    // Whoever connects now fails.
+    hosts.link(1, false);
+    hosts.link(2, false);
+    let done = |arguments: &[&str]| {
+        let summary = workspace.doe(arguments).ok().summary();
+        assert_eq!((&summary["ok"], &summary["reused"]), (&0.into(), &2.into()));
+    };
+    done(&["build", "//t:all", "--json", "--no-recall"]);
+    // The first time that something is asked, and after an edit that is in no key.
+    done(&["build", "//t:p-1", "//t:p-2", "--json"]);
+    let plan = workspace.read("plans/t.toml");
+    workspace.write("plans/t.toml", &format!("# a remark\n{plan}"));
+    done(&["build", "//t:all", "--json"]);
+    // What is to run is said to need its hosts.
+    workspace.replace(
+        "plans/t.toml",
+        "settings = { n = 2 }",
+        "settings = { n = 3 }",
+        1,
+    );
+    let refused = workspace.doe(&["build", "//t:all"]).exits(4).stderr;
+    assert!(refused.contains("did not answer"), "{refused}");
+    hosts.link(1, true);
+    hosts.link(2, true);
+    let ran = workspace.doe(&["build", "//t:all", "--json"]).ok();
+    assert_eq!(ran.summary()["ok"], 1, "{}", ran.summary());
+    wait_until_quiet(&hosts);
+}
+
+#[test]
+fn what_nobody_comes_back_for_ends_on_its_host() {
+    if rig::skipped() {
+        return;
+    }
+    let hosts = Hosts::up(2, None);
+    let workspace = served(&hosts);
+    let head = workspace.read("doe.toml");
+    let head = head.replace(
+        "platform = \"pair\"",
+        "platform = \"pair\"\nsurvive = \"2s\"",
+    );
+    workspace.write("doe.toml", &head.replace("\"60s\"", "\"5s\""));
+    killed(&workspace);
+    assert_eq!(jobs(&workspace).len(), 2);
+    // Nobody connects to a host any more.
+    wait_until_quiet(&hosts);
+    std::fs::remove_file(workspace.path().join("scratch/two")).unwrap();
+    workspace.write("scratch/go", "");
+    let ran = workspace.doe(&["build", "//t:all", "--json"]).ok();
+    assert_eq!(ran.summary()["ok"], 2, "{}", ran.summary());
+    assert_eq!(warnings(&ran, "re-attached"), Vec::<String>::new());
+    let said = warnings(&ran, "leftovers");
+    let why = "nobody attended to it";
+    assert!(said.iter().any(|said| said.contains(why)), "{said:?}");
+    wait_until_quiet(&hosts);
+}
+
 #[test]
 fn hosts_say_what_they_are_before_anything_runs_on_them() {
     if rig::skipped() {

@@ -55,6 +55,12 @@ fn own(text: &str) -> Vec<String> {
     found
 }
 
+/// The functions that a part of the suite offers, as the table names them.
+fn functions(text: &str) -> impl Iterator<Item = String> + '_ {
+    let rest = text.split("pub async fn ").skip(1);
+    rest.filter_map(|rest| Some(rest.split_once('(')?.0.replace('_', " ")))
+}
+
 #[test]
 fn the_table_says_what_is_run() {
     let all = listed(&read("tests/conformance/mod.rs"));
@@ -76,6 +82,15 @@ fn the_table_says_what_is_run() {
     );
     table.push_str(&EXECUTORS.map(|(name, _)| name).join(" | "));
     table.push_str(" |\n|---|---|---|---|---|\n");
+    // What needs a host of its own stands in each program as a test with the suite's name.
+    let with_own: Vec<(&str, Vec<String>)> = EXECUTORS
+        .iter()
+        .map(|(name, file)| (*name, own(&read(file))))
+        .collect();
+    let suite = read("tests/conformance/hosts.rs");
+    let alone: Vec<String> = functions(&suite)
+        .filter(|name| with_own.iter().any(|(_, tests)| tests.contains(name)))
+        .collect();
     for name in &all {
         let marks: Vec<&str> = runs
             .iter()
@@ -84,9 +99,16 @@ fn the_table_says_what_is_run() {
         let plain = name.rsplit("::").next().unwrap().replace('_', " ");
         table.push_str(&format!("| {plain} | {} |\n", marks.join(" | ")));
     }
+    for name in &alone {
+        let marks = with_own
+            .iter()
+            .map(|(_, tests)| if tests.contains(name) { "yes" } else { "-" });
+        let marks: Vec<&str> = marks.collect();
+        table.push_str(&format!("| {name} | {} |\n", marks.join(" | ")));
+    }
     table.push_str("\nBeside the suite:\n");
-    for (name, file) in EXECUTORS {
-        let tests = own(&read(file));
+    for (name, mut tests) in with_own {
+        tests.retain(|test| !alone.contains(test));
         if !tests.is_empty() {
             table.push_str(&format!("\n- {name}: {}\n", tests.join("; ")));
         }

@@ -78,6 +78,25 @@ fn peer_process() {
     conformance::process::peer_process();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clock_skew() {
+    if rig::skipped() {
+        return;
+    }
+    // Clocks of its own: other tests look at theirs.
+    let hosts = Hosts::up(2, None);
+    let scratch = tempfile::tempdir().unwrap();
+    let rig = Rig {
+        executor: Box::new(connect(&hosts, &scratch.path().join("root")).await),
+        hosts: specs(&hosts),
+        netns: None,
+        scratch,
+        keep: None,
+        attached: false,
+    };
+    conformance::hosts::clock_skew(&rig, |ahead_s| hosts.set_clocks(ahead_s)).await;
+}
+
 use doe::exec::{Executor, Script, Status, Stream};
 
 fn script(text: &str, dir: &std::path::Path) -> Script {
@@ -470,4 +489,121 @@ async fn a_full_disk_is_said_and_nothing_half_is_left() {
     if let Err(panic) = ended {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// An executor that attends to what runs under a name, with little patience.
+async fn attending(
+    hosts: &Hosts,
+    dir: &std::path::Path,
+    name: &str,
+    survive: Duration,
+) -> RemoteExecutor {
+    let options = RemoteOptions {
+        root: dir.join("root").to_str().unwrap().to_owned(),
+        patience: Duration::from_secs(1),
+        grace: Duration::from_secs(1),
+    };
+    let specs = specs(hosts);
+    let executor = RemoteExecutor::connect(ssh(hosts), &options, &specs).await;
+    let executor = executor.unwrap();
+    executor.guard(&specs, name, survive).await.unwrap();
+    executor
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_attends_to_ends_itself() {
+    if rig::skipped() {
+        return;
+    }
+    let hosts = Hosts::up(2, None);
+    let dir = tempfile::tempdir().unwrap();
+    let survive = Duration::from_secs(3);
+    let first = attending(&hosts, dir.path(), "one", survive).await;
+    let specs = specs(&hosts);
+    let start = async |executor: &RemoteExecutor, host: usize, text: &str, limit| {
+        let mut script = script(text, dir.path());
+        script.timeout = limit;
+        let token = conformance::token();
+        executor.start(&specs[host], &script, &token).await.unwrap()
+    };
+    let stubborn = "trap '' TERM; setsid sh -c 'trap \"\" TERM; while :; do sleep 1001; done' & while :; do sleep 1002; done";
+    let limit = Some(Duration::from_secs(120));
+    let left = [
+        start(&first, 0, stubborn, None).await,
+        start(&first, 1, "sleep 1003", limit).await,
+    ];
+    let short = start(&first, 0, "sleep 1; echo kept; exit 5", None).await;
+    // As long as somebody attends to it, however little there is to say.
+    tokio::time::sleep(3 * survive).await;
+    for handle in &left {
+        assert_eq!(first.poll(handle).await.unwrap(), Status::Running);
+    }
+    drop(first);
+    // Neither who only looks nor who attends to something else keeps it alive.
+    let other = attending(&hosts, dir.path(), "two", survive).await;
+    let its = start(&other, 0, "sleep 1004", None).await;
+    for handle in &left {
+        let gone = || conformance::carriers(&handle.token.0).is_empty();
+        conformance::eventually("it ended itself", gone).await;
+        let status = conformance::bounded(other.wait(handle)).await.unwrap();
+        let said = matches!(&status, Status::Lost { why } if why.contains("nobody attended"));
+        assert!(said, "{status:?}");
+        assert!(other.ended_unix_ms(handle).await.unwrap().is_some());
+    }
+    assert_eq!(other.poll(&its).await.unwrap(), Status::Running);
+    // What had ended by itself keeps its outcome.
+    let status = other.poll(&short).await.unwrap();
+    assert!(matches!(status, Status::Exited(exit) if exit.code == Some(5)));
+    conformance::bounded(other.cancel(&its, Duration::ZERO))
+        .await
+        .unwrap();
+    assert_eq!(conformance::carriers(&its.token.0), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_over_goes_on_and_a_cut_link_ends_nothing() {
+    if rig::skipped() {
+        return;
+    }
+    let hosts = Hosts::up(2, None);
+    let dir = tempfile::tempdir().unwrap();
+    let survive = Duration::from_secs(5);
+    let specs = specs(&hosts);
+    let token = conformance::token();
+    let long = script("echo up; sleep 1001", dir.path());
+    let first = attending(&hosts, dir.path(), "one", survive).await;
+    let handle = first.start(&specs[0], &long, &token).await.unwrap();
+    // Each comes when the one before is gone for most of the time that it may survive.
+    drop(first);
+    for _ in 0..3 {
+        tokio::time::sleep(survive * 3 / 5).await;
+        let next = attending(&hosts, dir.path(), "one", survive).await;
+        assert_eq!(next.poll(&handle).await.unwrap(), Status::Running);
+    }
+    // Nothing is said for longer than it may survive, for the host cannot be reached: it is
+    // waited for that long, and so is whoever waits.
+    let options = RemoteOptions {
+        root: dir.path().join("root").to_str().unwrap().to_owned(),
+        patience: Duration::from_secs(60),
+        grace: Duration::from_secs(1),
+    };
+    let patient = RemoteExecutor::connect(ssh(&hosts), &options, &specs).await;
+    let patient = patient.unwrap();
+    patient.guard(&specs, "one", Duration::ZERO).await.unwrap();
+    let later = patient
+        .start(&specs[0], &long, &conformance::token())
+        .await
+        .unwrap();
+    conformance::bounded(patient.cancel(&handle, Duration::ZERO))
+        .await
+        .unwrap();
+    hosts.link(1, false);
+    tokio::time::sleep(2 * survive).await;
+    hosts.link(1, true);
+    let status = conformance::bounded(patient.poll(&later)).await.unwrap();
+    assert_eq!(status, Status::Running);
+    conformance::bounded(patient.cancel(&later, Duration::ZERO))
+        .await
+        .unwrap();
+    assert_eq!(conformance::carriers(&later.token.0), [0; 0]);
 }

@@ -55,6 +55,25 @@ fn peer_process() {
     conformance::process::peer_process();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clock_skew() {
+    if rig::skipped() {
+        return;
+    }
+    // Clocks of its own: other tests look at theirs.
+    let cloud = Cloud::up(None);
+    let scratch = tempfile::tempdir().unwrap();
+    let rig = Rig {
+        executor: Box::new(cloud.connect(&scratch.path().join("root")).await),
+        hosts: cloud.specs(),
+        netns: None,
+        scratch,
+        attached: false,
+        keep: None,
+    };
+    conformance::hosts::clock_skew(&rig, |ahead_s| cloud.hosts.set_clocks(ahead_s)).await;
+}
+
 fn script(text: &str, dir: &Path) -> Script {
     Script {
         name: "step-test".into(),

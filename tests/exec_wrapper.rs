@@ -181,7 +181,9 @@ fn from_absent_to_running_to_exited() {
         assert!(child.wait().unwrap().success());
         assert_eq!(execution.record().code, Some(3));
         let status = execution.status();
-        let record = status.strip_prefix("exited\n").unwrap();
+        let (first, record) = status.split_once('\n').unwrap();
+        let age_cs = first.strip_prefix("exited ").unwrap();
+        assert!(age_cs.parse::<u32>().is_ok(), "{first}");
         assert_eq!(Record::parse(record), Record::Whole(execution.record()));
         assert_eq!(execution.read("stdout"), "it's $(x)\n\n");
         assert_eq!(execution.read("wrapper.log"), "");
@@ -244,6 +246,93 @@ fn a_timeout_ends_the_tree() {
         );
         assert_eq!(carriers(&execution.token.0), [0; 0]);
         assert!(!pids.iter().any(|pid| runs(*pid)));
+    });
+}
+
+/// An execution that survives its last sign of life for this long.
+fn leased(shell: &'static [&'static str], survive_cs: u32) -> Execution {
+    let execution = Execution::new(shell, STUBBORN, None);
+    let lease = folder::quote(&execution.path("the lease").display().to_string());
+    let job = execution.read("job") + &format!("lease={lease}\nsurvive_cs={survive_cs}\n");
+    fs::write(execution.path("job"), job).unwrap();
+    execution
+}
+
+/// Hundredths of a second since boot.
+fn uptime_cs() -> u64 {
+    let text = fs::read_to_string("/proc/uptime").unwrap();
+    text.split(' ')
+        .next()
+        .unwrap()
+        .replace('.', "")
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn what_gets_no_sign_of_life_ends_itself() {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    under_each_shell(|shell| {
+        let execution = leased(shell, 150);
+        let lease = execution.path(&format!("the lease.{}", boot.trim()));
+        let mut child = execution.start();
+        let daemon = execution.number_in("daemon");
+        let begun = uptime_cs();
+        while uptime_cs() < begun + 500 {
+            fs::write(&lease, format!("{:<19}\n", uptime_cs())).unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(execution.status().starts_with("running "), "{shell:?}");
+        }
+        // What is no sign: one from the future, half a one, and nothing.
+        for text in ["99999999999999999\n", "12x\n", "\n", ""] {
+            fs::write(&lease, text).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(child.wait().unwrap().success());
+        assert!(!runs(daemon));
+        assert_eq!(carriers(&execution.token.0), [0; 0], "{shell:?}");
+        let status = execution.status();
+        assert!(status.starts_with("lost nobody attended to it"), "{status}");
+        assert!(!execution.record().timed_out);
+    });
+}
+
+#[test]
+fn a_leader_that_is_killed_leaves_nothing_for_ever() {
+    under_each_shell(|shell| {
+        let execution = leased(shell, 100);
+        let mut child = execution.start();
+        execution.number_in("daemon");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(execution.status().starts_with("lost process "));
+        eventually("everything is gone", || {
+            carriers(&execution.token.0).is_empty()
+        });
+        assert!(execution.status().starts_with("lost process "));
+    });
+}
+
+#[test]
+fn what_is_being_thought_about_is_said_to_run_when_it_does() {
+    under_each_shell(|shell| {
+        let execution = leased(shell, 100_000);
+        let mut child = execution.start();
+        execution.number_in("daemon");
+        let mark = |what: &str| fs::write(execution.path(".late"), what).unwrap();
+        mark("2");
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| execution.status());
+            std::thread::sleep(Duration::from_millis(200));
+            assert!(!asked.is_finished());
+            mark("0");
+            assert!(asked.join().unwrap().starts_with("running "));
+            mark("3");
+            assert!(execution.status().starts_with("lost nobody attended"));
+            mark("0");
+        });
+        execution.end("0");
+        child.wait().unwrap();
     });
 }
 

@@ -37,6 +37,7 @@ fn script(text: &str, dir: &Path) -> Script {
         timeout: Some(Duration::from_secs(120)),
         log_cap_bytes: 1 << 20,
         attached: false,
+        ask: Default::default(),
     }
 }
 

@@ -164,10 +164,17 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
     let concerned = facts::concerned(&decider, &args.targets.targets, &nodes, &followups);
     let hosts = hosts_of(&graph, &concerned, platform);
-    let reached = fleet::with_left(platform, &hosts, &store)?;
-    let near = runtime.block_on(Near::new(&workspace, platform, &reached, &doe))?;
+    let elsewhere = platform.executor != "local";
+    let is_done = !args.rerun
+        && (elsewhere || platform.probing.is_some())
+        && facts::nothing_to_do(&decider, &nodes, &hosts, &followups)?;
+    let reached = match is_done && !fleet::is_left(platform, &store)? {
+        true => Vec::new(),
+        false => fleet::with_left(platform, &hosts, &store)?,
+    };
+    let near = runtime.block_on(Near::new(&workspace, platform, &reached, &doe, true))?;
     // Before anything is paid for: what the hosts are, and whether that is what was said of them.
-    let as_read = match !args.rerun && facts::nothing_to_do(&decider, &nodes, &hosts, &followups)? {
+    let as_read = match is_done || platform.probing.is_none() {
         true => None,
         false => runtime.block_on(near.ask(&workspace, platform, &hosts, &doe))?,
     };

@@ -49,17 +49,18 @@ pub fn tell_age(out: &mut Out, platform: &Platform) {
     }
 }
 
-/// Whether nothing is to run by facts that are fresh enough to decide that by.
+/// Whether nothing is to run, by facts that are fresh enough to decide that by where hosts are asked.
 pub fn nothing_to_do(
     decider: &Decider<'_>,
     nodes: &[NodeId],
     hosts: &[HostSpec],
     followups: &Choice,
 ) -> Result<bool> {
-    let Some(probing) = &decider.platform().probing else {
-        return Ok(true);
-    };
-    let fresh = hosts.iter().all(|host| file::is_fresh(probing, &host.name));
+    let probing = decider.platform().probing.as_ref();
+    let fresh = probing.is_none_or(|probing| {
+        let mut hosts = hosts.iter();
+        hosts.all(|host| file::is_fresh(probing, &host.name))
+    });
     if !fresh || !followups.plans.is_empty() {
         return Ok(false);
     }

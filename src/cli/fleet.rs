@@ -21,6 +21,7 @@ use crate::engine::intent::{self, Open};
 use crate::engine::remains::{Away, Remains, Within};
 use crate::error::Result;
 use crate::exec::local::{LocalExecutor, LocalOptions};
+use crate::exec::nobody::Nobody;
 use crate::exec::{Executor, HostSpec, Site};
 use crate::plan::model::{Platform, Workspace};
 
@@ -53,15 +54,24 @@ pub struct Near {
 }
 
 impl Near {
-    /// Connects to the `needed` hosts. `doe` is this program.
+    /// Connects to the `needed` hosts. `doe` is this program. Who is about to go on with what a
+    /// killed run left there, and holds the writer's lock, attends to it from here on.
     pub async fn new(
         workspace: &Workspace,
         platform: &Platform,
         needed: &[HostSpec],
         doe: &Path,
+        attends: bool,
     ) -> Result<Self> {
+        let ground = Ground::new(workspace, platform, needed).await?;
+        if let (true, Some(ground)) = (attends, &ground) {
+            // Before anybody looks, and before what takes its time: what is seen to run must not
+            // end for want of us.
+            let name = connect::lease_of(workspace, platform)?;
+            ground.guard(&name, workspace.survive).await?;
+        }
         let mut near = Self {
-            ground: Ground::new(workspace, platform, needed).await?,
+            ground,
             site: None,
             path_prefix: Vec::new(),
             env: BTreeMap::new(),
@@ -103,6 +113,13 @@ impl Near {
         };
         facts::ask(&ground, platform, hosts).await
     }
+}
+
+/// Whether a build with this platform that needs no host has to ask one all the same: a killed run
+/// left something there.
+pub fn is_left(platform: &Platform, store: &Store) -> Result<bool> {
+    let killed = |run: &Run, _: &Open| run.status == RunStatus::Running;
+    Ok(!left_by(killed, platform, store)?.is_empty())
 }
 
 /// The `needed` hosts, those that killed runs left something on, and those of an ended run that left
@@ -190,6 +207,8 @@ pub struct Reached {
     pub local: Arc<LocalExecutor>,
     ground: Option<Ground>,
     platform: String,
+    /// Whether the hosts are other machines.
+    elsewhere: bool,
     /// Whether what nobody announced can only be this workspace's.
     private: bool,
 }
@@ -210,6 +229,7 @@ impl Reached {
         Self {
             local: Arc::new(local),
             platform: platform.name.clone(),
+            elsewhere: platform.executor != "local",
             private: root_in_plan(platform).contains("%w"),
             ground,
         }
@@ -219,6 +239,8 @@ impl Reached {
     pub fn executor(&self) -> Arc<dyn Executor> {
         match &self.ground {
             Some(ground) => ground.executor(),
+            // Nobody was connected to: nothing of theirs may run here instead.
+            None if self.elsewhere => Arc::new(Nobody),
             None => self.local.clone(),
         }
     }

@@ -47,7 +47,7 @@ pub fn run(global: &Global, args: &ProbeArgs, out: &mut Out) -> Result<u8> {
         .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
     let runtime = session::runtime()?;
     let read = runtime.block_on(async {
-        let near = Near::new(&workspace, platform, &hosts, &doe).await?;
+        let near = Near::new(&workspace, platform, &hosts, &doe, false).await?;
         near.ask(&workspace, platform, &hosts, &doe).await
     });
     drop(lock);

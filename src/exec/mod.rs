@@ -8,6 +8,7 @@ pub mod folder;
 pub mod killer;
 pub mod local;
 pub mod look;
+pub mod nobody;
 pub mod ports;
 pub mod procfs;
 pub mod reaper;
@@ -214,6 +215,11 @@ pub trait Executor: Send + Sync {
     /// When it ended, Unix ms, if it left a whole record: also for one that counts as lost because
     /// it was ended.
     fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>>;
+
+    /// Whether the times of exit records are by the clock of this machine, and not by the host's.
+    fn tells_our_time(&self) -> bool {
+        false
+    }
 
     /// What is known now.
     fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>>;

@@ -4,8 +4,9 @@
 #
 #   wrapper.sh run DIR            runs DIR/script. The caller made this process a session leader.
 #   wrapper.sh end DIR GRACE_MS   ends the whole tree: TERM, after the grace KILL. 0: nothing is left.
-#   wrapper.sh status DIR         prints `exited` and the record, `running PID TICKS`, `lost WHY`
-#                                 or `absent` (nobody has started it yet).
+#   wrapper.sh status DIR         prints `exited AGE_CS` and the record, `running PID TICKS`,
+#                                 `lost WHY` (and the record, where there is one that does not
+#                                 count) or `absent` (nobody has started it yet).
 #   wrapper.sh listens PORT       0: something listens on the TCP port, 1: nothing does.
 #   wrapper.sh facts              prints facts of the host as `name=value` lines.
 #
@@ -189,12 +190,55 @@ keep() {
     rm -f "$2.cut" "$2.tail"
 }
 
-# Ends the tree when the time is up. Marks it in a file that exists, so a full disk does not matter.
+# Sets $signed to when whoever wants this gave the last sign of life, unless a later one is known.
+read_sign() {
+    { read -r sign _ <"$lease.$boot"; } 2>/dev/null || return 0
+    case $sign in '' | 0?* | *[!0-9]*) return 0 ;; esac
+    # One from the future was torn while it was written.
+    if [ "$sign" -gt "$signed" ] && [ "$sign" -le "$now" ]; then signed=$sign; fi
+}
+
+# Whether nobody attends to this any more: for good, once that is said. Who comes back gives a
+# sign before it looks; so either we see the sign, or it sees what stands in the file.
+is_forsaken() {
+    printf 2 1<>"$dir/.late"
+    clock
+    read_sign
+    if [ "$now" -lt $((signed + survive_cs)) ]; then
+        printf 0 1<>"$dir/.late"
+        return 1
+    fi
+    printf 3 1<>"$dir/.late"
+}
+
+# Ends the tree when the time is up, or when nobody has given a sign of life for too long. Marks
+# it in a file that exists, so a full disk does not matter.
 watch() {
     read -r me _ </proc/self/stat
     clock
-    limit=$((now + timeout_cs))
-    while clock && [ "$now" -lt "$limit" ]; do
+    begun=$now signed=$now missed=''
+    while clock; do
+        limit=''
+        if [ "$timeout_cs" -gt 0 ]; then
+            limit=$((begun + timeout_cs))
+            if [ "$now" -ge "$limit" ]; then
+                printf 1 1<>"$dir/.late"
+                break
+            fi
+        fi
+        if [ "$survive_cs" -gt 0 ]; then
+            read_sign
+            alone=$((signed + survive_cs))
+            if [ "$now" -lt "$alone" ]; then
+                missed=''
+            elif [ -n "$missed" ] && is_forsaken; then
+                break
+            else
+                # Once more after a while: the host may have slept, and whoever attends to this too.
+                missed=1 alone=$((now + survive_cs / 8 + 100))
+            fi
+            if [ -z "$limit" ] || [ "$alone" -lt "$limit" ]; then limit=$alone; fi
+        fi
         span_of $((limit - now))
         (
             trap - TERM
@@ -202,7 +246,6 @@ watch() {
         ) 2>/dev/null
         case $? in 1) sleep 1 ;; esac
     done
-    printf 1 1<>"$dir/.late"
     : >"$dir/unwanted"
     helpers="$helpers $me"
     end_tree "$grace_cs"
@@ -273,7 +316,7 @@ undo_ignored() {
 run() {
     case $dir in /*) ;; *) fail 64 "expected an absolute folder, not \`$dir\`" ;; esac
     exec </dev/null 2>>"$dir/wrapper.log" >&2
-    token='' work='' timeout_cs=0 grace_cs=0 cap_bytes=0 adopts=0
+    token='' work='' timeout_cs=0 grace_cs=0 cap_bytes=0 adopts=0 survive_cs=0 lease=''
     # shellcheck source=/dev/null
     . "$dir/job"
     # Who gives us the token gives us this environment too, and saves us the way round.
@@ -315,8 +358,9 @@ run() {
     helpers="$out $err"
     watcher=''
     unix_ms
-    started=$ms
-    if [ "$timeout_cs" -gt 0 ]; then
+    clock
+    started=$ms started_cs=$now
+    if [ $((timeout_cs + survive_cs)) -gt 0 ]; then
         watch &
         watcher=$!
         helpers="$helpers $watcher"
@@ -343,20 +387,31 @@ run() {
 
     timed_out=0
     if [ -n "$watcher" ]; then
-        read -r timed_out <"$dir/.late"
-        if [ "$timed_out" = 1 ]; then wait "$watcher"; else stop_watch; fi
+        read -r late <"$dir/.late"
+        case $late in
+        1) timed_out=1 && wait "$watcher" ;;
+        3) wait "$watcher" ;;
+        *) stop_watch ;;
+        esac
     fi
     left_nothing || end_tree "$grace_cs"
     drain
     unix_ms
+    clock
+    # The host's clock may have been set meanwhile; the other one only goes on.
+    elapsed=$(((now - started_cs) * 10))
+    case $((ms - started - elapsed)) in
+    -??? | -?? | -? | ? | ?? | ???) ;;
+    *) started=$((ms - elapsed)) ;;
+    esac
 
     # A shell cannot tell `exit 143` from a death by signal 15. Both are that signal here, which
     # is also what a script ends with when a command of it was killed.
     code=$status signal=''
     if [ "$status" -gt 128 ] && [ "$status" -le 192 ]; then code='' signal=$((status - 128)); fi
     rm -f "$dir/.out" "$dir/.err"
-    printf 'code=%s\nsignal=%s\ntimed_out=%s\nstarted_ms=%s\nended_ms=%s\nend\n' \
-        "$code" "$signal" "$timed_out" "$started" "$ms" 1<>"$dir/.exit" &&
+    printf 'code=%s\nsignal=%s\ntimed_out=%s\nstarted_ms=%s\nended_ms=%s\nended_cs=%s\nend\n' \
+        "$code" "$signal" "$timed_out" "$started" "$ms" "$now" 1<>"$dir/.exit" &&
         mv "$dir/.exit" "$dir/exit"
 }
 
@@ -365,6 +420,24 @@ run() {
 # Sets who runs DIR; false when nobody has claimed it.
 read_claim() {
     { read -r leader ticks_of_leader boot_of_leader <"$dir/pid"; } 2>/dev/null
+}
+
+# Sets $late to what the watcher has marked.
+read_late() {
+    late=0
+    { read -r late <"$dir/.late"; } 2>/dev/null
+    return 0
+}
+
+# Prints how long ago it ended, where the host was not restarted since.
+age() {
+    [ "$boot" = "$boot_of_leader" ] || return 0
+    while IFS='=' read -r key value; do
+        case $key in
+        ended_cs) clock && echo $((now - value)) ;;
+        end) break ;;
+        esac
+    done <"$dir/exit"
 }
 
 status() {
@@ -377,12 +450,20 @@ status() {
     if [ "$boot" = "$boot_of_leader" ] && still "$leader:$ticks_of_leader"; then
         alive=1
     fi
+    forsaken='lost nobody attended to it for longer than it may survive, so it was ended'
     # Looked for after the process: a record that comes in between is seen.
     if [ -f "$dir/exit" ]; then
-        echo exited
+        read_late
+        if [ "$late" = 3 ]; then echo "$forsaken"; else echo "exited $(age)"; fi
         cat "$dir/exit"
     elif [ -n "$alive" ]; then
-        echo "running $leader $ticks_of_leader"
+        # Being thought about takes a moment; what was decided does not run any more.
+        turns=0
+        while read_late && [ "$late" = 2 ] && [ "$turns" -lt 500 ]; do
+            turns=$((turns + 1))
+            nap 1
+        done
+        if [ "$late" = 3 ]; then echo "$forsaken"; else echo "running $leader $ticks_of_leader"; fi
     elif [ "$boot" != "$boot_of_leader" ]; then
         echo 'lost the host was rebooted'
     else

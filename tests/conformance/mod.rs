@@ -5,6 +5,7 @@
 // Every test program that includes this uses its own part of it.
 #![allow(unreachable_pub, dead_code)]
 
+pub mod hosts;
 pub mod process;
 pub mod tree;
 
@@ -309,6 +310,7 @@ macro_rules! conformance {
             tree::cancel_ends_everything tree::cancel_is_polite_first tree::cancel_twice_and_late
             tree::own_group_does_not_hurt_the_logs tree::lost_leader tree::torn_record
             tree::a_stopped_tree_is_ended tree::what_runs_keeps_its_folder);
+        conformance!(@one $rig; hosts::disk_full hosts::five_hundred_nodes);
     };
     (@one $rig:expr; $($room:ident $(:: $name:ident)?)*) => { $(conformance!(@test $rig; $room $(:: $name)?);)* };
     (@test $rig:expr; $name:ident) => {

@@ -53,6 +53,11 @@ impl Cloud {
                 }
                 None => run.push(format!("--net={}", hosts.netns(number).display())),
             }
+            let path = hosts.dir().join("bin").display().to_string();
+            run.extend([
+                "env".to_owned(),
+                format!("PATH={path}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ]);
             Spec {
                 id: instance(number),
                 tags: HashMap::from([("doe".to_owned(), hosts.name(number))]),

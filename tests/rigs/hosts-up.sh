@@ -6,6 +6,7 @@
 #
 # PREFIX has at most 8 letters (interfaces have short names). With PRIVATE_FOLDER every host sees an
 # empty folder of its own in its place, as hosts do that share no files; only DIR is seen by all.
+# DIR/bin is the first folder on the hosts' search path.
 # Afterwards: ssh -F DIR/ssh_config PREFIX1 hostname. A link is cut by `ip link set v-PREFIX1 down`.
 set -euo pipefail
 DIR=$1 N=$2 P=$3 NET=$4 PRIVATE=${5-}
@@ -14,7 +15,7 @@ for tool in ip nsenter unshare sshd ssh ssh-keygen; do
         { echo "hosts-up: \`$tool\` is missing: run tests/rigs/install.sh" >&2; exit 3; }
 done
 [ "$(id -u)" = 0 ] || { echo 'hosts-up: network namespaces need root' >&2; exit 3; }
-mkdir -p "$DIR" /run/sshd
+mkdir -p "$DIR/bin" /run/sshd
 chmod 700 "$DIR"
 for key in host id jump; do [ -f "$DIR/$key" ] || ssh-keygen -q -t ed25519 -N '' -f "$DIR/$key"; done
 cp "$DIR/id.pub" "$DIR/authorized_keys"
@@ -40,7 +41,7 @@ UsePAM no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 100
-SetEnv DOE_HOST=$P$i SHLVL=2
+SetEnv DOE_HOST=$P$i SHLVL=2 PATH=$DIR/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 LogLevel VERBOSE
 C
     printf '%s %s\n' "$NET.$i" "$(cut -d' ' -f1,2 "$DIR/host.pub")" >>"$DIR/known_hosts"

@@ -23,12 +23,24 @@ pub fn file(workspace: &Workspace, path: &str) -> PathBuf {
     }
 }
 
-/// The folder on the hosts: `%w` is what tells this workspace from others, of other machines too.
-pub(super) fn root_of(workspace: &Workspace, root: &str) -> Result<String> {
+/// What tells this workspace from others, of other machines too.
+fn mark_of(workspace: &Workspace) -> Result<String> {
     let state = workspace.state_dir.canonicalize();
     let state = state.map_err(|e| Error::io("find", &workspace.state_dir, &e))?;
-    let mark = Digest::of(format!("{}:{}", doe_cache::host(), state.display()));
+    Ok(format!("{}:{}", doe_cache::host(), state.display()))
+}
+
+/// The folder on the hosts: `%w` is what tells this workspace from all others.
+pub(super) fn root_of(workspace: &Workspace, root: &str) -> Result<String> {
+    let mark = Digest::of(mark_of(workspace)?);
     Ok(root.replace("%w", &mark.short()[..12]))
+}
+
+/// The name under which builds of this workspace with this platform attend to what runs on hosts:
+/// one of another platform takes nothing over, so it does not keep it alive either.
+pub(super) fn lease_of(workspace: &Workspace, platform: &Platform) -> Result<String> {
+    let mark = Digest::of(format!("{}:{}", mark_of(workspace)?, platform.name));
+    Ok(mark.short()[..12].to_owned())
 }
 
 /// Connects to hosts by ssh.

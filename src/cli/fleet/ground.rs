@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use doe_cache::Digest;
 
@@ -84,6 +85,15 @@ impl Ground {
         match &self.way {
             Way::Remote(remote) => remote.try_program(&self.hosts, program, arguments).await,
             Way::Slurm(slurm) => slurm.try_program(&self.hosts, program, arguments).await,
+        }
+    }
+
+    /// Attends to what runs there under this name from now on, as long as this value lives.
+    pub(super) async fn guard(&self, name: &str, survive: Duration) -> Result<()> {
+        match &self.way {
+            Way::Remote(remote) => remote.guard(&self.hosts, name, survive).await,
+            // What runs there is not told how long it may survive.
+            Way::Slurm(_) => Ok(()),
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) async fn settle(
             "the doe program that was shipped does not run on a host",
         )
         .cause(cause)
-        .hint("build a static one for the hosts (`cargo build --release --target x86_64-unknown-linux-musl`) and name it as `doe` in the platform's table `ssh`, `slurm` or `ssm`")
+        .hint("build a static one for the hosts (`.ci/static-doe` of the sources does it) and name it as `doe` in the platform's table `ssh`, `slurm` or `ssm`")
     })?;
     let mut path = Vec::new();
     let mut env = BTreeMap::new();

@@ -322,7 +322,11 @@ async fn window(
         let Ok(Status::Exited(exit)) = executor.poll(handle).await else {
             continue;
         };
-        let ours = |unix_ms: u64| unix_ms.saturating_add_signed(-ahead(&handle.host));
+        let ahead = match executor.tells_our_time() {
+            true => 0,
+            false => ahead(&handle.host),
+        };
+        let ours = |unix_ms: u64| unix_ms.saturating_add_signed(-ahead);
         let (from, to) = (ours(exit.started_unix_ms), ours(exit.ended_unix_ms));
         let known = window.get_or_insert(Window { from, to });
         known.from = known.from.min(from);

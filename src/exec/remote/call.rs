@@ -2,14 +2,15 @@
 //! is tried again. An answer is whole only between its two marks, so neither a login shell's
 //! greeting nor a connection that ends in the middle passes for one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 
+use super::clock::{Clocks, Said, now_ms};
 use crate::error::{Error, Kind, Result};
 use crate::exec::folder::quote;
 
@@ -106,6 +107,8 @@ pub struct Answer {
     pub span: Option<(u64, u64)>,
     /// What it complained of.
     pub stderr: String,
+    /// When it was asked and when it had answered.
+    pub said: Said,
 }
 
 impl Answer {
@@ -123,6 +126,12 @@ pub struct Caller {
     patience: Duration,
     /// Hosts that were given up once: they get one try until they answer again.
     given_up: Mutex<HashSet<String>>,
+    /// The name that commands are a sign of life of; none for who only looks.
+    lease: OnceLock<String>,
+    /// When the last command that was answered had been given to a host.
+    signed: Mutex<HashMap<String, Instant>>,
+    /// The hosts' clocks.
+    pub clocks: Clocks,
 }
 
 impl Caller {
@@ -134,6 +143,36 @@ impl Caller {
             program,
             patience,
             given_up: Mutex::default(),
+            lease: OnceLock::new(),
+            signed: Mutex::default(),
+            clocks: Clocks::default(),
+        }
+    }
+
+    /// How long a host that does not answer is waited for.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// From now on every command is a sign of life under this name.
+    pub fn sign_as(&self, name: &str) {
+        let _ = self.lease.set(name.to_owned());
+    }
+
+    /// How long a host may not have heard of us.
+    pub fn silence(&self, host: &str) -> Duration {
+        let signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        signed.get(host).map_or(Duration::MAX, Instant::elapsed)
+    }
+
+    /// Gives a host nothing but a sign of life; whether it came is seen by [`Self::silence`].
+    pub async fn sign(&self, host: &str) {
+        if self
+            .once(host, &Request::new("sign", vec![]))
+            .await
+            .is_err()
+        {
+            self.line.doubt(host).await;
         }
     }
 
@@ -170,8 +209,9 @@ impl Caller {
 
     async fn once(&self, host: &str, request: &Request<'_>) -> std::result::Result<Answer, Broken> {
         let nonce = nonce();
+        let lease = self.lease.get().map_or("-", String::as_str);
         let mut command = format!(
-            "exec /bin/sh {} {nonce} {}",
+            "exec /bin/sh {} {nonce} {lease} {}",
             quote(&self.program),
             request.command
         );
@@ -179,7 +219,12 @@ impl Caller {
             command.push(' ');
             command.push_str(&quote(argument));
         }
+        let (given, from_ms) = (Instant::now(), now_ms());
         let raw = self.line.run(host, &command, request).await?;
+        let said = Said {
+            from_ms,
+            to_ms: now_ms(),
+        };
         let cut = |stderr: &str| Broken {
             why: match stderr.trim() {
                 "" => "the connection ended before the answer was whole".to_owned(),
@@ -187,7 +232,7 @@ impl Caller {
             },
             hopeless: false,
         };
-        match request.into {
+        let answer = match request.into {
             None => {
                 let (from, to, code) =
                     frame(&raw.stdout, &nonce).ok_or_else(|| cut(&raw.stderr))?;
@@ -196,6 +241,7 @@ impl Caller {
                     payload: raw.stdout[from..to].to_vec(),
                     span: None,
                     stderr: raw.stderr,
+                    said,
                 })
             }
             Some(path) => {
@@ -209,9 +255,15 @@ impl Caller {
                     payload: Vec::new(),
                     span: Some((from, to)),
                     stderr: raw.stderr,
+                    said,
                 })
             }
+        };
+        if answer.is_ok() {
+            let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+            signed.insert(host.to_owned(), given);
         }
+        answer
     }
 
     fn hosts_given_up(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {

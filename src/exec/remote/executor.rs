@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::call::{Request, refused};
+use super::clock::now_ms;
 use super::{Collect, RemoteExecutor, utf8};
 use crate::error::Result;
 use crate::exec::{
@@ -95,17 +96,11 @@ impl Executor for RemoteExecutor {
     }
 
     fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>> {
-        async move {
-            Ok(match self.status(handle).await? {
-                Status::Exited(exit) => Some(exit.ended_unix_ms),
-                _ => None,
-            })
-        }
-        .boxed()
+        async move { Ok(self.state(handle).await?.ended_unix_ms) }.boxed()
     }
 
     fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {
-        self.status(handle).boxed()
+        async move { Ok(self.state(handle).await?.status) }.boxed()
     }
 
     fn wait<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {
@@ -149,6 +144,10 @@ impl Executor for RemoteExecutor {
             }
         }
         .boxed()
+    }
+
+    fn tells_our_time(&self) -> bool {
+        true
     }
 
     fn look_every(&self) -> Duration {
@@ -257,9 +256,4 @@ impl Executor for RemoteExecutor {
         }
         .boxed()
     }
-}
-
-fn now_ms() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
 }

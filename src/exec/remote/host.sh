@@ -2,7 +2,10 @@
 # What doe does on a host that it reaches over a connection. Every command may be broken off and
 # given again: what it leaves is whole or not there, and doing it twice does it once.
 #
-#   host.sh NONCE COMMAND ROOT [ARGUMENT...]
+#   host.sh NONCE LEASE COMMAND ROOT [ARGUMENT...]
+#
+# LEASE names whoever attends to what runs here: the command is a sign of its life, in
+# ROOT/leases/LEASE.BOOT, hundredths of a second since boot. `-` is somebody who only looks.
 #
 #   have ROOT                 reads `DIGEST SHA256 MODE` lines; prints those that are missing or damaged
 #   put ROOT DIGEST SHA256 MODE   standard input becomes ROOT/blobs/DIGEST, once it was verified
@@ -12,6 +15,7 @@
 #   revoke ROOT TOKEN WRAPPER GRACE_MS   nobody will begin it any more; what runs is ended, its claim printed
 #   status ROOT TOKEN WRAPPER, end ROOT TOKEN WRAPPER GRACE_MS   as the wrapper says
 #   await ROOT WRAPPER LIMIT_CS   reads tokens; returns when one of them has ended, with their states
+#   sign ROOT                 nothing but the sign of life; fails when it cannot be given
 #   log ROOT TOKEN STREAM OFFSET, fetch ROOT FOLDER NAME, exists ROOT PATH, sockets ROOT
 #   facts ROOT WRAPPER, open ROOT, discard ROOT TOKEN, try ROOT PROGRAM [ARGUMENT...]
 #   web ROOT URL, tcp ROOT HOST PORT   exit 0 when it answers 200, accepts a connection
@@ -25,8 +29,8 @@ umask 077
 LC_ALL=C
 export LC_ALL
 
-nonce=$1 command=$2 root=$3
-shift 3
+nonce=$1 lease=$2 command=$3 root=$4
+shift 4
 # A command may come twice, at one time and with one nonce.
 own=$nonce-$$
 
@@ -48,6 +52,25 @@ still() {
     set -- ${line##*) }
     [ "${20}" = "$began" ] || return 1
     case $1 in Z | X | x) [ "${18}" -gt 1 ] ;; esac
+}
+
+# Sets $now to hundredths of a second since boot.
+clock() {
+    read -r now _ </proc/uptime
+    set -- "${now%.*}" "${now#*.}"
+    now=$(($1 * 100 + ${2#0}))
+}
+
+# Written over where it is there, which needs no room on the disk; made whole where it is not.
+sign() {
+    [ "$lease" != - ] || return 0
+    file=$root/leases/$lease.$here
+    if [ -s "$file" ]; then
+        printf '%-19s\n' "$began_cs" 1<>"$file"
+    else
+        new=$file.$own
+        mkdir -p "$root/leases" && printf '%-19s\n' "$began_cs" >"$new" && mv -f "$new" "$file"
+    fi
 }
 
 have() {
@@ -179,7 +202,8 @@ ended() {
                 [ "$boot" = "$here" ] && still "$leader" "$ticks" && continue
         fi
         found=0
-        printf 'token %s\n' "$token"
+        clock
+        printf 'token %s %s\n' "$token" $((now - began_cs))
         /bin/sh "$wrapper" status "$dir"
     done
     return $found
@@ -299,6 +323,10 @@ sockets() {
 }
 
 read -r here </proc/sys/kernel/random/boot_id
+clock
+began_cs=$now
+sign 2>/dev/null
+signed=$?
 printf 'doe-begin %s\n' "$nonce"
 trap 'printf "\ndoe-end %s %s\n" "$nonce" "$?"' EXIT
 case $command in
@@ -320,6 +348,7 @@ facts)
     /bin/sh "$1" facts
     ;;
 open) open ;;
+sign) [ "$signed" = 0 ] || fail 73 "could not write below $root/leases: the disk may be full" ;;
 try) "$@" </dev/null ;;
 web) web "$1" "$2" ;;
 tcp) tcp "$1" "$2" ;;

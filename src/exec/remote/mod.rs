@@ -4,17 +4,20 @@
 //! host does not answer is not claimed: it is asked again, and at last an error.
 
 pub mod call;
+mod clock;
 mod executor;
 mod greet;
+mod guard;
 mod link;
 mod ports;
 pub mod ssh;
 mod ssh_link;
 pub(super) mod stage;
+mod state;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use doe_cache::Digest;
@@ -22,13 +25,15 @@ use futures_util::future::try_join_all;
 
 use self::call::{Caller, Input, Request, refused};
 use self::greet::greet;
+use self::guard::Guard;
 pub use self::link::{Collect, Link, Pace};
 pub(super) use self::ports::RemotePorts;
 use self::stage::Stager;
+use self::state::State;
 use self::watch::Watches;
 use super::files::hex;
-use super::folder::{self, Claim, Job, Record, WRAPPER};
-use super::{Executor, Handle, HostSpec, Script, Status, Token};
+use super::folder::{self, Claim, Job, WRAPPER};
+use super::{Executor, Handle, HostSpec, Script, Token};
 use crate::error::{Error, Kind, Result};
 
 /// Its half on the hosts.
@@ -57,6 +62,7 @@ pub struct RemoteExecutor {
     wrapper: String,
     path: String,
     grace: Duration,
+    guard: OnceLock<Guard>,
 }
 
 impl RemoteExecutor {
@@ -125,6 +131,7 @@ impl RemoteExecutor {
             wrapper: String::new(),
             path: hello.path,
             grace: options.grace,
+            guard: OnceLock::new(),
         };
         executor.wrapper = executor.put_wrapper(hosts).await?;
         Ok(executor)
@@ -250,12 +257,15 @@ impl RemoteExecutor {
     }
 
     async fn start_once(&self, host: &HostSpec, script: &Script, token: &Token) -> Result<Handle> {
-        let files = folder::files(&Job {
+        let mut files = folder::files(&Job {
             token,
             script,
             grace: self.grace,
             adopts: false,
         })?;
+        if let Some(guard) = self.guard.get() {
+            files[0].1.push_str(guard.settings());
+        }
         let payload = payload(&files);
         let bytes = payload.len().to_string();
         let not_started = |why: String| {
@@ -311,12 +321,13 @@ impl RemoteExecutor {
         ))
     }
 
-    async fn status(&self, handle: &Handle) -> Result<Status> {
+    async fn state(&self, handle: &Handle) -> Result<State> {
         self.check(handle)?;
         let request = Request::new("status", vec![&handle.token.0, &self.wrapper]);
         let answer = self.caller.call(&handle.host, &request).await?;
+        let clock = (&self.caller.clocks, handle.host.as_str(), answer.said);
         match answer.code {
-            0 => Ok(parse_status(&answer.text())),
+            0 => Ok(State::read(&answer.text(), clock)),
             _ => Err(refused(&handle.host, "read a state", &answer)),
         }
     }
@@ -390,23 +401,6 @@ fn payload(files: &[(&'static str, String); 3]) -> Vec<u8> {
         payload.extend_from_slice(text.as_bytes());
     }
     payload
-}
-
-/// Reads what the wrapper says of a state.
-fn parse_status(text: &str) -> Status {
-    let lost = |why: &str| Status::Lost {
-        why: why.to_owned(),
-    };
-    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-    match first.split_once(' ').unwrap_or((first, "")) {
-        ("running", _) => Status::Running,
-        ("exited", _) => match Record::parse(rest) {
-            Record::Whole(exit) => Status::Exited(exit),
-            _ => lost("its exit record is not whole"),
-        },
-        ("lost", why) => lost(why),
-        _ => lost("nothing is known of it on the host: its folder is gone or was never claimed"),
-    }
 }
 
 pub(super) fn bad_output(name: &str, why: &str) -> Error {

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
+use super::Pace;
 use super::call::{Caller, Input, Request, refused};
-use super::{Pace, parse_status};
+use super::clock::{Clocks, Said};
+use super::state::State;
 use crate::error::Result;
 use crate::exec::{Status, Token};
 
@@ -118,13 +120,13 @@ impl Watch {
                 continue;
             };
             let answer = answer.and_then(|answer| match answer.code {
-                0 => Ok(answer.text()),
+                0 => Ok((answer.text(), answer.said)),
                 _ => Err(refused(host, "wait for scripts", &answer)),
             });
             match answer {
-                Ok(text) => {
+                Ok((text, said)) => {
                     limit = (limit * 2).min(self.pace.last_cs);
-                    for (token, status) in statuses(&text) {
+                    for (token, status) in statuses(&text, &caller.clocks, host, said) {
                         if status != Status::Running {
                             limit = self.pace.first_cs;
                             self.tell(&token, &Ok(status));
@@ -151,13 +153,24 @@ impl Watch {
     }
 }
 
-/// The states in an answer: `token NAME`, then what the wrapper says of it.
-fn statuses(text: &str) -> Vec<(Token, Status)> {
+/// The states in an answer: `token NAME`, how long the host had waited by then, and what the wrapper
+/// says of it.
+fn statuses(text: &str, clocks: &Clocks, host: &str, said: Said) -> Vec<(Token, Status)> {
     let mut found = Vec::new();
     for part in text.split("token ").skip(1) {
-        if let Some((token, status)) = part.split_once('\n') {
-            found.push((Token(token.to_owned()), parse_status(status)));
-        }
+        let parts = part.split_once('\n');
+        let Some(((token, waited_cs), state)) =
+            parts.and_then(|(head, state)| Some((head.split_once(' ')?, state)))
+        else {
+            continue;
+        };
+        let waited_ms = waited_cs.parse().map_or(0, |cs: i64| cs * 10);
+        let said = Said {
+            from_ms: (said.from_ms + waited_ms).min(said.to_ms),
+            ..said
+        };
+        let state = State::read(state, (clocks, host, said));
+        found.push((Token(token.to_owned()), state.status));
     }
     found
 }
@@ -172,10 +185,17 @@ mod tests {
 
     #[test]
     fn states_are_told_apart() {
-        let text = "token a.1\nexited\ncode=0\nsignal=\ntimed_out=0\nstarted_ms=1\nended_ms=2\nend\n      \ntoken b\nlost the host was rebooted\ntoken c\nrunning 4 5\n";
-        let found = statuses(text);
+        let text = "token a.1 100\nexited 200\ncode=0\nsignal=\ntimed_out=0\nstarted_ms=1\nended_ms=2\nended_cs=3\nend\n      \ntoken b 100\nlost the host was rebooted\ntoken c 100\nrunning 4 5\n";
+        let said = Said {
+            from_ms: 9000,
+            to_ms: 10_010,
+        };
+        let found = statuses(text, &Clocks::default(), "h", said);
         assert_eq!(found.len(), 3);
-        assert!(matches!(&found[0].1, Status::Exited(exit) if exit.success()));
+        // It had ended 2 s before the host said so, after a second of waiting.
+        assert!(
+            matches!(&found[0].1, Status::Exited(exit) if exit.success() && exit.ended_unix_ms == 8005)
+        );
         assert_eq!(
             found[1].1,
             Status::Lost {
