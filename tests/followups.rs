@@ -412,3 +412,30 @@ async fn a_damaged_result_of_a_follow_up_is_made_again() {
     assert_eq!(warnings(&built, "damaged").len(), 1);
     assert_eq!(ran(&lab), ["1", "11", "11", "12", "2"]);
 }
+
+/// Analyses that are brought in go on from each other before these are durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn analyses_of_analyses_are_brought_in() {
+    let rules = rule("a", "true")
+        + r#"
+[look]
+kind = "analysis"
+[[look.step]]
+name = "read"
+timeout = "1m"
+run = "cat {{ inputs }} > {{ out.result }}"
+[look.output]
+result = { path = "r.json" }
+"#;
+    let plan = pattern("two", "a", "settings = { n = 2 }")
+        + &pattern("near", "look", "adhoc = true\nneeds = [\"two\"]")
+        + &pattern("far", "look", "adhoc = true\nneeds = [\"near\", \"two\"]")
+        + "[[followup]]\nid = \"odd\"\npatterns = [\"near\", \"far\"]\nwhen = \"got > 1\"\n\
+           budget = \"1m\"\n";
+    let lab = Lab::new(&rules, &plan);
+    let built = build(&lab).await;
+    assert_eq!(told(&built.events), [("//t#odd", vec!["//t:p-two"], 2)]);
+    for id in ["two", "near", "far"] {
+        assert_eq!(built.node(&label(id)).outcome, Outcome::Ok, "{id}");
+    }
+}

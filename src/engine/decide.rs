@@ -233,7 +233,7 @@ impl<'w> Decider<'w> {
         &self.snapshot
     }
 
-    /// Takes in what was committed since the snapshot; a node that was asked to run again has.
+    /// Takes in what was made since the snapshot, though it may not be durable yet; a node that was asked to run again has.
     pub fn learn(&mut self, node: NodeId, summary: Summary) {
         self.rerun.remove(&node);
         self.absorb(summary);

@@ -208,7 +208,7 @@ impl<'w> Drive<'_, '_, 'w> {
         let node = self.tasks[task.index()].node;
         let forgiven = self.forgiven(node);
         let of = |node: NodeId| match &forgiven {
-            Some(finals) => finals[node.index()].as_ref(),
+            Some(finals) => finals[node.index()].as_ref().or_else(|| self.known(node)),
             None => self.known(node),
         };
         match resolve(self.graph(), self.decider, of, node)? {
@@ -216,7 +216,14 @@ impl<'w> Drive<'_, '_, 'w> {
                 self.end(task, Final::without_result(Outcome::Blocked, reason))
             }
             Resolution::Enough(why) => self.end(task, Final::without_result(Outcome::Skipped, why)),
-            Resolution::Reuse { record, hit, keyed } => self.reuse(task, record, hit, &keyed),
+            Resolution::Reuse { record, hit, keyed } => match self.maker_of(record) {
+                // It is on its way to the disk: what becomes of it becomes of this one.
+                Some(maker) => {
+                    self.followers.entry(maker).or_default().push((task, keyed));
+                    Ok(())
+                }
+                None => self.reuse(task, record, hit, &keyed),
+            },
             Resolution::Run { keyed, why } => self.admit(task, keyed, &why),
             Resolution::Wait { .. } => Err(Error::new(
                 Kind::Bug,

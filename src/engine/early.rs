@@ -1,10 +1,12 @@
 //! What a pure node has made may be read before its record is durable: analyses that stand on
 //! analyses do not wait for the disk between them. Nothing is told of it before it is durable, and
-//! records become so in the order in which they were made. Whoever reads such a result names it by
+//! records are written in the order in which they were made. Whoever reads such a result names it by
 //! digest and holds it against that afterwards, so what was made of it holds whatever becomes of
 //! the record; one that could not be stored stands for nothing from then on.
 
 use std::sync::Arc;
+
+use doe_cache::Digest;
 
 use super::drive::Drive;
 use super::made::Made;
@@ -13,6 +15,9 @@ use super::resolve::{Final, final_of};
 use super::schedule::TaskId;
 use crate::graph::{EdgeKind, NodeId};
 use crate::rule::model::RuleKind;
+
+/// Results that are on their way at most: each holds its logs and its record in memory.
+const MOST: usize = 256;
 
 /// A result that is on its way to the disk.
 #[derive(Debug)]
@@ -26,6 +31,7 @@ pub(super) struct Early {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Coming {
+    task: TaskId,
     ended: Final,
     pub(super) made: Arc<Made>,
 }
@@ -40,7 +46,8 @@ impl Drive<'_, '_, '_> {
     /// A task has made all that it makes: those that need it may begin, when they too are pure.
     pub(super) fn made(&mut self, task: TaskId, early: Early) {
         let node = self.tasks[task.index()].node;
-        if self.fail_fast || !self.is_for_analyses_only(node) {
+        let is_full = self.coming.len() >= MOST;
+        if self.fail_fast || is_full || !self.is_for_analyses_only(node) {
             return;
         }
         let ended = final_of(&early.end);
@@ -49,14 +56,14 @@ impl Drive<'_, '_, '_> {
         };
         self.decider.learn(node, summary);
         let made = Arc::new(early.made);
-        self.coming.insert(node, Coming { ended, made });
+        self.coming.insert(node, Coming { task, ended, made });
         self.scheduler.finish(task);
     }
 
     /// What a task made is durable, or could not be stored.
     pub(super) fn arrived(&mut self, task: TaskId, end: &NodeEnd) {
         let node = self.tasks[task.index()].node;
-        let Some(Coming { ended, made }) = self.coming.remove(&node) else {
+        let Some(Coming { ended, made, .. }) = self.coming.remove(&node) else {
             return;
         };
         let Some(record) = ended.record else { return };
@@ -64,6 +71,13 @@ impl Drive<'_, '_, '_> {
             Some(_) => self.made.insert(&self.context.store, record, &made),
             None => self.decider.lose(record),
         }
+    }
+
+    /// The task that made a record which is not durable yet.
+    pub(super) fn maker_of(&self, record: Digest) -> Option<TaskId> {
+        let mut coming = self.coming.values();
+        let made = coming.find(|coming| coming.ended.record == Some(record));
+        made.map(|coming| coming.task)
     }
 
     fn is_for_analyses_only(&self, node: NodeId) -> bool {
