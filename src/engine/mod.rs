@@ -11,6 +11,7 @@ mod enough;
 pub mod event;
 mod expected;
 pub mod facts;
+mod failure;
 pub mod followup;
 pub mod forecast;
 mod health;

@@ -291,7 +291,9 @@ async fn try_record(
         });
     }
     context.committer.end(stored).await?;
-    if let (Some(intent), None) = (announced, unended) {
+    if let Some(intent) = announced
+        && !context.unended.recorded(&intent.token)
+    {
         context.intents.done(&intent.token);
     }
     for (executor, handle) in draft.processes.iter().chain(&draft.monitors.processes) {

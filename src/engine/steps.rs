@@ -12,11 +12,12 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 
 use super::context::{Context, token_text};
+pub(super) use super::failure::Failure;
 use super::intent::Home;
 use super::judge::Cause;
 use super::ready::{Unready, describe, logs, telling_tail, wait_ready};
 use super::resources::own_gpus;
-use super::services::{Instance, ServiceFailure};
+use super::services::Instance;
 use super::unended::Left;
 use crate::error::Result;
 use crate::exec::{Executor, Exit, Handle, HostSpec, Status, Token};
@@ -31,62 +32,6 @@ const HINDSIGHT: Duration = Duration::from_secs(1);
 
 /// Tells the steps of a further replicate its number, for what is drawn.
 const REPLICATE: &str = crate::measure::sim::REPLICATE;
-
-/// How a node's execution failed.
-#[derive(Debug, Clone)]
-pub(super) struct Failure {
-    /// One sentence.
-    pub reason: String,
-    /// What to look up the class by.
-    pub cause: Cause,
-    /// Exit code of the step that decided.
-    pub exit_code: Option<i32>,
-    /// Name and last lines of the log that tells most.
-    pub tail: Option<(String, Vec<String>)>,
-    /// Whether somebody asked for it.
-    pub cancelled: bool,
-}
-
-impl Failure {
-    /// A service in use is gone, or could not be had.
-    pub(super) fn of_service(failure: &ServiceFailure) -> Self {
-        let streams = failure.logs.iter().rev();
-        let mut tails = streams.map(|(name, log)| {
-            (
-                name.clone(),
-                super::context::tail(log, super::ready::TAIL_LINES),
-            )
-        });
-        Self {
-            reason: failure.reason.clone(),
-            cause: failure.cause,
-            exit_code: None,
-            tail: tails.find(|(_, lines)| !lines.is_empty()),
-            cancelled: failure.cancelled,
-        }
-    }
-
-    /// Everything was cancelled.
-    pub(super) fn cancelled() -> Self {
-        Self {
-            reason: "cancelled".into(),
-            cause: Cause::Signal(15),
-            exit_code: None,
-            tail: None,
-            cancelled: true,
-        }
-    }
-
-    fn plain(reason: String, cause: Cause) -> Self {
-        Self {
-            reason,
-            cause,
-            exit_code: None,
-            tail: None,
-            cancelled: false,
-        }
-    }
-}
 
 /// A service that the node uses, and where its share of the service's logs begins.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 //! nothing is. A run has a mark in the store from its begin until nothing is left of it, by which
 //! whoever looks next finds it, however it ended and however long ago.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub(super) struct Unended(Mutex<State>);
 struct State {
     /// By what was announced (an execution or a service): what of it may still run.
     open: HashMap<Token, Vec<Left>>,
+    /// Executions of which something was left and that are not recorded yet.
+    under_way: HashSet<Token>,
     untold: Vec<Untold>,
     /// Hosts that answer and on which something will not go, and why.
     taints: Vec<(String, String)>,
@@ -86,6 +88,7 @@ impl Unended {
         left: Vec<Left>,
         why: &Error,
     ) {
+        self.state().under_way.insert(execution.clone());
         self.note(
             execution,
             left,
@@ -163,7 +166,8 @@ impl Unended {
             .collect()
     }
 
-    /// This part of what was announced has ended. Whether that was the last of it.
+    /// This part of what was announced has ended. Whether that was the last of it: an execution
+    /// that is not recorded yet may leave more.
     fn part_ended(&self, announced: &Token, part: &Token) -> bool {
         let mut state = self.state();
         let Some(open) = state.open.get_mut(announced) else {
@@ -174,7 +178,14 @@ impl Unended {
         if is_over {
             state.open.remove(announced);
         }
-        is_over
+        is_over && !state.under_way.contains(announced)
+    }
+
+    /// An execution is recorded. Whether something of it may still run.
+    pub(super) fn recorded(&self, token: &Token) -> bool {
+        let mut state = self.state();
+        state.under_way.remove(token);
+        state.open.contains_key(token)
     }
 
     /// Whether something of this may still run.

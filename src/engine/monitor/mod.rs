@@ -243,7 +243,9 @@ pub(super) async fn stop(
     };
     let ending = attached.iter().map(|one| async {
         let Some(handle) = &one.handle else {
-            return (String::new(), String::new(), None);
+            // Where no answer came it may run all the same.
+            let revoked = executor.revoke(&one.host, &one.intent.token, GRACE).await;
+            return (String::new(), String::new(), revoked.err());
         };
         let cancelled = executor.cancel(handle, GRACE).await;
         let text =
@@ -259,9 +261,7 @@ pub(super) async fn stop(
         if let Some(error) = &trouble {
             let what = format!("monitor `{}` on host `{host}`", one.monitor.name);
             let execution = site.execution();
-            let handle = one.handle.iter();
-            let left = handle.map(|handle| Left::of(context, &one.host, &handle.token));
-            let left = left.collect();
+            let left = vec![Left::of(context, &one.host, &one.intent.token)];
             context
                 .unended
                 .of_node(&execution, site.label, &what, left, error);
