@@ -67,7 +67,19 @@ fn check(
     platform: &Platform,
     out: &mut Out,
 ) -> Result<()> {
-    super::caps(args, platform)?;
+    let again = "every job that drives it would run everything again";
+    let anew = "every job that drives it would count from nothing";
+    for (given, option, why) in [
+        (args.rerun, "--rerun", again),
+        (args.max_hours.is_some(), "--max-hours", anew),
+        (args.max_cost.is_some(), "--max-cost", anew),
+    ] {
+        if given {
+            let text = format!("`{option}` does not go with `--detach`: {why}");
+            return Err(Error::new(Kind::Usage, "no-detach", text)
+                .hint("leave one of the two out; `driver.time` and `driver.count` of the platform bound what a detached build may take"));
+        }
+    }
     let store = session::store(workspace)?;
     let decider = session::decider(graph, platform, &store)?;
     let nodes = session::targets(graph, &args.targets.targets, &decider, &store)?;
@@ -123,6 +135,9 @@ fn words(global: &Global, args: &BuildArgs) -> Vec<String> {
             _ => words.push(word),
         }
     }
+    // What follows `--` are targets.
+    let end = words.iter().position(|word| word == "--");
+    let targets = words.split_off(end.unwrap_or(words.len()));
     // The one before may still be dying on a node that nobody hears.
     if args.waiting.wait.is_none() {
         words.push("--wait".into());
@@ -133,6 +148,7 @@ fn words(global: &Global, args: &BuildArgs) -> Vec<String> {
     {
         words.push(format!("--remote-cache={mode}"));
     }
+    words.extend(targets);
     words
 }
 

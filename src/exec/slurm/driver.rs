@@ -225,6 +225,8 @@ impl SlurmExecutor {
             root: self.root().to_owned(),
             order,
         };
+        let note = chain.order.state.join("driver.json");
+        let before_us = folder::read_if_there(&note)?;
         chain.write()?;
         let script = chain.dir().join("drive.sh");
         folder::write_private(&script, DRIVE.as_bytes())?;
@@ -259,8 +261,13 @@ impl SlurmExecutor {
                 Ok(id) => before.push(id),
                 Err(error) if number > 1 => return Ok((chain, Some(error))),
                 Err(error) => {
-                    let _ = std::fs::remove_file(chain.order.state.join("driver.json"));
-                    let text = "no job was submitted to drive the build";
+                    // It may be in the queue all the same, and is to find that it is over.
+                    durable(&chain.dir().join("over"), b"0 0\n")?;
+                    match before_us {
+                        Some(text) => durable(&note, text.as_bytes())?,
+                        None => drop(std::fs::remove_file(&note)),
+                    }
+                    let text = "no job drives the build";
                     return Err(Error::new(Kind::Infra, "not-started", text).cause(error));
                 }
             }

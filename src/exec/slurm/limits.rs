@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 
 use super::queue::Queue;
+use crate::error::Result;
 use crate::exec::Ask;
 
 /// What a job gets beyond the limit of its script.
@@ -49,22 +50,31 @@ impl Limits {
         let asked = needed.as_secs().saturating_add(WAITS_S);
         let asked = self.most.map_or(asked, |most| asked.min(most.as_secs()));
         let minutes = asked.div_ceil(60).clamp(1, MOST_MINUTES);
-        let most = self.of_partition.get_or_init(|| self.look(queue)).await;
+        // Not known: then Slurm refuses what it does not allow, and the next one asks again.
+        let most = self.of_partition.get_or_try_init(|| self.look(queue)).await;
+        let most = most.ok().copied().flatten();
         most.map_or(minutes, |most| minutes.min(most))
     }
 
-    /// What the partition allows. Nothing when that is not known: then Slurm refuses what it does
-    /// not allow.
-    async fn look(&self, queue: &Queue) -> Option<u64> {
+    /// What the partition allows; of several, what the strictest does. Nothing where there is no
+    /// limit.
+    async fn look(&self, queue: &Queue) -> Result<Option<u64>> {
         let arguments = ["-h", "-a", "-o", "%P|%l"].map(str::to_owned);
-        let said = queue.ask("sinfo", &arguments).await.ok()?;
-        let mut partitions = said.lines().filter_map(|line| line.split_once('|'));
-        let (_, limit) = partitions.find(|(name, _)| match &self.partition {
-            Some(partition) => name.trim_end_matches('*') == partition,
-            None => name.ends_with('*'),
-        })?;
-        minutes_of(limit.trim())
+        let said = queue.ask("sinfo", &arguments).await?;
+        Ok(strictest(&said, self.partition.as_deref()))
     }
+}
+
+/// The least limit of these partitions, named with commas between; else of the default one.
+fn strictest(said: &str, partitions: Option<&str>) -> Option<u64> {
+    let lines = said.lines().filter_map(|line| line.split_once('|'));
+    let ours = lines.filter(|(name, _)| match partitions {
+        Some(named) => named
+            .split(',')
+            .any(|one| one == name.trim_end_matches('*')),
+        None => name.ends_with('*'),
+    });
+    ours.filter_map(|(_, limit)| minutes_of(limit.trim())).min()
 }
 
 /// Reads `DAYS-HOURS:MINUTES:SECONDS`, of which less may stand there; nothing of `infinite`.
@@ -91,5 +101,14 @@ mod tests {
         assert_eq!(minutes_of("0:30"), Some(1));
         assert_eq!(minutes_of("infinite"), None);
         assert_eq!(minutes_of("n/a"), None);
+    }
+
+    #[test]
+    fn of_several_partitions_the_strictest_counts() {
+        let said = "short|30:00\nlong*|1-00:00:00\nendless|infinite\n";
+        assert_eq!(strictest(said, None), Some(1440));
+        assert_eq!(strictest(said, Some("long,short")), Some(30));
+        assert_eq!(strictest(said, Some("endless")), None);
+        assert_eq!(strictest(said, Some("endless,long")), Some(1440));
     }
 }

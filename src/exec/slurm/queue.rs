@@ -91,7 +91,8 @@ impl Job {
 
     /// Whether it waits for what no time brings.
     pub fn waits_in_vain(&self) -> bool {
-        const NEVER: [&str; 10] = [
+        const NEVER: [&str; 12] = [
+            "AssocMaxWallDurationPerJobLimit",
             "BadConstraints",
             "DependencyNeverSatisfied",
             "InvalidAccount",
@@ -101,6 +102,7 @@ impl Job {
             "PartitionConfig",
             "PartitionNodeLimit",
             "PartitionTimeLimit",
+            "QOSMaxWallDurationPerJobLimit",
             "launch_failed_requeued_held",
         ];
         let held = self.reason.contains("held");
