@@ -12,9 +12,16 @@ if [ "$(id -u)" = 0 ]; then
   }
   # Hosts with an sshd of their own, for everything over ssh.
   tests/rigs/install.sh
+  # What is shipped to hosts with another C library is a second build of everything, so it is asked
+  # for; where it is missing, its test says so.
+  if [ -n "${DOE_TEST_STATIC:-}" ]; then
+    .ci/static-doe dev
+  else
+    echo 'NO STATIC doe: DOE_TEST_STATIC=1 builds and tests it' >&2
+  fi
 else
   command -v faketime >/dev/null || { echo 'the tests need `faketime`: apt-get install faketime' >&2; exit 1; }
-  echo 'NOT ROOT: neither the power cut nor anything over ssh is tested' >&2
+  echo 'NOT ROOT: neither the power cut nor full disks nor anything on hosts (ssh, Slurm, Systems Manager) is tested' >&2
   skip=(--skip power::)
 fi
 # The campaigns in the tests are heavy: two at a time, whatever the number of cores.

@@ -763,6 +763,45 @@ fn the_command_line_is_checked_too() {
             assert!(ran.stderr.contains(hint), "{args:?}: {}", ran.stderr);
         }
     }
+    // What cannot go on without its client, and what would count anew in every job, is told before
+    // anybody is asked: there is no such cluster.
+    let hosts = |executor: &str| {
+        let more = "slurm = { config = \"/nowhere/slurm.conf\", root = \"/nowhere/%w\" }";
+        let more = if executor == "slurm" { more } else { "" };
+        format!(
+            "[platform.{executor}]\nexecutor = \"{executor}\"\nroles = {{ \"*\" = \"h\" }}\ncost_per_hour = \"1 USD\"\n{more}\n\
+             [platform.{executor}.host.h]\naddress = \"127.0.0.1\"\n"
+        )
+    };
+    let head = workspace.read("doe.toml");
+    let platforms = format!("{head}\n{}{}", hosts("local"), hosts("slurm"));
+    workspace.write("doe.toml", &platforms);
+    for (args, refused) in [
+        (&["--platform", "sim"][..], "its executor is `local`"),
+        (&["--platform", "local"], "its executor is `local`"),
+        (
+            &["--platform", "slurm", "--rerun"],
+            "`--rerun` does not go with `--detach`",
+        ),
+        (
+            &["--platform", "slurm", "--max-hours", "1"],
+            "`--max-hours` does not go with `--detach`",
+        ),
+        (
+            &["--platform", "slurm", "--max-cost=1"],
+            "`--max-cost` does not go with `--detach`",
+        ),
+    ] {
+        let build = [&["build", "//lab:all", "--detach", "--json"], args].concat();
+        let ran = workspace.doe(&build).exits(2);
+        assert_eq!(ran.json()["code"], "no-detach", "{args:?}: {}", ran.stdout);
+        assert!(ran.stderr.contains(refused), "{args:?}: {}", ran.stderr);
+    }
+    workspace.write("doe.toml", &head);
+    assert!(
+        !workspace.path().join(".doe/runs").exists(),
+        "nothing was begun"
+    );
     let nowhere = std::process::Command::new(env!("CARGO_BIN_EXE_doe"))
         .args(["check", "//..."])
         .current_dir("/")

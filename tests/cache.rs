@@ -6,6 +6,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use support::{Workspace, wait_for};
@@ -435,6 +437,16 @@ fn two_builds_wait_and_readers_never_do() {
     lab.doe(&["build", "//lab:p-99", "--wait=1"]).exits(5);
     lab.doe(&["cache", "gc", "--delete"]).exits(5);
     lab.doe(&["cache", "rebuild"]).exits(5);
+    // Nobody listens there, and nobody is asked.
+    let mirror = "[cache]\nremote = \"s3://nowhere/x\"\nendpoint = \"http://127.0.0.1:9\"\n";
+    lab.write("doe.toml", mirror);
+    for wait in [&["--wait=1"][..], &[]] {
+        let pull = lab.doe(&[&["cache", "pull"], wait].concat()).exits(5);
+        assert!(pull.stderr.contains("--wait"), "{}", pull.stderr);
+        let told = pull.stderr.contains("waiting for process");
+        assert_eq!(told, !wait.is_empty(), "{}", pull.stderr);
+    }
+    lab.write("doe.toml", "");
     // Readers meanwhile see a whole store, every time.
     let loops: Vec<_> = (0..3)
         .map(|_| {
@@ -484,6 +496,50 @@ fn two_builds_wait_and_readers_never_do() {
     assert_eq!(after["failed"], 0, "{after}");
     lab.doe(&["cache", "verify"]).ok();
     lab.assert_nothing_runs();
+}
+
+/// Readers while one commit follows another: each answer is a whole one, and commits go on between
+/// the answers.
+#[test]
+fn readers_read_while_results_are_stored() {
+    let tokens: Vec<String> = (100..140).map(|tokens| tokens.to_string()).collect();
+    let lab = lab(&format!("1, 2, {}", tokens.join(", ")), false);
+    // One at a time, so that there are about as many commits as nodes.
+    let (mut build, _) = lab.spawn(&["build", "//lab:L0", "--jobs", "1"]);
+    let over = Arc::new(AtomicBool::new(false));
+    let readers = ["cache ls", "status //lab:L0", "results //lab:L0"].map(|words| {
+        let words: Vec<&str> = words.split(' ').chain(["--json"]).collect();
+        let (command, over) = (lab.command(&words), over.clone());
+        std::thread::spawn(move || counts_until(command, &over))
+    });
+    let built = build.wait().unwrap();
+    over.store(true, Ordering::SeqCst);
+    assert!(built.success());
+    for reader in readers {
+        let mut seen = reader.join().unwrap();
+        // What was stored once is seen ever after.
+        assert!(seen.is_sorted(), "{seen:?}");
+        // Between two answers that differ something was committed.
+        seen.dedup();
+        let under_way = seen.iter().filter(|stored| (1..42).contains(*stored));
+        assert!(under_way.count() >= 3, "{seen:?}");
+    }
+    lab.assert_nothing_runs();
+}
+
+/// How many results each answer has, asked again and again.
+fn counts_until(mut command: Command, over: &AtomicBool) -> Vec<usize> {
+    let mut seen = Vec::new();
+    while !over.load(Ordering::SeqCst) {
+        let answer = support::Ran::of(&["a reader"], command.output().unwrap()).ok();
+        let rows = answer.json();
+        let is_stored = |row: &&serde_json::Value| {
+            let says = |name: &str, word: &str| row[name] == word;
+            says("execution", "ok") || says("state", "up to date") || says("state", "current")
+        };
+        seen.push(rows.as_array().unwrap().iter().filter(is_stored).count());
+    }
+    seen
 }
 
 #[test]
@@ -676,28 +732,51 @@ fn a_fact_that_changes_under_a_run_is_noticed() {
 }
 
 /// Keys of everything that is shipped, from processes that have nothing in common but the text.
+/// `env -i` hands its variables on in the order in which it was given them, where this process
+/// would sort them.
 #[test]
 fn keys_depend_on_no_surroundings() {
-    let mut seen: Option<Vec<(String, String, String)>> = None;
-    let surroundings: [&[(&str, &str)]; 4] = [
-        &[],
-        &[
-            ("LC_ALL", "tr_TR.UTF-8"),
-            ("TZ", "Asia/Kathmandu"),
-            ("HOME", "/nowhere"),
+    let path = format!("PATH={}", std::env::var("PATH").unwrap());
+    let many: Vec<String> = (0..20)
+        .map(|at| format!("V{}={at}", (at * 7) % 20))
+        .collect();
+    let mut surroundings: Vec<Vec<&str>> = vec![
+        vec![&path],
+        vec![
+            "LC_ALL=tr_TR.UTF-8",
+            "TZ=Asia/Kathmandu",
+            "HOME=/nowhere",
+            &path,
         ],
-        &[
-            ("LANG", "de_DE.UTF-8"),
-            ("LC_NUMERIC", "de_DE.UTF-8"),
-            ("USER", "somebody"),
+        vec![
+            &path,
+            "LANG=de_DE.UTF-8",
+            "LC_NUMERIC=de_DE.UTF-8",
+            "USER=somebody",
         ],
-        &[
-            ("TZ", "America/St_Johns"),
-            ("LC_ALL", "C"),
-            ("RUST_BACKTRACE", "1"),
-            ("COLUMNS", "40"),
+        vec![
+            "TZ=America/St_Johns",
+            "LC_ALL=C",
+            &path,
+            "RUST_BACKTRACE=1",
+            "COLUMNS=40",
+        ],
+        vec![
+            &path,
+            "LC_ALL=C.UTF-8",
+            "LANGUAGE=tr:de",
+            "TZ=UTC",
+            "A=1",
+            "B=2",
         ],
     ];
+    surroundings[0].extend(many.iter().map(String::as_str));
+    for at in 0..surroundings.len() {
+        let mut other_way_round = surroundings[at].clone();
+        other_way_round.reverse();
+        surroundings.push(other_way_round);
+    }
+    let mut seen: Option<Vec<[String; 3]>> = None;
     for (at, environment) in surroundings.iter().enumerate() {
         let checkout = Workspace::shipped("0.001");
         let moved = checkout.path().join(format!("deep/er {at}/ünï"));
@@ -705,39 +784,36 @@ fn keys_depend_on_no_surroundings() {
         for name in ["plans", "rules", "doe.toml"] {
             std::fs::rename(checkout.path().join(name), moved.join(name)).unwrap();
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_doe"));
-        command
+        let run = |program: &str| {
+            let mut command = Command::new("env");
+            command.arg("-i").args(environment).arg(program);
+            command.current_dir(&moved);
+            command
+        };
+        // What the test is about: this order reaches the process.
+        let told = run("env").output().unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        assert_eq!(&told.lines().collect::<Vec<_>>(), environment);
+        let output = run(env!("CARGO_BIN_EXE_doe"))
             .args(["explain", "//...", "--json"])
-            .current_dir(&moved)
-            .env_clear();
-        let mut environment: Vec<_> = environment
-            .iter()
-            .map(|(k, v)| (k.to_string(), v.to_string()))
-            .collect();
-        environment.push(("PATH".into(), std::env::var("PATH").unwrap()));
-        for extra in 0..at * 7 {
-            environment.push((format!("EXTRA_{}", (extra * 31) % 17), extra.to_string()));
-        }
-        if at % 2 == 1 {
-            environment.reverse();
-        }
-        let output = command.envs(environment).output().unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{environment:?}: {told}");
         let text = String::from_utf8(output.stdout).unwrap();
-        let keys: Vec<(String, String, String)> = text
+        let keys: Vec<[String; 3]> = text
             .lines()
             .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
             .filter(|node| node["decision"] == "run")
             .map(|node| {
-                let word = |name: &str| node[name].as_str().unwrap().to_owned();
-                (word("label"), word("spec_key"), word("action_key"))
+                ["label", "spec_key", "action_key"].map(|at| node[at].as_str().unwrap().to_owned())
             })
             .collect();
         assert!(keys.len() > 40, "{}", keys.len());
-        assert_eq!(seen.get_or_insert_with(|| keys.clone()), &keys, "{at}");
+        assert_eq!(
+            seen.get_or_insert_with(|| keys.clone()),
+            &keys,
+            "{environment:?}"
+        );
     }
 }

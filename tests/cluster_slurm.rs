@@ -53,9 +53,9 @@ fn wait_until_quiet(slurm: &Slurm) {
 
 #[test]
 fn the_campaign_has_the_same_keys_and_survives_its_client() {
-    if rig::skipped() {
+    let Some(mut told) = rig::told("slurm", "phase2") else {
         return;
-    }
+    };
     let slurm = Slurm::up(2);
     let workspace = Workspace::shipped("0.001");
     let facts = campaign::facts();
@@ -65,7 +65,9 @@ fn the_campaign_has_the_same_keys_and_survives_its_client() {
     let sim = "[platform.sim]\nsim = { time_scale = 0.001 }\n";
     workspace.write("doe.toml", &format!("{sim}{}", platform(&slurm, &more)));
     let targets = campaign::targets(&["//phase2:L0-Baseline", "//phase2:p2-efa-4k-c1"]);
-    campaign::survives_its_client(&workspace, "pair", &targets, LONG);
+    told.size(&campaign::survives_its_client(
+        &workspace, "pair", &targets, LONG,
+    ));
     wait_until_quiet(&slurm);
 
     // No plan value and no name of ours is in what Slurm keeps of the jobs but their tokens' mark.
@@ -146,9 +148,9 @@ fn killed(workspace: &Workspace) {
 
 #[test]
 fn what_a_killed_doe_left_goes_on_and_runs_once_or_is_ended() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let slurm = Slurm::up(2);
     let workspace = waiting(&slurm);
     killed(&workspace);
@@ -176,6 +178,28 @@ fn what_a_killed_doe_left_goes_on_and_runs_once_or_is_ended() {
     killed(&workspace);
     let ended = workspace.doe(&["cancel", "--all", "--json"]).ok().json();
     assert_eq!(ended["ended"].as_array().unwrap().len(), 2, "{ended}");
+    wait_until_quiet(&slurm);
+}
+
+#[test]
+fn what_a_killed_doe_left_ends_itself_when_no_build_comes() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let slurm = Slurm::up(2);
+    let workspace = waiting(&slurm);
+    let head = "[workspace]\nsurvive = \"5s\"\n";
+    workspace.replace("doe.toml", "[workspace]\n", head, 1);
+    workspace.replace("doe.toml", "patience = \"60s\"", "patience = \"5s\"", 1);
+    killed(&workspace);
+    // Nobody comes: nothing but time passes.
+    wait_until_quiet(&slurm);
+    workspace.write("scratch/go", "");
+    let ran = workspace.doe(&["build", "//t:all", "--json"]).ok();
+    assert_eq!(ran.summary()["ok"], 1, "{}", ran.summary());
+    for (file, times) in [("server", 2), ("one", 2), ("two", 1)] {
+        assert_eq!(lines(&workspace, file), times, "{file}");
+    }
     wait_until_quiet(&slurm);
 }
 
@@ -217,9 +241,9 @@ fn driver_after(workspace: &Workspace, last: &str) -> (String, String) {
 
 #[test]
 fn a_detached_build_goes_on_without_its_client_and_outlives_its_drivers() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let (slurm, workspace) = detached(", count = 4, time = \"1h\"");
     // Drivers are on machines with other names than the client's.
     let nothing = tempfile::tempdir().unwrap();
@@ -299,9 +323,9 @@ fn a_detached_build_goes_on_without_its_client_and_outlives_its_drivers() {
 
 #[test]
 fn a_detached_build_can_be_cancelled_and_tells_what_keeps_it_from_beginning() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let (slurm, workspace) = detached("");
     let build = ["build", "//t:all", "--detach"];
     let elsewhere = workspace.doe(&[&build[..], &["--platform", "sim"]].concat());

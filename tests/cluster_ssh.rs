@@ -38,9 +38,9 @@ fn workspace(hosts: &Hosts, root: &str) -> Workspace {
 
 #[test]
 fn the_campaign_has_the_same_keys_and_survives_its_client() {
-    if rig::skipped() {
+    let Some(mut told) = rig::told("ssh", "phase2") else {
         return;
-    }
+    };
     // The hosts see nothing of this machine's home, nor of the workspace.
     let home = std::env::var("HOME").unwrap();
     let hosts = Hosts::up(2, Some(Path::new(&home)));
@@ -51,7 +51,9 @@ fn the_campaign_has_the_same_keys_and_survives_its_client() {
         "//phase2:p2-efa-4k-c1",
         "//phase2:p2-tcp-4k-c1",
     ]);
-    campaign::survives_its_client(&workspace, "pair", &targets, LONG);
+    told.size(&campaign::survives_its_client(
+        &workspace, "pair", &targets, LONG,
+    ));
     let results = workspace
         .doe(&["results", "//phase2:L0-Baseline", "--json"])
         .ok()
@@ -70,9 +72,9 @@ fn the_campaign_has_the_same_keys_and_survives_its_client() {
 
 #[test]
 fn no_secret_and_no_plan_value_gets_where_it_does_not_belong() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(2, None);
     let root = hosts.dir().join("roots");
     let workspace = workspace(&hosts, root.join("%w").to_str().unwrap());
@@ -233,9 +235,9 @@ fn wait_until_quiet(hosts: &Hosts) {
 
 #[test]
 fn what_a_killed_doe_left_on_hosts_goes_on_and_runs_once() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(2, None);
     let workspace = served(&hosts);
     killed(&workspace);
@@ -307,9 +309,9 @@ fn what_a_killed_doe_left_on_hosts_goes_on_and_runs_once() {
 
 #[test]
 fn what_nobody_wants_any_more_is_ended_on_its_host() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(2, None);
     let workspace = served(&hosts);
     killed(&workspace);
@@ -338,25 +340,181 @@ fn ships(workspace: &Workspace, doe: &Path) {
     workspace.replace("doe.toml", "ssh = { ", &doe, 1);
 }
 
-#[test]
-fn a_doe_that_does_not_run_on_hosts_is_said_at_once() {
-    if rig::skipped() {
-        return;
-    }
-    let hosts = Hosts::up(2, None);
-    let workspace = served(&hosts);
+/// A `doe` that looks as a dynamic program looks to a host without its loader.
+fn broken_doe(hosts: &Hosts) -> std::path::PathBuf {
     let broken = hosts.dir().join("another-doe");
-    // As a dynamic program looks to a host without its loader.
     std::fs::write(&broken, "#!/lib/ld-of-another-machine.so\n").unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&broken, mode).unwrap();
-    ships(&workspace, &broken);
+    broken
+}
+
+#[test]
+fn a_doe_that_does_not_run_on_hosts_is_said_at_once() {
+    let Some(_told) = rig::own("ssh") else {
+        return;
+    };
+    let hosts = Hosts::up(2, None);
+    let workspace = served(&hosts);
+    ships(&workspace, &broken_doe(&hosts));
+    // On the first host a step calls it; on the second there is only the server.
+    let call =
+        "cat {{ work }}/from-one\ndoe parse iperf3 {{ work }}/from-one --out {{ work }}/never";
+    workspace.replace("rules/t.toml", "cat {{ work }}/from-one", call, 1);
     let refused = workspace.doe(&["build", "//t:all"]).exits(4).stderr;
+    let who = format!("on `{}`, and rule `t.served` calls it", hosts.name(1));
+    for told in ["does not run on a host", ".ci/static-doe", &who] {
+        assert!(refused.contains(told), "{told}: {refused}");
+    }
     assert!(
-        refused.contains("does not run on a host") && refused.contains(".ci/static-doe"),
+        !refused.contains(&format!("`{}`", hosts.name(2))),
         "{refused}"
     );
     assert!(lines(&workspace, "server").is_empty());
+    wait_until_quiet(&hosts);
+}
+
+#[test]
+fn a_host_that_doe_does_not_run_on_does_all_that_does_not_call_it() {
+    let Some(_told) = rig::own("ssh") else {
+        return;
+    };
+    let hosts = Hosts::up(2, None);
+    let workspace = served(&hosts);
+    ships(&workspace, &broken_doe(&hosts));
+    workspace.write("scratch/go", "");
+    let ran = workspace.doe(&["build", "//t:all", "--json"]).ok();
+    assert_eq!(ran.summary()["ok"], 2, "{}", ran.summary());
+    // It was not even sent there.
+    let shipped = std::fs::read(hosts.dir().join("another-doe")).unwrap();
+    let name = doe_cache::Digest::of(&shipped).hex();
+    for root in std::fs::read_dir(hosts.dir()).unwrap().flatten() {
+        assert!(!root.path().join("blobs").join(&name).exists(), "{name}");
+    }
+    // A monitor is stamped by it.
+    let head = workspace.read("doe.toml");
+    let monitor = "[[platform.pair.monitor]]\nname = \"load\"\nroles = [\"second\"]\nrun = \"cat /proc/loadavg\"\n";
+    workspace.write("doe.toml", &format!("{head}{monitor}"));
+    workspace.replace("plans/t.toml", "n = 2 }", "n = 3 }", 1);
+    let refused = workspace.doe(&["build", "//t:all"]).exits(4).stderr;
+    let who = format!("on `{}`, and monitor `load` calls it", hosts.name(2));
+    assert!(refused.contains(&who), "{refused}");
+    wait_until_quiet(&hosts);
+}
+
+/// A step on each of eight hosts, which ends when all eight have begun.
+fn wide(hosts: &Hosts) -> Workspace {
+    let workspace = Workspace::empty();
+    let scratch = workspace.path().join("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let scratch = scratch.to_str().unwrap();
+    let roles: Vec<String> = (1..=8).map(|number| format!("r{number} = {{}}")).collect();
+    let mut rule = format!(
+        "[wide]\nparam.n = {{ type = \"int\", doc = \"which\" }}\nroles = {{ {} }}\n",
+        roles.join(", ")
+    );
+    for number in 1..=8 {
+        rule.push_str(&format!(
+            "[[wide.step]]\nname = \"s{number}\"\nrole = \"r{number}\"\ngang = \"all\"\ntimeout = \"5m\"\nrun = \"\"\"\n\
+             mkdir -p {scratch}/{{{{ n }}}}\necho {{{{ self.host }}}} {{{{ self.ip }}}} > {scratch}/{{{{ n }}}}/{number}\n\
+             while test $(ls {scratch}/{{{{ n }}}} | wc -l) -lt 8; do sleep 0.05; done\n"
+        ));
+        let left = if number == 1 {
+            "echo done > {{ out.result }}\n"
+        } else {
+            ""
+        };
+        rule.push_str(&format!("{left}\"\"\"\n"));
+    }
+    rule.push_str("[wide.output]\nresult = { path = \"r.txt\" }\n");
+    workspace.write("rules/t.toml", &rule);
+    let roles: Vec<String> = (1..=8)
+        .map(|number| format!("r{number} = \"{}\"", hosts.name(number)))
+        .collect();
+    workspace.write(
+        "doe.toml",
+        &format!(
+            "[workspace]\nplatform = \"many\"\n[platform.many]\nexecutor = \"ssh\"\n\
+             ssh = {{ config = \"{}\", root = \"{}/root-%w\", patience = \"120s\" }}\nroles = {{ {} }}\n\
+             [platform.many.host.\"{prefix}[1-8]\"]\naddress = \"{net}.[1-8]\"\nssh = \"{prefix}[1-8]\"\n",
+            hosts.config().display(),
+            hosts.dir().display(),
+            roles.join(", "),
+            prefix = hosts.prefix,
+            net = hosts.net,
+        ),
+    );
+    let mut plan = "[plan]\ntitle = \"t\"\nrules = [\"t\"]\n".to_owned();
+    for n in [1, 2, 3] {
+        plan.push_str(&format!(
+            "[[layer]]\nid = \"l{n}\"\nrule = \"t.wide\"\npattern = \"p-{n}\"\nestimate = \"1s\"\nsettings = {{ n = {n} }}\n"
+        ));
+    }
+    workspace.write("plans/t.toml", &plan);
+    workspace
+}
+
+/// How often the sshd of a host has said so.
+fn said(hosts: &Hosts, number: u32, words: &str) -> usize {
+    let log = hosts.dir().join(format!("sshd-{number}.log"));
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    log.lines().filter(|line| line.contains(words)).count()
+}
+
+#[test]
+fn eight_hosts_are_connected_to_at_once_and_once_each() {
+    let Some(mut told) = rig::told("ssh", "eight hosts at once") else {
+        return;
+    };
+    let hosts = Hosts::up(8, None);
+    let workspace = wide(&hosts);
+    let accepted = |number| said(&hosts, number, "Accepted publickey");
+    let ssh = std::fs::read_to_string(hosts.dir().join("sshd-1.pid")).unwrap();
+    let first = |signal: &str| {
+        rig::run(std::process::Command::new("kill").args([signal, ssh.trim()]));
+    };
+    let counts = || [1, 2, 3, 4, 5, 6, 7, 8].map(accepted);
+    // The first one does not answer before all others have: nobody waits for it. A host that is
+    // looked for the first time has ten seconds, and on a busy machine that may be too little.
+    let mut tries = 0..6;
+    let before = loop {
+        tries.next().expect("the hosts were never connected to");
+        let before = counts();
+        first("-STOP");
+        let (mut child, _) = workspace.spawn(&["build", "//t:all", "--json"]);
+        let others = || {
+            counts()[1..]
+                .iter()
+                .zip(&before[1..])
+                .all(|(now, then)| now > then)
+        };
+        while !others() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let all = others() && counts()[0] == before[0];
+        first("-CONT");
+        if child.wait().unwrap().success() && all {
+            break before;
+        }
+    };
+    let ran = support::Ran::of_files(&workspace);
+    assert_eq!(ran.summary()["ok"], 3, "{}", ran.summary());
+    for n in 1..=3 {
+        for number in 1..=8 {
+            let told = workspace.read(&format!("scratch/{n}/{number}"));
+            let there = format!("{} {}\n", hosts.name(number), hosts.address(number));
+            assert_eq!(told, there);
+        }
+    }
+    // Many commands, one connection.
+    let mut commands = 0;
+    for number in 1..=8 {
+        let connections = accepted(number) - before[number as usize - 1];
+        assert_eq!(connections, 1, "host {number}");
+        commands += said(&hosts, number, "Starting session: command");
+    }
+    assert!(commands >= 8 * 3 * 3, "{commands}");
+    told.size(&format!("8 connections, {commands} commands"));
     wait_until_quiet(&hosts);
 }
 
@@ -372,12 +530,13 @@ fn static_doe() -> Option<std::path::PathBuf> {
 
 #[test]
 fn a_static_doe_is_shipped_and_measures_alike() {
-    if rig::skipped() {
+    let Some(told) = rig::told("ssh", "a static doe is shipped") else {
         return;
-    }
+    };
     let Some(doe) = static_doe() else {
         let note = b"SKIPPED: there is no static doe: `.ci/static-doe` builds one\n";
         std::io::Write::write_all(&mut std::io::stderr(), note).unwrap();
+        told.skip("no static doe: .ci/static-doe builds one");
         return;
     };
     let hosts = Hosts::up(2, None);
@@ -402,9 +561,9 @@ fn a_static_doe_is_shipped_and_measures_alike() {
 
 #[test]
 fn a_build_with_nothing_to_do_connects_to_nobody() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(2, None);
     let workspace = served(&hosts);
     workspace.write("scratch/go", "");
@@ -441,9 +600,9 @@ fn a_build_with_nothing_to_do_connects_to_nobody() {
 
 #[test]
 fn what_nobody_comes_back_for_ends_on_its_host() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(2, None);
     let workspace = served(&hosts);
     let head = workspace.read("doe.toml");
@@ -469,9 +628,9 @@ fn what_nobody_comes_back_for_ends_on_its_host() {
 
 #[test]
 fn hosts_say_what_they_are_before_anything_runs_on_them() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(2, None);
     let workspace = served(&hosts);
     let scratch = workspace.path().join("scratch");

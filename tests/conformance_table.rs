@@ -1,125 +1,273 @@
-//! `docs/conformance.md` says what each executor is tested for. It is made from the lists that the
-//! test programs run, so it cannot say more than is run. `DOE_WRITE_DOCS=1` writes it anew.
+//! `docs/conformance.md` says what each executor has shown. Its cells are what the tests of a whole
+//! run have said of themselves when they ended (`tests/rig/told.rs`); `DOE_WRITE_DOCS=1` writes it
+//! from them. Which cases an executor has is read from the sources, so that the page can be held
+//! against the suite wherever nothing was run yet.
 
-use std::collections::BTreeSet;
+#[path = "rig/told.rs"]
+mod told;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-const EXECUTORS: [(&str, &str); 4] = [
-    ("local", "tests/exec_conformance.rs"),
-    ("ssh", "tests/exec_ssh.rs"),
-    ("slurm", "tests/exec_slurm.rs"),
-    ("ssm", "tests/exec_ssm.rs"),
+const EXECUTORS: [&str; 5] = ["local", "attached", "ssh", "slurm", "ssm"];
+
+/// What stands in no list of the suite: a case, and who has it.
+const NAMED: [(&str, &[&str]); 9] = [
+    ("service and steps", &["local", "ssh", "slurm", "ssm"]),
+    (
+        "two roles with addresses of each other",
+        &["local", "ssh", "slurm", "ssm"],
+    ),
+    (
+        "killed client and re-attach",
+        &["local", "ssh", "slurm", "ssm"],
+    ),
+    (
+        "hostile values of a plan",
+        &["local", "ssh", "slurm", "ssm"],
+    ),
+    ("killed host", &["ssh", "slurm", "ssm"]),
+    ("clock skew", &["ssh", "slurm", "ssm"]),
+    ("phase2", &["local", "ssh", "slurm", "ssm"]),
+    ("eight hosts at once", &["ssh"]),
+    ("a static doe is shipped", &["ssh"]),
 ];
+
+/// The programs of the tests that stand beside the suite.
+const BESIDE: [&str; 11] = [
+    "conformance/local_death.rs",
+    "exec_conformance.rs",
+    "exec_ssh.rs",
+    "exec_slurm.rs",
+    "exec_ssm.rs",
+    "cluster_ssh.rs",
+    "cluster_slurm.rs",
+    "cluster_ssm.rs",
+    "retries_hosts.rs",
+    "ssm_account.rs",
+    "exec_wrapper.rs",
+];
+
+const SHELLS: [&str; 5] = ["/bin/sh", "dash", "bash --posix", "busybox sh", "mksh"];
+
+const HEAD: &str = "# What each executor passes
+
+Made by `DOE_WRITE_DOCS=1 cargo test --test conformance_table` from what the tests of a whole `./test.sh` have said of themselves; `./test.sh` prints the table of its own run, with what was
+skipped and why. `attached` is the local executor for scripts that live and die with `doe`; `-`: there is no such test.
+";
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The names in every `conformance!(@one RIG; NAMES);` of a text, in order.
+/// The cases of every `conformance!(@one EXECUTOR, RIG; NAMES);` of a text, in order.
 fn listed(text: &str) -> Vec<String> {
     let lists = text.split("conformance!(@one ").skip(1).filter_map(|rest| {
         let (_, names) = rest.split_once(';')?;
-        names.split_once(");").map(|(names, _)| names.to_owned())
+        let (names, _) = names.split_once(");")?;
+        (!names.contains('$')).then(|| names.to_owned())
     });
-    lists
-        .flat_map(|names| {
-            names
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        })
-        .filter(|name| !name.contains('$'))
-        .collect()
+    let names = lists.flat_map(|names| {
+        let names = names.split_whitespace();
+        names.map(plain).collect::<Vec<_>>()
+    });
+    names.collect()
 }
 
-/// The tests that a program adds of its own.
-fn own(text: &str) -> Vec<String> {
-    let mut lines = text.lines();
-    let mut found = Vec::new();
-    while let Some(line) = lines.next() {
-        if line.starts_with("#[tokio::test") || line == "#[test]" {
-            let name = lines
-                .next()
-                .unwrap_or_default()
-                .trim_start_matches("async ");
-            let name = name
-                .trim_start_matches("fn ")
-                .split('(')
-                .next()
-                .unwrap_or_default();
-            if !["peer_process", ""].contains(&name) {
-                found.push(name.replace('_', " "));
+fn plain(name: &str) -> String {
+    name.rsplit("::").next().unwrap().replace('_', " ")
+}
+
+/// Who has which case, in the order of the table.
+fn cases() -> Vec<(String, BTreeSet<&'static str>)> {
+    let all = listed(&read("tests/conformance/mod.rs"));
+    assert!(all.len() > 30, "{all:?}");
+    let mut of: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for program in ["conformance", "attached", "ssh", "slurm", "ssm"] {
+        let text = read(&format!("tests/exec_{program}.rs"));
+        for executor in EXECUTORS {
+            let invoked = text.split("conformance!(").skip(1);
+            let whole = format!("\"{executor}\",");
+            if invoked
+                .clone()
+                .any(|rest| rest.trim_start().starts_with(&whole))
+            {
+                of.insert(executor, all.iter().cloned().collect());
+            }
+            let part = format!("@one {whole}");
+            if invoked.clone().any(|rest| rest.starts_with(&part)) {
+                of.insert(executor, listed(&text).into_iter().collect());
+            }
+        }
+    }
+    assert_eq!(of.len(), EXECUTORS.len(), "{:?}", of.keys());
+    let named = NAMED.map(|(case, who)| (case.to_owned(), who.iter().copied().collect()));
+    let listed = all.iter().map(|case| {
+        let who = EXECUTORS
+            .into_iter()
+            .filter(|executor| of[executor].contains(case));
+        (case.clone(), who.collect())
+    });
+    named.into_iter().chain(listed).collect()
+}
+
+/// The tests that stand beside the suite, by executor: those that begin by saying so.
+fn beside() -> BTreeMap<String, Vec<String>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for program in BESIDE {
+        let mut name = String::new();
+        for line in read(&format!("tests/{program}")).lines() {
+            let rest = line.strip_prefix("async ").unwrap_or(line);
+            if let Some(rest) = rest.strip_prefix("fn ") {
+                name = rest.split('(').next().unwrap().replace('_', " ");
+            }
+            let said = ["rig::own(\"", "Case::own(\""];
+            let mut said = said
+                .iter()
+                .filter_map(|call| Some(line.split_once(call)?.1));
+            if let Some(rest) = said.next() {
+                let executor = rest.split('"').next().unwrap().to_owned();
+                found.entry(executor).or_default().push(name.clone());
             }
         }
     }
     found
 }
 
-/// The functions that a part of the suite offers, as the table names them.
-fn functions(text: &str) -> impl Iterator<Item = String> + '_ {
-    let rest = text.split("pub async fn ").skip(1);
-    rest.filter_map(|rest| Some(rest.split_once('(')?.0.replace('_', " ")))
+/// What a case has said of itself, as a cell.
+fn cell(executor: &str, case: &str) -> String {
+    match told::line(executor, case).as_deref() {
+        None => "not run".into(),
+        Some("passed") => "yes".into(),
+        Some("failed") => "FAILED".into(),
+        Some(line) => match line.split_once(' ') {
+            Some(("passed", size)) => size.to_owned(),
+            _ => line.to_owned(),
+        },
+    }
+}
+
+/// The page, as the last run has it.
+fn page() -> String {
+    let mut page = format!("{HEAD}\n| | {} |\n|---", EXECUTORS.join(" | "));
+    page.push_str(&"|---".repeat(EXECUTORS.len()));
+    page.push_str("|\n");
+    for (case, who) in cases() {
+        let cells = EXECUTORS.map(|executor| match who.contains(executor) {
+            true => cell(executor, &case),
+            false => "-".into(),
+        });
+        page.push_str(&format!("| {case} | {} |\n", cells.join(" | ")));
+    }
+    page.push_str("\nBeside the suite:\n");
+    for (executor, tests) in beside() {
+        let tests = tests
+            .iter()
+            .map(|test| match cell(&executor, test).as_str() {
+                "yes" => test.clone(),
+                other => format!("{test} ({other})"),
+            });
+        let tests: Vec<_> = tests.collect();
+        page.push_str(&format!("\n- {executor}: {}\n", tests.join("; ")));
+    }
+    page.push_str("\nThe wrapper by itself:\n\n| shell | tests |\n|---|---|\n");
+    for shell in SHELLS {
+        page.push_str(&format!("| {shell} | {} |\n", under(shell)));
+    }
+    page
+}
+
+/// What the wrapper's tests under a shell came to.
+fn under(shell: &str) -> String {
+    let executor = format!("wrapper under {shell}");
+    let folder = told::folder().join(executor.replace([' ', '/'], "_"));
+    let lines = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let lines = lines.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let lines: Vec<String> = lines.collect();
+    match lines.iter().find(|line| *line != "passed") {
+        _ if lines.is_empty() => "not run".into(),
+        None => format!("{} passed", lines.len()),
+        Some(line) if line == "failed" => "FAILED".into(),
+        Some(line) => line.clone(),
+    }
+}
+
+/// The cells of the rows of a page's tables, by their first one.
+fn rows(page: &str) -> BTreeMap<&str, Vec<&str>> {
+    let rows = page.lines().filter_map(|line| {
+        let line = line.strip_prefix("| ")?.strip_suffix(" |")?;
+        let mut cells = line.split(" | ");
+        Some((cells.next()?, cells.collect()))
+    });
+    rows.collect()
 }
 
 #[test]
-fn the_table_says_what_is_run() {
-    let all = listed(&read("tests/conformance/mod.rs"));
-    assert!(all.len() > 25, "{all:?}");
-    let runs: Vec<BTreeSet<String>> = EXECUTORS
-        .iter()
-        .map(|(_, file)| {
-            let text = read(file);
-            let some = listed(&text);
-            if some.is_empty() {
-                assert!(text.contains("conformance!("), "{file} runs nothing");
-                return all.iter().cloned().collect();
-            }
-            some.into_iter().collect()
-        })
-        .collect();
-    let mut table = String::from(
-        "# What each executor passes\n\nMade from the lists of the test programs by `DOE_WRITE_DOCS=1 cargo test --test conformance_table`.\n\n| | ",
-    );
-    table.push_str(&EXECUTORS.map(|(name, _)| name).join(" | "));
-    table.push_str(" |\n|---|---|---|---|---|\n");
-    // What needs a host of its own stands in each program as a test with the suite's name.
-    let with_own: Vec<(&str, Vec<String>)> = EXECUTORS
-        .iter()
-        .map(|(name, file)| (*name, own(&read(file))))
-        .collect();
-    let suite = read("tests/conformance/hosts.rs");
-    let alone: Vec<String> = functions(&suite)
-        .filter(|name| with_own.iter().any(|(_, tests)| tests.contains(name)))
-        .collect();
-    for name in &all {
-        let marks: Vec<&str> = runs
-            .iter()
-            .map(|run| if run.contains(name) { "yes" } else { "-" })
-            .collect();
-        let plain = name.rsplit("::").next().unwrap().replace('_', " ");
-        table.push_str(&format!("| {plain} | {} |\n", marks.join(" | ")));
-    }
-    for name in &alone {
-        let marks = with_own
-            .iter()
-            .map(|(_, tests)| if tests.contains(name) { "yes" } else { "-" });
-        let marks: Vec<&str> = marks.collect();
-        table.push_str(&format!("| {name} | {} |\n", marks.join(" | ")));
-    }
-    table.push_str("\nBeside the suite:\n");
-    for (name, mut tests) in with_own {
-        tests.retain(|test| !alone.contains(test));
-        if !tests.is_empty() {
-            table.push_str(&format!("\n- {name}: {}\n", tests.join("; ")));
-        }
-    }
+fn the_page_names_every_case_and_claims_none_that_is_not_there() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/conformance.md");
     if std::env::var_os("DOE_WRITE_DOCS").is_some() {
-        std::fs::write(&path, &table).unwrap();
+        let page = page();
+        let bad = ["not run", "skipped", "FAILED"];
+        let bad: Vec<&str> = (page.lines().skip(5))
+            .filter(|line| bad.iter().any(|word| line.contains(word)))
+            .collect();
+        assert!(
+            bad.is_empty(),
+            "not a whole run: ./test.sh first\n{}",
+            bad.join("\n")
+        );
+        std::fs::write(&path, page).unwrap();
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        found, table,
-        "docs/conformance.md is not what is run: write it anew with DOE_WRITE_DOCS=1"
-    );
+    let hint = "docs/conformance.md is not what is run: after ./test.sh write it anew with DOE_WRITE_DOCS=1";
+    assert!(found.starts_with(HEAD), "{hint}");
+    let rows = rows(&found);
+    let cases = cases();
+    // The head of each table, and the shells.
+    assert_eq!(rows.len(), cases.len() + 2 + SHELLS.len(), "{hint}");
+    for (case, who) in &cases {
+        let cells = rows
+            .get(case.as_str())
+            .unwrap_or_else(|| panic!("`{case}`: {hint}"));
+        for (executor, cell) in EXECUTORS.iter().zip(cells) {
+            assert_eq!(
+                *cell != "-",
+                who.contains(executor),
+                "`{case}` of {executor}: {hint}"
+            );
+            assert!(
+                !["", "not run", "FAILED"].contains(cell),
+                "`{case}`: {hint}"
+            );
+        }
+    }
+    for (executor, tests) in beside() {
+        let line = format!("- {executor}: {}", tests.join("; "));
+        assert!(found.lines().any(|found| found == line), "{hint}\n{line}");
+    }
+    let wrapper = read("tests/exec_wrapper.rs");
+    for shell in SHELLS {
+        assert!(rows.contains_key(shell), "{shell}: {hint}");
+        assert!(wrapper.contains(&format!("\"{}\"", shell.split(' ').next().unwrap())));
+    }
+}
+
+/// Prints the table of what was run last. After a whole run (`DOE_WHOLE_RUN=1`) every case must have
+/// said something.
+#[test]
+#[allow(clippy::print_stdout)] // the harness keeps it to itself unless it is asked
+fn what_was_run() {
+    let page = page();
+    println!("{page}");
+    if std::env::var_os("DOE_WHOLE_RUN").is_some() {
+        let silent: Vec<&str> = page
+            .lines()
+            .filter(|line| line.contains("not run"))
+            .collect();
+        assert!(
+            silent.is_empty(),
+            "no test has told of:\n{}",
+            silent.join("\n")
+        );
+    }
 }

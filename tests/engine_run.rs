@@ -4,7 +4,7 @@ mod lab;
 
 use doe::engine::event::{Body, NodeState, Outcome};
 use doe_cache::{CriterionStatus, ExecutionStatus, NodeState as StoredState, RecordKind};
-use lab::rules::{label, pattern, rule};
+use lab::rules::{LOOK, label, pattern, rule};
 use lab::{Build, Lab};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -344,17 +344,7 @@ async fn new_definitions_of_numbers_are_read_from_stored_outputs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_analysis_reads_the_outputs_of_what_it_needs() {
-    let rules = rule("a", "true")
-        + r#"
-[look]
-kind = "analysis"
-[[look.step]]
-name = "read"
-timeout = "1m"
-run = "cp {{ inputs }} {{ out.result }}"
-[look.output]
-result = { path = "r.json" }
-"#;
+    let rules = rule("a", "true") + LOOK;
     let plan = pattern("b", "a", "settings = { n = 5 }")
         + &pattern("a", "a", "settings = { n = 4 }")
         + &pattern("look", "look", "needs = [\"b\", \"a\"]");
@@ -389,21 +379,14 @@ timeout = "1m"
 run = ": {{ n }}; true < /dev/null; echo same > {{ out.result }}"
 [quiet.output]
 result = { path = "r.txt" }
-
-[look]
-kind = "analysis"
-[[look.step]]
-name = "read"
-timeout = "1m"
-run = "cp {{ inputs }} {{ out.result }}"
-[look.output]
-result = { path = "r.json" }
-"#;
+"#
+    .to_owned()
+        + LOOK;
     let plan = |settings: &str| {
         pattern("a", "quiet", &format!("settings = {{ {settings} }}"))
             + &pattern("look", "look", "needs = [\"a\"]")
     };
-    let lab = Lab::new(rules, &plan("n = 1"));
+    let lab = Lab::new(&rules, &plan("n = 1"));
     lab.build().await;
     let seen = |lab: &Lab| {
         let record = lab.record("//t:p-look");

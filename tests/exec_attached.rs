@@ -38,14 +38,14 @@ fn rig() -> Rig {
 }
 
 // All but two: there is no wrapper to be killed and no record to be torn.
-conformance!(@one rig(); facts staging collecting signs ports);
-conformance!(@one rig(); process::codes process::signals process::strictness process::times
+conformance!(@one "attached", Some(rig()); facts staging collecting signs ports);
+conformance!(@one "attached", Some(rig()); process::codes process::signals process::strictness process::times
     process::big_output process::output_below_the_cap process::binary_output
     process::followed_log process::hostile_values process::clean_environment
     process::script_with_heredoc process::refusals process::one_start_per_token
     process::concurrent_starts_of_one_token process::found_by_token process::taken_back
     process::two_hosts process::many_at_once);
-conformance!(@one rig(); tree::timeout tree::timeout_of_a_polite_script tree::leftovers_are_ended
+conformance!(@one "attached", Some(rig()); tree::timeout tree::timeout_of_a_polite_script tree::leftovers_are_ended
     tree::cancel_ends_everything tree::cancel_is_polite_first tree::cancel_twice_and_late
     tree::own_group_does_not_hurt_the_logs tree::a_stopped_tree_is_ended);
 

@@ -43,7 +43,7 @@ fn rig() -> Rig {
     }
 }
 
-conformance!(rig());
+conformance!("local", Some(rig()));
 
 #[test]
 fn peer_process() {

@@ -67,10 +67,33 @@ async fn slurm_rig() -> Rig {
     }
 }
 
-conformance!(match rig::skipped() {
-    true => return,
-    false => slurm_rig().await,
-});
+conformance!(
+    "slurm",
+    match rig::skipped() {
+        true => None,
+        false => Some(slurm_rig().await),
+    }
+);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clock_skew() {
+    let Some(_told) = rig::told("slurm", "clock skew") else {
+        return;
+    };
+    let slurm = Slurm::up(2);
+    slurm.follow_clocks();
+    let slurm = Arc::new(slurm);
+    let scratch = tempfile::tempdir().unwrap();
+    let rig = Rig {
+        executor: Box::new(connect(&slurm, &scratch.path().join("root")).await),
+        hosts: specs(&slurm),
+        netns: None,
+        scratch,
+        keep: Some(Box::new(slurm.clone())),
+        attached: false,
+    };
+    conformance::hosts::clock_skew(&rig, |ahead_s| slurm.hosts.set_clocks(ahead_s)).await;
+}
 
 #[test]
 fn peer_process() {
@@ -87,7 +110,10 @@ struct Own {
 
 impl Own {
     async fn up(nodes: u32) -> Self {
-        let slurm = Slurm::up(nodes);
+        Self::on(Slurm::up(nodes)).await
+    }
+
+    async fn on(slurm: Slurm) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let executor = connect(&slurm, &dir.path().join("root")).await;
         let specs = specs(&slurm);
@@ -178,9 +204,9 @@ fn lost(status: &Status, words: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_waits_in_the_queue_is_found_again_and_can_be_cancelled() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     own.node("drain");
     let impatient = own.again(Duration::from_secs(1)).await;
@@ -220,9 +246,9 @@ async fn what_waits_in_the_queue_is_found_again_and_can_be_cancelled() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_taken_back_before_it_came_never_begins() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let host = &own.specs[0];
     let late = conformance::token();
@@ -256,9 +282,9 @@ async fn what_is_taken_back_before_it_came_never_begins() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_controller_that_forgets_and_gives_a_number_again_is_not_believed() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(2).await;
     let (token, handle) = own.begin(&own.waiting("exit 5")).await;
     let number = own.jobs().split(' ').next().unwrap().to_owned();
@@ -290,9 +316,9 @@ async fn a_controller_that_forgets_and_gives_a_number_again_is_not_believed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forgotten_job_can_be_cancelled() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let (token, handle) = own.begin(&own.waiting("exit 5")).await;
     own.slurm.kill_controller();
@@ -310,9 +336,9 @@ async fn a_forgotten_job_can_be_cancelled() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_controller_that_is_away_is_waited_for() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     own.slurm.kill_controller();
     let (script, token) = (own.script("exit 6"), conformance::token());
@@ -343,9 +369,9 @@ async fn a_controller_that_is_away_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_slurmd_and_a_cut_link_lose_nothing_that_lives() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let (_, handle) = own.begin(&own.waiting("exit 5")).await;
     own.slurm.kill_daemon(1);
@@ -373,9 +399,9 @@ async fn a_killed_slurmd_and_a_cut_link_lose_nothing_that_lives() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_lost_is_lost_with_its_reason() {
-    if rig::skipped() {
+    let Some(_told) = rig::told("slurm", "killed host") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let (_, handle) = own.begin(&own.waiting("exit 5")).await;
     own.slurm.hosts.kill(1);
@@ -388,9 +414,9 @@ async fn a_node_that_is_lost_is_lost_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_slurm_ends_is_no_outcome_of_the_script() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let (token, handle) = own.begin(&own.waiting("exit 5")).await;
     let number = own.jobs().split(' ').next().unwrap().to_owned();
@@ -423,9 +449,9 @@ async fn what_slurm_ends_is_no_outcome_of_the_script() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_slurm_refuses_or_lets_wait_for_ever_is_an_error_at_once() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     for (word, told) in [
         ("--partition=nowhere", "invalid partition"),
@@ -452,9 +478,9 @@ async fn what_slurm_refuses_or_lets_wait_for_ever_is_an_error_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handle_survives_the_client_and_a_sweep_finds_what_runs() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let script = own.script("echo x; exit 3");
     let token = conformance::token();
@@ -495,9 +521,9 @@ fn asked(slurm: &Slurm) -> (u64, u64) {
 /// `DOE_TEST_LONG=1`: 2,000 short scripts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wide_layers_go_through_arrays_and_few_questions() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let long = std::env::var_os("DOE_TEST_LONG").is_some();
     let count: i32 = if long { 2000 } else { 200 };
     let own = Own::up(2).await;
@@ -563,9 +589,9 @@ impl Own {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_runs_outlives_the_patience_with_its_controller() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let impatient = own.impatient(2, 60).await;
     let (token, handle) = own.begin(&own.waiting("exit 5")).await;
@@ -606,9 +632,9 @@ async fn what_runs_outlives_the_patience_with_its_controller() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_fails_and_what_is_taken_back_leave_nothing_to_run() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let host = &own.specs[0];
     own.node("drain");
@@ -644,9 +670,9 @@ async fn a_start_that_fails_and_what_is_taken_back_leave_nothing_to_run() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_said_to_be_lost_is_ended_all_the_same_when_it_is_taken_back() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let (token, handle) = own.begin(&own.waiting("exit 5")).await;
     // Neither the node nor its task is to be heard of.
@@ -696,9 +722,9 @@ async fn what_is_said_to_be_lost_is_ended_all_the_same_when_it_is_taken_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_is_about_to_be_written_is_taken_back() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let host = &own.specs[0];
     own.node("drain");
@@ -717,9 +743,9 @@ async fn a_claim_that_is_about_to_be_written_is_taken_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_script_that_is_refused_after_its_start_says_why() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     own.node("drain");
     let script = Script {
@@ -739,9 +765,9 @@ async fn a_script_that_is_refused_after_its_start_says_why() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_ends_while_the_controller_is_asked_had_begun() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let (host, token) = (&own.specs[0], conformance::token());
     let script = own.script("exit 3");
@@ -761,9 +787,9 @@ async fn what_ends_while_the_controller_is_asked_had_begun() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_announced_is_taken_out_of_the_queue() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let host = &own.specs[0];
     own.node("drain");
@@ -788,9 +814,9 @@ async fn what_nobody_announced_is_taken_out_of_the_queue() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_patience_is_one_for_all_nodes() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(2).await;
     let patience_s = 20;
     let impatient = own.impatient(patience_s, 60).await;
@@ -811,9 +837,9 @@ async fn the_patience_is_one_for_all_nodes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gpus_of_the_plan_are_asked_of_slurm() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let host = &own.specs[0];
     let with = |gpus: u32, script: Script| Script {
@@ -844,9 +870,9 @@ async fn gpus_of_the_plan_are_asked_of_slurm() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_has_the_time_that_it_may_be_needed_and_its_end_is_told() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("slurm") else {
         return;
-    }
+    };
     let own = Own::up(1).await;
     let with = async |service_time: Option<Duration>| {
         let options = SlurmOptions {
@@ -889,4 +915,154 @@ async fn a_service_has_the_time_that_it_may_be_needed_and_its_end_is_told() {
     let status = own.wait(&handle).await;
     assert!(lost(&status, "TimeLimit"), "{status:?}");
     assert!(lost(&status, "its 1 min were up"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_a_job_ended_that_nobody_saw_is_asked_of_the_accounts() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::on(Slurm::up_with_accounts(2)).await;
+    let [one, two] = &own.specs;
+    let begin = async |host: &HostSpec, name: &str| {
+        let script = own.script(&format!("touch {name}; exec sleep 1001"));
+        let token = conformance::token();
+        let handle = own.executor.start(host, &script, &token).await.unwrap();
+        conformance::eventually("it runs", || own.file(name).exists()).await;
+        handle
+    };
+    let (lost_node, preempted) = tokio::join!(begin(one, "one"), begin(two, "two"));
+    let two_node = format!("--nodelist={}", two.name);
+    let urgent = [
+        "--partition=urgent",
+        "--exclusive",
+        &two_node,
+        "--output=/dev/null",
+        "--chdir=/",
+        "--wrap=true",
+    ];
+    own.slurm.ask("sbatch", &urgent);
+    own.slurm.hosts.kill(1);
+    let accounts = || {
+        let said = own
+            .slurm
+            .try_ask("sacct", &["-X", "-P", "-n", "-o", "State"]);
+        said.unwrap_or_default()
+    };
+    let both = || {
+        ["NODE_FAIL", "PREEMPTED"]
+            .iter()
+            .all(|word| accounts().contains(word))
+    };
+    // Not `wait`, which asks less and less often.
+    let until_lost = async |handle: &Handle| {
+        let begun = std::time::Instant::now();
+        loop {
+            match own.executor.poll(handle).await.unwrap() {
+                Status::Running => tokio::time::sleep(Duration::from_millis(300)).await,
+                status => return status,
+            }
+            assert!(begun.elapsed() < Duration::from_secs(180));
+        }
+    };
+    // Meanwhile their silence is counted, whatever the controller says of them.
+    let begun = std::time::Instant::now();
+    while !both() {
+        for handle in [&lost_node, &preempted] {
+            own.executor.poll(handle).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(begun.elapsed() < Duration::from_secs(180), "{}", accounts());
+    }
+    own.slurm.stop_controller();
+    own.slurm.forget();
+    own.slurm.start_controller();
+    conformance::eventually("it answers", || own.slurm.try_ask("squeue", &[]).is_ok()).await;
+    assert!(!own.jobs().contains("NODE_FAIL"), "{}", own.jobs());
+    for (handle, word) in [(&lost_node, "NODE_FAIL"), (&preempted, "PREEMPTED")] {
+        let status = until_lost(handle).await;
+        let told = format!("{word} for Slurm, by its accounting");
+        assert!(lost(&status, &told), "{status:?}");
+    }
+
+    // That nobody keeps them any more is no reason to wait for long.
+    own.slurm.kill_accounts();
+    // An answer holds for a moment.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let polled = conformance::bounded(own.executor.poll(&preempted));
+    let polled = polled.await.unwrap();
+    assert!(matches!(polled, Status::Lost { .. }), "{polled:?}");
+    assert!(!lost(&polled, "accounting"), "{polled:?}");
+}
+
+impl Own {
+    /// A client that attends to what runs under a name.
+    async fn attending(&self, name: &str, survive: Duration, drives: bool) -> SlurmExecutor {
+        let options = SlurmOptions {
+            patience: survive,
+            ..options(&self.slurm, &self.dir.path().join("root"))
+        };
+        let executor = SlurmExecutor::new(options).await.unwrap();
+        executor.guard(name, survive, drives).unwrap();
+        executor
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_attends_to_ends_itself() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    let survive = Duration::from_secs(4);
+    let first = own.attending("one", survive, false).await;
+    let driver = own.attending("one", survive, true).await;
+    let start = async |executor: &SlurmExecutor, host: usize, text: &str| {
+        let (script, token) = (own.script(text), conformance::token());
+        let started = executor.start(&own.specs[host], &script, &token);
+        started.await.unwrap()
+    };
+    let stubborn = "trap '' TERM; setsid sh -c 'trap \"\" TERM; while :; do sleep 1001; done' & while :; do sleep 1002; done";
+    let left = [
+        start(&first, 0, stubborn).await,
+        start(&first, 1, "sleep 1003").await,
+    ];
+    let driven = start(&driver, 0, "sleep 1005").await;
+    let short = start(&first, 0, "sleep 1; echo kept; exit 5").await;
+    // As long as somebody attends to it, however little there is to say.
+    tokio::time::sleep(3 * survive).await;
+    for handle in &left {
+        assert_eq!(first.poll(handle).await.unwrap(), Status::Running);
+    }
+    drop(first);
+    drop(driver);
+    // One that takes it up in time keeps it alive.
+    tokio::time::sleep(survive / 2).await;
+    let next = own.attending("one", survive, false).await;
+    tokio::time::sleep(2 * survive).await;
+    for handle in &left {
+        assert_eq!(next.poll(handle).await.unwrap(), Status::Running);
+    }
+    drop(next);
+    // Neither who only looks nor who attends to something else does.
+    let other = own.attending("two", survive, false).await;
+    let its = start(&other, 0, "sleep 1004").await;
+    for handle in &left {
+        let gone = || conformance::carriers(&handle.token.0).is_empty();
+        conformance::eventually("it ended itself", gone).await;
+        let status = conformance::bounded(other.wait(handle)).await.unwrap();
+        assert!(lost(&status, "nobody attended"), "{status:?}");
+        assert!(other.ended_unix_ms(handle).await.unwrap().is_some());
+    }
+    assert_eq!(other.poll(&its).await.unwrap(), Status::Running);
+    // What a driver has begun waits for the next one, as long as Slurm lets it.
+    assert_eq!(other.poll(&driven).await.unwrap(), Status::Running);
+    // What had ended by itself keeps its outcome.
+    assert!(exited(&other.poll(&short).await.unwrap(), 5));
+    for handle in [&its, &driven] {
+        conformance::bounded(other.cancel(handle, Duration::ZERO))
+            .await
+            .unwrap();
+        assert_eq!(conformance::carriers(&handle.token.0), [0; 0]);
+    }
 }

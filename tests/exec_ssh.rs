@@ -68,10 +68,13 @@ async fn ssh_rig() -> Rig {
     }
 }
 
-conformance!(match rig::skipped() {
-    true => return,
-    false => ssh_rig().await,
-});
+conformance!(
+    "ssh",
+    match rig::skipped() {
+        true => None,
+        false => Some(ssh_rig().await),
+    }
+);
 
 #[test]
 fn peer_process() {
@@ -80,9 +83,9 @@ fn peer_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clock_skew() {
-    if rig::skipped() {
+    let Some(_told) = rig::told("ssh", "clock skew") else {
         return;
-    }
+    };
     // Clocks of its own: other tests look at theirs.
     let hosts = Hosts::up(2, None);
     let scratch = tempfile::tempdir().unwrap();
@@ -123,9 +126,9 @@ async fn own() -> (Hosts, tempfile::TempDir, RemoteExecutor, [HostSpec; 2]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_link_loses_nothing() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let (hosts, dir, executor, specs) = own().await;
     let go = dir.path().join("go");
     let text = format!(
@@ -158,9 +161,9 @@ async fn a_cut_link_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_connection_is_made_again() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let (hosts, dir, executor, specs) = own().await;
     let handle = executor
         .start(
@@ -192,9 +195,9 @@ async fn a_killed_connection_is_made_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_host_is_said_to_have_lost_it() {
-    if rig::skipped() {
+    let Some(_told) = rig::told("ssh", "killed host") else {
         return;
-    }
+    };
     let (hosts, dir, executor, specs) = own().await;
     let handle = executor
         .start(
@@ -226,9 +229,9 @@ async fn a_killed_host_is_said_to_have_lost_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handle_survives_the_client_and_a_sweep_finds_what_runs() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let (hosts, dir, executor, specs) = own().await;
     let done = executor
         .start(
@@ -265,9 +268,9 @@ async fn a_handle_survives_the_client_and_a_sweep_finds_what_runs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_taken_back_before_it_came_never_begins() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let (_hosts, dir, executor, specs) = own().await;
     let wanted = script("touch ran", dir.path());
     let late = conformance::token();
@@ -303,9 +306,9 @@ async fn what_is_taken_back_before_it_came_never_begins() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_stays_away_is_an_error_and_not_an_outcome() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let (hosts, dir, _executor, specs) = own().await;
     let options = RemoteOptions {
         root: dir.path().join("root").to_str().unwrap().to_owned(),
@@ -358,9 +361,9 @@ async fn a_host_that_stays_away_is_an_error_and_not_an_outcome() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_are_not_talked_to() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(2, None);
     let dir = tempfile::tempdir().unwrap();
     let options = RemoteOptions {
@@ -397,9 +400,9 @@ async fn strangers_are_not_talked_to() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_a_jump_host() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(2, None);
     let dir = tempfile::tempdir().unwrap();
     // The second host is not reached directly: what comes from this machine is dropped there.
@@ -438,9 +441,9 @@ async fn through_a_jump_host() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_said_and_nothing_half_is_left() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(2, None);
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("small");
@@ -512,9 +515,9 @@ async fn attending(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_attends_to_ends_itself() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(2, None);
     let dir = tempfile::tempdir().unwrap();
     let survive = Duration::from_secs(3);
@@ -562,9 +565,9 @@ async fn what_nobody_attends_to_ends_itself() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_taken_over_goes_on_and_a_cut_link_ends_nothing() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(2, None);
     let dir = tempfile::tempdir().unwrap();
     let survive = Duration::from_secs(5);

@@ -45,10 +45,13 @@ async fn ssm_rig() -> Rig {
     }
 }
 
-conformance!(match rig::skipped() {
-    true => return,
-    false => ssm_rig().await,
-});
+conformance!(
+    "ssm",
+    match rig::skipped() {
+        true => None,
+        false => Some(ssm_rig().await),
+    }
+);
 
 #[test]
 fn peer_process() {
@@ -57,9 +60,9 @@ fn peer_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clock_skew() {
-    if rig::skipped() {
+    let Some(_told) = rig::told("ssm", "clock skew") else {
         return;
-    }
+    };
     // Clocks of its own: other tests look at theirs.
     let cloud = Cloud::up(None);
     let scratch = tempfile::tempdir().unwrap();
@@ -97,9 +100,9 @@ const COUNTING: &str = "echo once >>count; echo done";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_says_what_it_is_and_how_long_it_may_take() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -129,9 +132,9 @@ async fn a_start_says_what_it_is_and_how_long_it_may_take() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn throttling_is_respected_and_survived() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -148,9 +151,9 @@ async fn throttling_is_respected_and_survived() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_is_looked_up_and_nothing_is_sent_again() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -191,9 +194,9 @@ async fn a_lost_answer_is_looked_up_and_nothing_is_sent_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_failed_before_is_made_again() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -208,9 +211,9 @@ async fn a_request_that_failed_before_is_made_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_duplicated_command_points_to_the_first() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -238,9 +241,9 @@ async fn a_duplicated_command_points_to_the_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_never_comes_is_asked_for_again() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -265,9 +268,9 @@ async fn an_answer_that_never_comes_is_asked_for_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_that_do_not_end_are_told_apart_and_are_no_outcome() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
@@ -315,9 +318,9 @@ async fn commands_that_do_not_end_are_told_apart_and_are_no_outcome() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_that_dies_is_an_error_and_comes_back_as_a_loss() {
-    if rig::skipped() {
+    let Some(_told) = rig::told("ssm", "killed host") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud
@@ -366,9 +369,9 @@ async fn an_instance_that_dies_is_an_error_and_comes_back_as_a_loss() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_client_had_submitted_never_begins() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
@@ -414,9 +417,9 @@ async fn what_a_killed_client_had_submitted_never_begins() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handle_survives_the_client_and_a_sweep_finds_what_runs() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
@@ -442,9 +445,9 @@ async fn a_handle_survives_the_client_and_a_sweep_finds_what_runs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_inputs_and_files_go_through_the_bucket_once() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -494,9 +497,9 @@ async fn long_inputs_and_files_go_through_the_bucket_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_that_nobody_could_find_does_not_begin_after_all_is_over() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -535,9 +538,9 @@ async fn a_command_that_nobody_could_find_does_not_begin_after_all_is_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_submitted_to_another_instance_of_that_name_is_let_be() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -557,9 +560,9 @@ async fn what_was_submitted_to_another_instance_of_that_name_is_let_be() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_damaged_in_the_bucket_is_sent_anew() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -604,9 +607,9 @@ async fn what_is_damaged_in_the_bucket_is_sent_anew() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sign_is_waited_for_on_the_host_with_one_command() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -666,9 +669,9 @@ async fn a_sign_is_waited_for_on_the_host_with_one_command() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_long_asks_less_and_less() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -692,9 +695,9 @@ async fn who_waits_long_asks_less_and_less() {
 /// With the real service a command takes its time to come to a host.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_way_to_a_host_is_no_difference_of_clocks() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -706,9 +709,9 @@ async fn the_way_to_a_host_is_no_difference_of_clocks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_that_cannot_be_used_are_named() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     cloud.endpoint.ping(&instance(2), Ping::ConnectionLost);

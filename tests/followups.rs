@@ -5,7 +5,7 @@ mod lab;
 
 use doe::engine::event::{Body, Event, Outcome};
 use doe_cache::Class;
-use lab::rules::{label, pattern, rule};
+use lab::rules::{LOOK, label, pattern, rule};
 use lab::{Build, Built, Lab};
 
 /// Patterns `p-one` (got 1) and `p-two` (got 2), and two ad-hoc ones behind `p-one`.
@@ -416,17 +416,7 @@ async fn a_damaged_result_of_a_follow_up_is_made_again() {
 /// Analyses that are brought in go on from each other before these are durable.
 #[tokio::test(flavor = "multi_thread")]
 async fn analyses_of_analyses_are_brought_in() {
-    let rules = rule("a", "true")
-        + r#"
-[look]
-kind = "analysis"
-[[look.step]]
-name = "read"
-timeout = "1m"
-run = "cat {{ inputs }} > {{ out.result }}"
-[look.output]
-result = { path = "r.json" }
-"#;
+    let rules = rule("a", "true") + LOOK;
     let plan = pattern("two", "a", "settings = { n = 2 }")
         + &pattern("near", "look", "adhoc = true\nneeds = [\"two\"]")
         + &pattern("far", "look", "adhoc = true\nneeds = [\"near\", \"two\"]")

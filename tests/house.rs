@@ -128,6 +128,28 @@ fn petgraph_stays_in_its_room() {
     }
 }
 
+/// Durability is a property of the connection: whoever opened the index elsewhere would have other
+/// settings, and other answers to a crash.
+#[test]
+fn sqlite_is_opened_in_one_place() {
+    let mut found = Vec::new();
+    for (path, text) in sources("src").into_iter().chain(sources("cache/src")) {
+        if is_test_file(&path) {
+            continue;
+        }
+        for (number, line) in product(&text).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            if code.contains("Connection::open") || code.contains("sqlite3_open") {
+                found.push(format!("{}:{}", path.display(), number + 1));
+            }
+        }
+    }
+    let [one] = &found[..] else {
+        panic!("SQLite is opened in several places:\n{}", found.join("\n"));
+    };
+    assert!(one.contains("cache/src/index.rs:"), "{one}");
+}
+
 #[test]
 fn the_store_knows_no_plan() {
     for (path, text) in sources("cache/src") {

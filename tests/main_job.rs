@@ -2,6 +2,8 @@
 //! platform, and what an edit reruns. One campaign serves all the edits, as it takes a while.
 
 mod support;
+#[path = "rig/told.rs"]
+mod told;
 
 use std::collections::BTreeSet;
 
@@ -47,6 +49,7 @@ fn without(labels: &[String], part: &str) -> usize {
 
 #[test]
 fn the_campaign_and_its_edits() {
+    let mut told = told::Case::of("local", "phase2");
     let workspace = Workspace::shipped(TIME_SCALE);
     let all = "//phase2:all";
 
@@ -85,6 +88,7 @@ fn the_campaign_and_its_edits() {
 
     edits(&workspace, all);
     views(&workspace);
+    told.size("42 patterns");
 }
 
 fn edits(workspace: &Workspace, all: &str) {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use doe::engine::event::{Body, Outcome};
 use doe::engine::order;
 use doe_cache::{Class, CriterionStatus, Value};
-use lab::rules::{label, pattern, rule};
+use lab::rules::{LOOK, label, pattern, rule};
 use lab::{Build, Built, Lab};
 
 const COUNT: &str = "echo {{ n }}${DOE_REPLICATE:+@$DOE_REPLICATE} >> SCRATCH/order";
@@ -55,17 +55,7 @@ async fn replicates_are_nodes_of_their_own_and_leave_the_first_where_it_was() {
     assert_eq!(lab.build().await.ended.summary.reused, 3);
 
     // What reads the pattern reads all of its replicates, or the one that it names.
-    let look = r#"
-[look]
-kind = "analysis"
-[[look.step]]
-name = "read"
-timeout = "1m"
-run = "cp {{ inputs }} {{ out.result }}"
-[look.output]
-result = { path = "r.json" }
-"#;
-    lab.rules(&(rule("a", COUNT) + look));
+    lab.rules(&(rule("a", COUNT) + LOOK));
     let plan = repeated
         + &pattern("every", "look", "needs = [\"p-one\"]")
         + &pattern("second", "look", "needs = [\"p-one@2\"]")

@@ -114,9 +114,9 @@ fn assert_one_result(workspace: &Workspace, attempts: usize) {
 
 #[test]
 fn a_host_that_cannot_be_reached_spoils_an_attempt_and_what_it_left_is_ended_first() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(1, None);
     let workspace = on_one(&hosts);
     let (mut child, _) = workspace.spawn(&["build", "//t:all", "--json"]);
@@ -137,9 +137,9 @@ fn a_host_that_cannot_be_reached_spoils_an_attempt_and_what_it_left_is_ended_fir
 /// as soon as somebody can, by whichever command comes first.
 #[test]
 fn what_could_not_be_cancelled_is_told_and_ended_later() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let hosts = Hosts::up(1, None);
     let workspace = on_one(&hosts);
     for later in ["cancel", "build"] {
@@ -177,9 +177,9 @@ fn what_could_not_be_cancelled_is_told_and_ended_later() {
 fn a_service_that_does_not_deliver_or_throttles_spoils_an_attempt() {
     use cloud::{Cloud, instance};
 
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssh") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let workspace = workspace(&format!(
         "[workspace]\nplatform = \"cloud\"\n[platform.cloud]\nexecutor = \"ssm\"\n\

@@ -61,9 +61,9 @@ async fn works(cloud: &Cloud, executor: &RemoteExecutor, dir: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_region_is_that_of_the_named_profile() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let lab = std::fs::read_to_string(cloud.credentials()).unwrap();
@@ -90,9 +90,9 @@ async fn the_region_is_that_of_the_named_profile() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn instances_are_found_by_their_tag_on_whatever_page() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
@@ -130,9 +130,9 @@ async fn instances_are_found_by_their_tag_on_whatever_page() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_not_be_done_is_told_at_once() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -167,9 +167,9 @@ async fn what_may_not_be_done_is_told_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signed_link_is_nobodys_argument() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let dir = tempfile::tempdir().unwrap();
     let executor = cloud.connect(&dir.path().join("root")).await;
@@ -220,9 +220,9 @@ fn documented() -> Policy {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_documented_policy_is_enough_and_not_too_much() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let policy = documented();
     let server = Server::start(Kind::Guarded);
     let (key, secret) = policy.user(&server);
@@ -327,9 +327,9 @@ async fn the_documented_policy_is_enough_and_not_too_much() {
 
 #[test]
 fn credentials_come_by_the_usual_chain_and_are_told_nowhere() {
-    if rig::skipped() {
+    let Some(_told) = rig::own("ssm") else {
         return;
-    }
+    };
     let cloud = Cloud::up(None);
     let workspace = Workspace::empty();
     let mut text = format!(

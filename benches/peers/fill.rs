@@ -99,6 +99,7 @@ pub fn fill(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
             not_reusable_because: None,
             settings: pattern.settings.plain(),
             tags: Vec::new(),
+            cpu: BTreeMap::new(),
             exploratory: false,
             outputs: BTreeMap::from([(
                 "text".to_owned(),

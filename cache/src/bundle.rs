@@ -173,6 +173,7 @@ impl Store {
                 Failure::Store(error) => error,
                 Failure::Io(cause) => Error::io("write", to, &cause),
             })?;
+        temp.tear_where_armed()?;
         let bundle_bytes = fs::metadata(temp.path())
             .map_err(|e| Error::io("look at", temp.path(), &e))?
             .len();

@@ -4,12 +4,14 @@
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::fault::{self, Point};
+use crate::fault::{self, Point, Tear};
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// From this many files on, one sync of the whole file system is cheaper than one a file.
@@ -23,6 +25,7 @@ const READ_ONLY: u32 = 0o444;
 pub(crate) struct Temp {
     path: PathBuf,
     keep: bool,
+    tear: Tear,
 }
 
 impl Temp {
@@ -30,7 +33,8 @@ impl Temp {
     pub(crate) fn create(tmp: &Path) -> Result<(Self, File)> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let open = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
-        at(Point::BeforeTmpWrite, "write in", tmp)?;
+        let tear = fault::before_write(Point::BeforeTmpWrite);
+        let tear = tear.map_err(|e| Error::io("write in", tmp, &e))?;
         loop {
             let count = COUNTER.fetch_add(1, Ordering::Relaxed);
             let path = tmp.join(format!("{}-{count}", std::process::id()));
@@ -42,7 +46,10 @@ impl Temp {
                 other => other,
             };
             match opened {
-                Ok(file) => return Ok((Self { path, keep: false }, file)),
+                Ok(file) => {
+                    let keep = false;
+                    return Ok((Self { path, keep, tear }, file));
+                }
                 // Left behind by a process with our number that died.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(Error::io("create", &path, &e)),
@@ -61,9 +68,16 @@ impl Temp {
 
     /// Takes away the right to write, once the content is complete.
     pub(crate) fn finish(&self, file: &File) -> Result<()> {
+        self.tear_where_armed()?;
         file.set_permissions(Permissions::from_mode(READ_ONLY))
             .map_err(|e| Error::io("set the permissions of", &self.path, &e))?;
         at(Point::AfterTmpWrite, "write", &self.path)
+    }
+
+    /// The process dies here with a part of the file, where that was asked for.
+    pub(crate) fn tear_where_armed(&self) -> Result<()> {
+        let torn = self.tear.cut(&self.path);
+        torn.map_err(|e| Error::io("write", &self.path, &e))
     }
 
     /// Where it is now.
@@ -309,23 +323,51 @@ pub(crate) fn any_below(dir: &Path) -> Result<bool> {
 
 fn sync(root: &Path, paths: &[&Path]) -> Result<()> {
     #[cfg(target_os = "linux")]
-    if paths.len() >= SYNC_ALL_FROM {
+    if paths.len() >= SYNC_ALL_FROM && syncfs_tells() {
         let dir = File::open(root).map_err(|e| Error::io("open", root, &e))?;
         return rustix::fs::syncfs(&dir).map_err(|e| Error::io("sync", root, &e.into()));
     }
     paths.iter().try_for_each(|path| sync_one(path))
 }
 
+/// Whether this kernel's `syncfs` says so when something could not be written. Asked for once, as
+/// `uname -r` asks; a kernel that does not say which it is is believed nothing.
+#[cfg(target_os = "linux")]
+fn syncfs_tells() -> bool {
+    static TELLS: OnceLock<bool> = OnceLock::new();
+    *TELLS.get_or_init(|| {
+        let release = fs::read("/proc/sys/kernel/osrelease");
+        release.is_ok_and(|release| tells_of_failed_writes(&release))
+    })
+}
+
+/// `syncfs` of a kernel before 5.8 returns 0 whatever became of the writes (syncfs(2), "VERSIONS"),
+/// where `fsync` of each file tells.
+#[cfg(target_os = "linux")]
+fn tells_of_failed_writes(release: &[u8]) -> bool {
+    let numbers = release.split(|byte| !byte.is_ascii_digit());
+    let mut numbers = numbers.map(|digits| std::str::from_utf8(digits).ok()?.parse::<u32>().ok());
+    let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
+    matches!((major, minor), (Some(major), Some(minor)) if (major, minor) >= (5, 8))
+}
+
 /// Brings to disk whatever lies below a root, whoever left it there unsynced.
 pub(crate) fn sync_all(root: &Path) -> Result<()> {
     at(Point::BeforeDirSync, "sync", root)?;
     #[cfg(target_os = "linux")]
-    {
+    if syncfs_tells() {
         let dir = File::open(root).map_err(|e| Error::io("open", root, &e))?;
         rustix::fs::syncfs(&dir).map_err(|e| Error::io("sync", root, &e.into()))?;
+    } else {
+        sync_folders(root)?;
     }
-    // Files are synced before they get their names: what can be missing are names.
     #[cfg(not(target_os = "linux"))]
+    sync_folders(root)?;
+    at(Point::AfterDirSync, "sync", root)
+}
+
+/// Files are synced before they get their names: what can be missing are names.
+fn sync_folders(root: &Path) -> Result<()> {
     for folder in entries(root)?.into_iter().chain([root.to_owned()]) {
         for below in entries(&folder)?.into_iter().chain([folder]) {
             if below.is_dir() {
@@ -333,7 +375,7 @@ pub(crate) fn sync_all(root: &Path) -> Result<()> {
             }
         }
     }
-    at(Point::AfterDirSync, "sync", root)
+    Ok(())
 }
 
 /// Makes what is in a file, or the names in a folder, durable.
@@ -344,97 +386,5 @@ pub(crate) fn sync_one(path: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(dir: &Path) -> BTreeSet<String> {
-        fs::read_dir(dir).map_or_else(
-            |_| BTreeSet::new(),
-            |dir| {
-                dir.map(|e| e.unwrap().file_name().into_string().unwrap())
-                    .collect()
-            },
-        )
-    }
-
-    #[test]
-    fn published_files_are_whole_and_read_only() {
-        // Few and many: one sync a file, and one for all.
-        for count in [1, SYNC_ALL_FROM - 1, SYNC_ALL_FROM, 3 * SYNC_ALL_FROM] {
-            let root = tempfile::tempdir().unwrap();
-            let tmp = root.path().join("tmp");
-            let file = |i: usize| {
-                let to = root
-                    .path()
-                    .join(format!("to/{}", i % 3))
-                    .join(i.to_string());
-                (Temp::with(&tmp, i.to_string().as_bytes()).unwrap(), to)
-            };
-            let (first, second) = ((0..count / 2), (count / 2..count));
-            publish(
-                root.path(),
-                vec![first.map(file).collect(), second.map(file).collect()],
-            )
-            .unwrap();
-            for i in 0..count {
-                let path = root.path().join(format!("to/{}/{i}", i % 3));
-                assert_eq!(fs::read_to_string(&path).unwrap(), i.to_string());
-                let mode = fs::metadata(&path).unwrap().permissions().mode();
-                assert_eq!(mode & 0o777, 0o444);
-            }
-            assert_eq!(names(&tmp), BTreeSet::new(), "{count}");
-        }
-    }
-
-    #[test]
-    fn what_was_not_published_leaves_nothing() {
-        let root = tempfile::tempdir().unwrap();
-        let tmp = root.path().join("tmp");
-        drop(Temp::with(&tmp, b"x").unwrap());
-        assert_eq!(names(&tmp), BTreeSet::new());
-        // A failure in the middle: the second target's folder cannot be made.
-        fs::write(root.path().join("blocked"), b"").unwrap();
-        let group = |to: &str| vec![(Temp::with(&tmp, b"x").unwrap(), root.path().join(to))];
-        let error = publish(root.path(), vec![group("a/x"), group("blocked/x")]).unwrap_err();
-        assert!(error.to_string().contains("create the folder"), "{error}");
-        assert!(root.path().join("a/x").exists());
-        assert_eq!(names(&tmp), BTreeSet::new());
-    }
-
-    #[test]
-    fn names_left_by_the_dead_are_stepped_over() {
-        let root = tempfile::tempdir().unwrap();
-        let (first, _) = Temp::create(root.path()).unwrap();
-        let number = |t: &Temp| {
-            let name = t.path().file_name().unwrap().to_str().unwrap();
-            name.split_once('-').unwrap().1.parse::<u64>().unwrap()
-        };
-        let taken: Vec<u64> = (1..50).map(|i| number(&first) + i).collect();
-        for i in &taken {
-            fs::write(
-                root.path().join(format!("{}-{i}", std::process::id())),
-                b"old",
-            )
-            .unwrap();
-        }
-        let (second, _) = Temp::create(root.path()).unwrap();
-        assert!(!taken.contains(&number(&second)));
-    }
-
-    #[test]
-    fn quarantine_never_overwrites() {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("quarantine");
-        let place = |text: &str| {
-            let path = root.path().join("damaged");
-            fs::write(&path, text).unwrap();
-            let to = quarantine(&path, &dir, "abcd").unwrap();
-            assert!(!path.exists());
-            let name = to.file_name().unwrap().to_str().unwrap().to_owned();
-            (name, fs::read_to_string(to).unwrap())
-        };
-        assert_eq!(place("1"), ("abcd".to_owned(), "1".to_owned()));
-        assert_eq!(place("2"), ("abcd.1".to_owned(), "2".to_owned()));
-        assert_eq!(fs::read_to_string(dir.join("abcd")).unwrap(), "1");
-    }
-}
+#[path = "durable_tests.rs"]
+mod tests;

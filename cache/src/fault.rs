@@ -4,14 +4,17 @@
 //! every point fail rather than pass for an armed one.
 
 use std::fmt;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The variable that arms points: `POINT:COUNT:ACTION`, several separated by commas. COUNT is
 /// the how-manieth passage of the process, from 1; `3+` is the third and all after it. ACTION is
-/// `kill` (the process dies as by SIGKILL) or `error` (the call fails: no room left for writes,
-/// input/output error for everything else).
+/// `kill` (the process dies as by SIGKILL), `error` (the call fails: no room left for writes,
+/// input/output error for everything else) or, where bytes are about to be written, `torn` (half
+/// of them are written, then the process dies; `torn=N`: so many percent of them).
 pub const FAULT_VAR: &str = "DOE_FAULT";
 
 macro_rules! points {
@@ -53,6 +56,10 @@ points! {
     BeforeDirSync = "before-dir-sync",
     /// The new names are on disk.
     AfterDirSync = "after-dir-sync",
+    /// Lines are about to be appended to the announcements of a run.
+    BeforeAnnounce = "before-announce",
+    /// They are appended and, where somebody waits for them, on disk.
+    AfterAnnounce = "after-announce",
     /// Lines are about to be appended to a run's notes.
     BeforeAppend = "before-append",
     /// They are appended and on disk.
@@ -72,12 +79,48 @@ points! {
 }
 
 impl Point {
-    /// Whether the disk is asked for room here.
-    fn writes(self) -> bool {
+    /// Whether bytes are written next, which may be torn.
+    pub const fn tears(self) -> bool {
         matches!(
             self,
-            Self::BeforeTmpWrite | Self::AfterTmpWrite | Self::BeforeAppend
+            Self::BeforeTmpWrite | Self::BeforeAnnounce | Self::BeforeAppend
         )
+    }
+
+    /// Whether the disk is asked for room here.
+    const fn writes(self) -> bool {
+        self.tears() || matches!(self, Self::AfterTmpWrite)
+    }
+}
+
+/// What is to become of the bytes that a point announces: all are written, or a part of them is
+/// and the process dies.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub struct Tear(Option<u8>);
+
+impl Tear {
+    /// Writes the bytes to the end of a file.
+    ///
+    /// # Errors
+    /// As writing.
+    pub fn write(self, bytes: &[u8], file: &mut File) -> io::Result<()> {
+        let Some(percent) = self.0 else {
+            return file.write_all(bytes);
+        };
+        let part = bytes.len() * usize::from(percent) / 100;
+        file.write_all(&bytes[..part])?;
+        kill()
+    }
+
+    /// Leaves a part of a file that was written whole.
+    pub(crate) fn cut(self, path: &Path) -> io::Result<()> {
+        let Some(percent) = self.0 else {
+            return Ok(());
+        };
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(file.metadata()?.len() * u64::from(percent) / 100)?;
+        kill()
     }
 }
 
@@ -91,6 +134,7 @@ impl fmt::Display for Point {
 enum Action {
     Kill,
     Error,
+    Torn(u8),
 }
 
 #[derive(Debug)]
@@ -111,18 +155,31 @@ type Armed = Result<Vec<Fault>, String>;
 /// What `DOE_FAULT` asks for, or that it cannot be understood.
 #[inline]
 pub fn hit(point: Point) -> io::Result<()> {
+    match before_write(point)? {
+        Tear(None) => Ok(()),
+        // Of no bytes there is no part.
+        Tear(Some(_)) => kill(),
+    }
+}
+
+/// Passes a point behind which bytes are written; what is to become of them.
+///
+/// # Errors
+/// As [`hit`].
+#[inline]
+pub fn before_write(point: Point) -> io::Result<Tear> {
     #[cfg(test)]
-    here::strike(point)?;
+    let _ = here::strike(point)?;
     static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
     let armed = ARMED.get_or_init(|| std::env::var(FAULT_VAR).ok().map(|text| parse(&text)));
     match armed {
-        None => Ok(()),
+        None => Ok(Tear(None)),
         Some(armed) => strike(armed, point),
     }
 }
 
 #[cold]
-fn strike(armed: &Armed, point: Point) -> io::Result<()> {
+fn strike(armed: &Armed, point: Point) -> io::Result<Tear> {
     let faults = armed
         .as_ref()
         .map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why.as_str()))?;
@@ -140,9 +197,10 @@ fn strike(armed: &Armed, point: Point) -> io::Result<()> {
                 };
                 return Err(errno.into());
             }
+            Action::Torn(percent) => return Ok(Tear(Some(percent))),
         }
     }
-    Ok(())
+    Ok(Tear(None))
 }
 
 /// Ends this process as a power cut would: nothing is dropped, flushed or told.
@@ -179,10 +237,16 @@ fn one(text: &str) -> Result<Fault, String> {
         Ok(from) if from > 0 => from,
         _ => return refuse("COUNT is a number from 1, with `+` for all after it".to_owned()),
     };
-    let action = match action {
-        "kill" => Action::Kill,
-        "error" => Action::Error,
-        _ => return refuse("ACTION is `kill` or `error`".to_owned()),
+    let part = |text: &str| match text.strip_prefix("torn")? {
+        "" => Some(50),
+        percent => percent.strip_prefix('=')?.parse().ok().filter(|p| *p < 100),
+    };
+    let action = match (action, part(action)) {
+        ("kill", _) => Action::Kill,
+        ("error", _) => Action::Error,
+        (_, Some(percent)) if point.tears() => Action::Torn(percent),
+        (_, Some(_)) => return refuse(format!("nothing is written at {point}")),
+        _ => return refuse("ACTION is `kill`, `error`, `torn` or `torn=PERCENT`".to_owned()),
     };
     Ok(Fault {
         point: *point,
@@ -196,7 +260,7 @@ fn one(text: &str) -> Result<Fault, String> {
 /// Faults of one thread, for tests that share a process.
 #[cfg(test)]
 pub(crate) mod here {
-    use super::{Armed, Point, parse};
+    use super::{Armed, Point, Tear, parse};
     use std::cell::RefCell;
     use std::io;
 
@@ -212,10 +276,10 @@ pub(crate) mod here {
         done
     }
 
-    pub(super) fn strike(point: Point) -> io::Result<()> {
+    pub(super) fn strike(point: Point) -> io::Result<Tear> {
         ARMED.with_borrow(|armed| match armed {
             Some(armed) => super::strike(armed, point),
-            None => Ok(()),
+            None => Ok(Tear(None)),
         })
     }
 }
@@ -250,12 +314,24 @@ mod tests {
             ("before-lunch:1:kill", "before-fsync"),
             ("before-fsync:0:kill", "from 1"),
             ("before-fsync:x:kill", "from 1"),
-            ("before-fsync:1:explode", "`kill` or `error`"),
+            ("before-fsync:1:explode", "`kill`, `error`"),
+            ("before-fsync:1:torn", "nothing is written at before-fsync"),
+            ("before-append:1:torn=100", "`torn=PERCENT`"),
+            ("before-append:1:tornado", "`torn=PERCENT`"),
         ] {
             let armed = parse(text);
             let error = strike(&armed, Point::BeforeCommit).unwrap_err();
             assert!(error.to_string().contains(why), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_torn_is_told_to_who_writes() {
+        let armed = parse("before-append:2:torn=30, before-announce:1:torn");
+        let pass = |point| strike(&armed, point).unwrap();
+        assert_eq!(pass(Point::BeforeAppend), Tear(None));
+        assert_eq!(pass(Point::BeforeAppend), Tear(Some(30)));
+        assert_eq!(pass(Point::BeforeAnnounce), Tear(Some(50)));
     }
 
     #[test]

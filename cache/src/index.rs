@@ -45,21 +45,26 @@ pub(crate) fn open(layout: &Layout, access: Access) -> Result<Connection> {
             }
             Ok(connection)
         }
-        Access::Read if !path.exists() => {
-            let mut connection = Connection::open_in_memory()?;
-            schema::migrate(&mut connection)?;
-            Ok(connection)
-        }
+        Access::Read if !path.exists() => scratch(),
         Access::Read => open_for_reading(layout, &path),
     }
 }
 
+/// An empty index in memory.
+pub(crate) fn scratch() -> Result<Connection> {
+    let mut connection = connect(Path::new(":memory:"), OpenFlags::default())?;
+    schema::migrate(&mut connection)?;
+    Ok(connection)
+}
+
+/// For those who only read. A connection is used by one thread at a time (it sits behind a lock):
+/// SQLite need not lock again for every column it hands out.
+fn read_only() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
 fn open_for_reading(layout: &Layout, path: &Path) -> Result<Connection> {
-    // A connection is used by one thread at a time (it sits behind a lock): SQLite need not lock
-    // again for every column it hands out.
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_URI
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = read_only();
     let attempt = connect(path, flags).and_then(|c| Ok((schema::version(&c)?, c)));
     let (version, connection) = match attempt {
         Ok(found) => found,
@@ -102,16 +107,14 @@ pub(crate) fn open_at_rest(layout: &Layout) -> Option<Connection> {
     if !(in_wal_mode && empty) {
         return None;
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_URI
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(immutable(&path), flags).ok()
+    connect(&immutable(&path), read_only()).ok()
 }
 
 fn immutable(path: &Path) -> PathBuf {
     PathBuf::from(format!("file:{}?immutable=1", uri_path(path)))
 }
 
+/// The one `open` of SQLite there is; `tests/house.rs` finds any other.
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;

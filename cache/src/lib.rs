@@ -20,6 +20,8 @@ mod layout;
 mod links;
 mod lock;
 mod manifest;
+#[cfg(test)]
+mod migration_tests;
 mod notes;
 mod pins;
 mod quarantine;
@@ -58,7 +60,7 @@ pub use quarantine::Quarantined;
 pub use read::{Filter, Stats};
 pub use rebuild::{RebuildReport, Recovered};
 pub use record::{
-    Better, Encoded, Log, Metric, Output, Provenance, RECORD_SCHEMA, Record, RecordKind,
+    Better, CpuTime, Encoded, Log, Metric, Output, Provenance, RECORD_SCHEMA, Record, RecordKind,
     ServiceUse, Timings, outputs_digest,
 };
 pub use runs::{NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};

@@ -34,13 +34,13 @@ impl fmt::Display for Class {
 /// One input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its value, whole.
-    pub value: Value,
     /// What it can change.
     pub class: Class,
     /// Where it was set, as `file:line`. Never in the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// Its value, whole.
+    pub value: Value,
 }
 
 /// All inputs of one key.
@@ -48,12 +48,12 @@ pub struct Entry {
 pub struct Manifest {
     /// What kind of key it makes, for example `doe.spec`.
     pub domain: String,
-    /// Version of the meaning of the entries; raised when the same entries come to mean
-    /// something else.
-    pub version: u32,
     /// Inputs by dotted path: `setting.max_tokens`, `step.measure.script`,
     /// `need.//phase1:p4k.output`.
     pub entries: BTreeMap<String, Entry>,
+    /// Version of the meaning of the entries; raised when the same entries come to mean
+    /// something else.
+    pub version: u32,
 }
 
 /// One difference between two manifests.
@@ -285,7 +285,7 @@ mod tests {
         let json = serde_json::to_string(&manifest).unwrap();
         assert_eq!(
             json,
-            r#"{"domain":"doe.spec","version":1,"entries":{"a":{"value":"x","class":"cosmetic"},"b":{"value":0.5,"class":"result","origin":"f:1"}}}"#
+            r#"{"domain":"doe.spec","entries":{"a":{"class":"cosmetic","value":"x"},"b":{"class":"result","origin":"f:1","value":0.5}},"version":1}"#
         );
         assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap(), manifest);
     }

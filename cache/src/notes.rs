@@ -7,7 +7,7 @@ use crate::checked;
 use crate::digest::Digest;
 use crate::durable::{self, Temp};
 use crate::error::{Error, Result};
-use crate::fault::Point;
+use crate::fault::{self, Point};
 use crate::layout::Layout;
 use crate::quarantine;
 use crate::runs::{self, NodeState, NodeUpdate, Run, RunInfo, RunNode, RunStatus};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Version of the format.
@@ -82,7 +82,7 @@ fn append(layout: &Layout, run_id: &str, notes: &[Note], durably: bool) -> Resul
     if !path.exists() {
         durable::create_dir(&layout.runs().join(run_id))?;
     }
-    durable::at(Point::BeforeAppend, "append to", &path)?;
+    let tear = fault::before_write(Point::BeforeAppend).map_err(io)?;
     let mut file = OpenOptions::new()
         .read(true)
         .append(true)
@@ -100,7 +100,7 @@ fn append(layout: &Layout, run_id: &str, notes: &[Note], durably: bool) -> Resul
             text.insert(0, '\n');
         }
     }
-    file.write_all(text.as_bytes()).map_err(io)?;
+    tear.write(text.as_bytes(), &mut file).map_err(io)?;
     durable::at(Point::AfterAppend, "append to", &path)?;
     if durably {
         file.sync_all().map_err(io)?;

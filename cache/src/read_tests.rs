@@ -268,3 +268,39 @@ fn short_digests_are_resolved_or_explained() {
         );
     }
 }
+
+/// In the middle of a commit everything is answered as before it, at once. With another journal
+/// than the write-ahead log a reader would wait until it gave up.
+#[test]
+fn a_commit_holds_no_reader_up() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let one = put(&store, "//t:p1", 1);
+    let early = Store::open_read_only(root.path()).unwrap();
+    let asked = |reader: &Store| {
+        (
+            reader.bulk().unwrap().current("//t:p1").cloned(),
+            reader.list(&Filter::default()).unwrap(),
+            reader.stats().unwrap(),
+            reader.generation().unwrap(),
+            reader.runs(9).unwrap(),
+            reader.record(&one).unwrap(),
+        )
+    };
+    let before = asked(&early);
+    let writer = store.index();
+    writer
+        .execute_batch(
+            "BEGIN EXCLUSIVE; DELETE FROM label_state; UPDATE record SET reusable = 0;
+             UPDATE meta SET value = value + 1 WHERE name = 'generation'",
+        )
+        .unwrap();
+    for reader in [&early, &Store::open_read_only(root.path()).unwrap()] {
+        assert_eq!(asked(reader), before);
+    }
+    writer.execute_batch("COMMIT").unwrap();
+    drop(writer);
+    let after = asked(&early);
+    assert_eq!(after.0, None);
+    assert_ne!(after.3, before.3);
+}

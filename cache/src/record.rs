@@ -53,20 +53,20 @@ words! {
 /// Where the numbers come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// Whether any tool was simulated. Such numbers say nothing about hardware.
-    pub simulated: bool,
-    /// Platform by name.
-    pub platform: String,
-    /// Executor by name: `local`, `ssh`, `slurm`, `ssm`.
-    pub executor: String,
     /// Version of the program that wrote the record.
     pub doe_version: String,
-    /// Role to host name.
-    #[serde(default)]
-    pub hosts: BTreeMap<String, String>,
+    /// Executor by name: `local`, `ssh`, `slurm`, `ssm`.
+    pub executor: String,
     /// What was found on the platform: instance type, GPU, driver and tool versions.
     #[serde(default)]
     pub facts: BTreeMap<String, Value>,
+    /// Role to host name.
+    #[serde(default)]
+    pub hosts: BTreeMap<String, String>,
+    /// Platform by name.
+    pub platform: String,
+    /// Whether any tool was simulated. Such numbers say nothing about hardware.
+    pub simulated: bool,
 }
 
 /// One declared output.
@@ -74,34 +74,34 @@ pub struct Provenance {
 pub struct Output {
     /// Digest of the blob.
     pub digest: Digest,
-    /// Its length.
-    pub size_bytes: u64,
     /// The document's schema, when the rule names one.
     #[serde(default)]
     pub schema: Option<String>,
+    /// Its length.
+    pub size_bytes: u64,
 }
 
 /// One number taken from the outputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
-    /// The number.
-    #[serde(serialize_with = "finite")]
-    pub value: f64,
-    /// Its unit (`ms`, `tokens/s`); empty for plain numbers.
-    #[serde(default)]
-    pub unit: String,
     /// Which direction is the good one, when there is one.
     #[serde(default)]
     pub better: Option<Better>,
+    /// Its unit (`ms`, `tokens/s`); empty for plain numbers.
+    #[serde(default)]
+    pub unit: String,
+    /// The number.
+    #[serde(serialize_with = "finite")]
+    pub value: f64,
 }
 
 /// One log that was kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
-    /// `step-measure.stdout`, `service-decode.stderr`.
-    pub name: String,
     /// Digest of the blob.
     pub digest: Digest,
+    /// `step-measure.stdout`, `service-decode.stderr`.
+    pub name: String,
     /// Its length.
     pub size_bytes: u64,
 }
@@ -109,109 +109,121 @@ pub struct Log {
 /// One service that the execution used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceUse {
-    /// Name in the rule.
-    pub name: String,
     /// Key of its configuration.
     pub key: Digest,
+    /// Name in the rule.
+    pub name: String,
     /// Whether it was started for this execution (and was cold), or was running already.
     pub started_for_this: bool,
+}
+
+/// Time of processors that the tree of a step used, as far as its parts were waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuTime {
+    /// In the kernel.
+    pub system_ms: u64,
+    /// In programs.
+    pub user_ms: u64,
 }
 
 /// When it ran.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timings {
-    /// Begin, milliseconds since the Unix epoch.
-    pub started_unix_ms: u64,
     /// End, milliseconds since the Unix epoch.
     pub ended_unix_ms: u64,
     /// Milliseconds spent in each phase: `staging`, `services`, `running`, `collecting`.
     #[serde(default)]
     pub phases: BTreeMap<String, u64>,
+    /// Begin, milliseconds since the Unix epoch.
+    pub started_unix_ms: u64,
 }
 
 /// The account of one execution.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Version of this format: [`RECORD_SCHEMA`].
-    pub schema: u32,
-    /// What kind of node it was.
-    pub kind: RecordKind,
-    /// Label of the node: `//phase2:p2-efa-4k-c1`.
-    pub label: String,
-    /// Package of its plan: `phase2`.
-    pub plan: String,
-    /// Name of its layer: `L2-EFA`; empty when it has none.
-    #[serde(default)]
-    pub layer: String,
-    /// Rule it was measured by: `serving.disaggregated`.
-    pub rule: String,
-    /// Run that it belongs to.
-    pub run_id: String,
+    /// Key of [`Self::action_manifest`].
+    pub action_key: Digest,
+    /// Every input of the action key.
+    pub action_manifest: Manifest,
     /// Attempt, from 1; a further one says which came before it.
     pub attempt: u32,
     /// How many attempts there may be; absent when there was no question of a further one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
-    /// The record of the attempt before this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub previous_attempt: Option<Digest>,
-    /// Key of [`Self::spec_manifest`].
-    pub spec_key: Digest,
-    /// Key of [`Self::action_manifest`].
-    pub action_key: Digest,
-    /// Digest of the definitions of metrics, validity and expectations that gave the verdicts.
-    pub judge: Digest,
-    /// The record whose outputs were judged again, when nothing was executed.
-    #[serde(default)]
-    pub rejudged_from: Option<Digest>,
-    /// Every input of the spec key.
-    pub spec_manifest: Manifest,
-    /// Every input of the action key.
-    pub action_manifest: Manifest,
-    /// Where the numbers come from.
-    pub provenance: Provenance,
-    /// Did it run, may the numbers be used, are they as expected.
-    pub verdicts: Verdicts,
-    /// Whether the result may stand for another execution, as far as the engine knows. Only
-    /// together with good verdicts does it allow reuse.
-    pub reusable: bool,
-    /// Why not, for people.
-    #[serde(default)]
-    pub not_reusable_because: Option<String>,
-    /// Settings of the pattern by name, for tables; the key has them through the manifests.
-    #[serde(default)]
-    pub settings: BTreeMap<String, Value>,
-    /// Tags of the pattern.
-    #[serde(default)]
-    pub tags: Vec<String>,
+    /// By step: processor time on its host, where the executor saw it. Never in a key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cpu: BTreeMap<String, CpuTime>,
     /// Whether it was an ad-hoc execution outside the planned campaign.
     #[serde(default)]
     pub exploratory: bool,
-    /// Outputs by name.
+    /// Digest of the definitions of metrics, validity and expectations that gave the verdicts.
+    pub judge: Digest,
+    /// What kind of node it was.
+    pub kind: RecordKind,
+    /// Label of the node: `//phase2:p2-efa-4k-c1`.
+    pub label: String,
+    /// Name of its layer: `L2-EFA`; empty when it has none.
     #[serde(default)]
-    pub outputs: BTreeMap<String, Output>,
-    /// [`outputs_digest`] of the outputs: what downstream keys see of this result.
-    pub output_digest: Digest,
-    /// Metrics by name.
-    #[serde(default)]
-    pub metrics: BTreeMap<String, Metric>,
-    /// Text fields that the rule offers beside its metrics, by name.
-    #[serde(default)]
-    pub texts: BTreeMap<String, String>,
-    /// Series of single measurements by name, in the order measured.
-    #[serde(default, serialize_with = "finite_series")]
-    pub samples: BTreeMap<String, Vec<f64>>,
+    pub layer: String,
     /// Logs that were kept.
     #[serde(default)]
     pub logs: Vec<Log>,
-    /// Services that were used.
+    /// Metrics by name.
     #[serde(default)]
-    pub services: Vec<ServiceUse>,
-    /// When it ran. A judgement of old outputs keeps the times of their execution.
-    pub timings: Timings,
+    pub metrics: BTreeMap<String, Metric>,
+    /// Why not, for people.
+    #[serde(default)]
+    pub not_reusable_because: Option<String>,
+    /// [`outputs_digest`] of the outputs: what downstream keys see of this result.
+    pub output_digest: Digest,
+    /// Outputs by name.
+    #[serde(default)]
+    pub outputs: BTreeMap<String, Output>,
+    /// Package of its plan: `phase2`.
+    pub plan: String,
+    /// The record of the attempt before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_attempt: Option<Digest>,
+    /// Where the numbers come from.
+    pub provenance: Provenance,
     /// When the record was made, milliseconds since the Unix epoch. Orders the records of one
     /// label or key: the greatest is the latest. Take it from `Store::stamp_unix_ms`.
     pub recorded_unix_ms: u64,
+    /// The record whose outputs were judged again, when nothing was executed.
+    #[serde(default)]
+    pub rejudged_from: Option<Digest>,
+    /// Whether the result may stand for another execution, as far as the engine knows. Only
+    /// together with good verdicts does it allow reuse.
+    pub reusable: bool,
+    /// Rule it was measured by: `serving.disaggregated`.
+    pub rule: String,
+    /// Run that it belongs to.
+    pub run_id: String,
+    /// Series of single measurements by name, in the order measured.
+    #[serde(default, serialize_with = "finite_series")]
+    pub samples: BTreeMap<String, Vec<f64>>,
+    /// Version of this format: [`RECORD_SCHEMA`].
+    pub schema: u32,
+    /// Services that were used.
+    #[serde(default)]
+    pub services: Vec<ServiceUse>,
+    /// Settings of the pattern by name, for tables; the key has them through the manifests.
+    #[serde(default)]
+    pub settings: BTreeMap<String, Value>,
+    /// Key of [`Self::spec_manifest`].
+    pub spec_key: Digest,
+    /// Every input of the spec key.
+    pub spec_manifest: Manifest,
+    /// Tags of the pattern.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Text fields that the rule offers beside its metrics, by name.
+    #[serde(default)]
+    pub texts: BTreeMap<String, String>,
+    /// When it ran. A judgement of old outputs keeps the times of their execution.
+    pub timings: Timings,
+    /// Did it run, may the numbers be used, are they as expected.
+    pub verdicts: Verdicts,
 }
 
 fn finite_series<S: Serializer>(
@@ -299,7 +311,16 @@ impl Record {
             ));
         }
         self.check()?;
-        canonical_json(self).or_else(|e| refuse(&format!("cannot be written: {e}")))
+        // Fields are declared in the order of their names, here and in what is below, and maps are
+        // sorted: what is written as it stands is canonical.
+        let bytes = serde_json::to_vec(self);
+        debug_assert!(
+            bytes
+                .as_ref()
+                .is_ok_and(|b| canonical_json(self).is_ok_and(|c| *b == c))
+                || bytes.is_err()
+        );
+        bytes.or_else(|e| refuse(&format!("cannot be written: {e}")))
     }
 
     /// Whether keys and output digest follow from what is beside them.

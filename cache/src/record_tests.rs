@@ -96,6 +96,7 @@ pub(crate) fn sample(label: &str, seed: u32) -> Record {
             digest: log,
             size_bytes: log_size,
         }],
+        cpu: BTreeMap::new(),
         services: vec![ServiceUse {
             name: "server".to_owned(),
             key: Digest::of(b"server"),

@@ -10,13 +10,13 @@ use rusqlite::{Connection, TransactionBehavior};
 const APPLICATION_ID: i32 = 0x646f_6531;
 
 /// Step `i` leads from version `i` to `i + 1`.
-const STEPS: &[&str] = &[
+pub(crate) const STEPS: &[&str] = &[
     include_str!("sql/v1.sql"),
     include_str!("sql/v2.sql"),
     include_str!("sql/v3.sql"),
 ];
 
-const VIEWS: &str = include_str!("sql/views.sql");
+pub(crate) const VIEWS: &str = include_str!("sql/views.sql");
 
 /// The version this program writes.
 pub(crate) const VERSION: u32 = STEPS.len() as u32;
@@ -50,7 +50,7 @@ pub(crate) fn migrate(connection: &mut Connection) -> Result<()> {
     migrate_with(connection, STEPS, VIEWS)
 }
 
-fn migrate_with(connection: &mut Connection, steps: &[&str], views: &str) -> Result<()> {
+pub(crate) fn migrate_with(connection: &mut Connection, steps: &[&str], views: &str) -> Result<()> {
     let target = steps.len() as u32;
     if version(connection)? == target {
         return Ok(());

@@ -106,44 +106,42 @@ words! {
 /// Did it run?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Execution {
-    /// How it ended.
-    pub status: ExecutionStatus,
     /// Class of the failure as the rule or the executor names it (`oom`, `host-lost`).
     #[serde(default)]
     pub class: Option<String>,
-    /// Why, in one sentence for people.
-    #[serde(default)]
-    pub reason: Option<String>,
     /// Exit code of the step that decided, if one did.
     #[serde(default)]
     pub exit_code: Option<i32>,
+    /// Why, in one sentence for people.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// How it ended.
+    pub status: ExecutionStatus,
 }
 
 /// May the numbers be used?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Validity {
-    /// The verdict.
-    pub status: ValidityStatus,
     /// The conditions that do not hold, as the rule writes them.
     #[serde(default)]
     pub failed: Vec<String>,
+    /// The verdict.
+    pub status: ValidityStatus,
 }
 
 /// Are the numbers what was expected?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Criterion {
-    /// The verdict.
-    pub status: CriterionStatus,
     /// Every expectation that was looked at.
     #[serde(default)]
     pub checks: Vec<Check>,
+    /// The verdict.
+    pub status: CriterionStatus,
 }
 
 /// One expectation and what came.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
-    /// Name of the metric or text field.
-    pub metric: String,
     /// What was expected: a number, or the condition as written (`<= 250`, `PHB or NODE`).
     pub expected: Value,
     /// What was found; `None` when the metric is missing.
@@ -151,17 +149,19 @@ pub struct Check {
     pub got: Option<Value>,
     /// Whether that meets it.
     pub met: bool,
+    /// Name of the metric or text field.
+    pub metric: String,
 }
 
 /// The three verdicts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdicts {
+    /// Are they what was expected?
+    pub criterion: Criterion,
     /// Did it run?
     pub execution: Execution,
     /// May the numbers be used?
     pub validity: Validity,
-    /// Are they what was expected?
-    pub criterion: Criterion,
 }
 
 impl Verdicts {

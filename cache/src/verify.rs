@@ -8,13 +8,13 @@ use crate::digest::Digest;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::gc::blob_of;
+use crate::index;
 use crate::notes;
 use crate::pins::Pin;
 use crate::quarantine::{self, MISMATCH};
 use crate::rebuild::RebuildReport;
 use crate::record::Record;
 use crate::runs::{self, Run, RunStatus};
-use crate::schema;
 use crate::store::Store;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
@@ -63,8 +63,11 @@ pub struct VerifyReport {
     pub damage: Vec<Damage>,
 }
 
+/// Blobs whose file has another length than a record says, with the words for it.
+type Uneven = HashMap<Digest, String>;
+
 /// What the index says, in an order that does not depend on how it came about.
-const SAYINGS: &[(&str, &str)] = &[
+pub(crate) const SAYINGS: &[(&str, &str)] = &[
     ("attempts", "SELECT * FROM attempts ORDER BY record"),
     ("results", "SELECT * FROM results ORDER BY label"),
     ("metrics", "SELECT * FROM metrics ORDER BY label, metric"),
@@ -102,8 +105,9 @@ impl Store {
     /// What keeps it from looking; damage is no error but a finding.
     pub fn verify(&self, options: &VerifyOptions) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
-        self.verify_records(options, &mut report)?;
-        self.verify_blobs(options, &mut report)?;
+        let mut uneven = Uneven::new();
+        self.verify_records(options, &mut uneven, &mut report)?;
+        self.verify_blobs(options, uneven, &mut report)?;
         self.verify_others(&mut report)?;
         if options.index {
             report.index = true;
@@ -112,7 +116,12 @@ impl Store {
         Ok(report)
     }
 
-    fn verify_records(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<()> {
+    fn verify_records(
+        &self,
+        options: &VerifyOptions,
+        uneven: &mut Uneven,
+        report: &mut VerifyReport,
+    ) -> Result<()> {
         let mut files = Vec::new();
         durable::files_below(&self.layout().records(), &mut |path, _| {
             files.push(path.to_owned());
@@ -148,7 +157,7 @@ impl Store {
                     continue;
                 }
             };
-            self.verify_needs(&digest, &record, report)?;
+            self.verify_needs(&digest, &record, uneven, report)?;
         }
         // Rows whose file is gone.
         let rows: Vec<Digest> = self
@@ -168,11 +177,13 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the blobs of a record are there; their content is looked at elsewhere.
+    /// Whether the blobs of a record are there; their content is looked at elsewhere, and so are
+    /// those of another length, which must not be told twice.
     fn verify_needs(
         &self,
         digest: &Digest,
         record: &Record,
+        uneven: &mut Uneven,
         report: &mut VerifyReport,
     ) -> Result<()> {
         let complete: Option<bool> = self
@@ -181,32 +192,48 @@ impl Store {
             .query_row([digest.as_bytes()], |row| row.get(0))
             .optional()?;
         // What a mirror gave may have left its blobs there.
-        if self.is_imported(digest) {
-            return Ok(());
-        }
-        let gone = |blob: &Digest, size: u64| self.cas().size(blob) != Some(size);
+        let elsewhere = self.is_imported(digest);
+        let mut is_gone = |blob: &Digest, size: u64, what: &dyn Fn() -> String| {
+            let found = self.cas().size(blob);
+            if let Some(found) = found.filter(|found| *found != size) {
+                let how = match found < size {
+                    true => "shorter than it was",
+                    false => "longer than it was",
+                };
+                let words = || format!("{} is {how}: {found} bytes, not {size}", what());
+                uneven.entry(*blob).or_insert_with(words);
+            }
+            found.is_none() && !elsewhere
+        };
         for (name, output) in &record.outputs {
+            let what = || format!("output `{name}` of `{}`", record.label);
             // One that is known to be gone was told when it went.
-            if gone(&output.digest, output.size_bytes) && complete != Some(false) {
+            if is_gone(&output.digest, output.size_bytes, &what) && complete != Some(false) {
                 if self.writable().is_ok() {
                     self.transaction(|db| self.lost_blob(db, &output.digest))?;
                 }
-                let detail = format!("output `{name}` of `{}` is gone", record.label);
+                let detail = format!("{} is gone", what());
                 report.found("blob", output.digest.hex(), detail, None);
             }
         }
         for log in &record.logs {
+            let what = || format!("log `{}` of `{}`", log.name, record.label);
             // One that was put aside was told then; nothing can bring it back.
             let aside = self.layout().quarantine().join(log.digest.hex());
-            if gone(&log.digest, log.size_bytes) && !aside.exists() {
-                let detail = format!("log `{}` of `{}` is gone", log.name, record.label);
+            if is_gone(&log.digest, log.size_bytes, &what) && !aside.exists() {
+                let detail = format!("{} is gone", what());
                 report.found("blob", log.digest.hex(), detail, None);
             }
         }
         Ok(())
     }
 
-    fn verify_blobs(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<()> {
+    fn verify_blobs(
+        &self,
+        options: &VerifyOptions,
+        mut uneven: Uneven,
+        report: &mut VerifyReport,
+    ) -> Result<()> {
         let mut files = Vec::new();
         durable::files_below(&self.layout().cas(), &mut |path, meta| {
             files.push((path.to_owned(), meta.len()));
@@ -217,7 +244,9 @@ impl Store {
                 report.stray(&path);
                 continue;
             };
-            if !options.picks(&digest) {
+            // A length that is wrong shows without reading all of it.
+            let length = uneven.remove(&digest);
+            if !options.picks(&digest) && length.is_none() {
                 continue;
             }
             report.blobs += 1;
@@ -227,7 +256,11 @@ impl Store {
                     self.transaction(|db| self.lost_blob(db, &digest))
                         .map(|_| ())
                 })?;
-                report.found("blob", digest.hex(), MISMATCH, quarantined);
+                let detail = length.unwrap_or_else(|| MISMATCH.to_owned());
+                report.found("blob", digest.hex(), detail, quarantined);
+            } else if let Some(length) = length {
+                // It is what its name says: the record is wrong about it.
+                report.found("blob", digest.hex(), length, None);
             }
         }
         Ok(())
@@ -333,8 +366,7 @@ impl Store {
             // Somebody may have put a lost blob back; all of them were looked at above.
             self.transaction(|db| self.found_blobs(db))?;
         }
-        let mut fresh = Connection::open_in_memory()?;
-        schema::migrate(&mut fresh)?;
+        let fresh = index::scratch()?;
         let mut ignored = RebuildReport::default();
         self.take_records(&fresh, &HashSet::new(), &mut ignored)?;
         self.take_links(&fresh, &mut ignored)?;
@@ -408,7 +440,7 @@ impl VerifyReport {
 }
 
 /// A digest over all rows of an answer.
-fn saying(db: &Connection, sql: &str) -> Result<Digest> {
+pub(crate) fn saying(db: &Connection, sql: &str) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
     let mut statement = db.prepare(sql)?;
     let columns = statement.column_count();

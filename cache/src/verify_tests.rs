@@ -73,6 +73,60 @@ fn a_damaged_log_is_told_once() {
     assert!(store.record(&record).unwrap().usable());
 }
 
+/// One finding for one file, whoever looks at it, and it says what is wrong.
+#[test]
+fn a_blob_of_another_length_is_one_finding() {
+    for (seed, whole, what) in [
+        (1, "output 1", "output `result` of `//t:p1`"),
+        (2, "log 2", "log `step-measure.stdout` of `//t:p2`"),
+    ] {
+        let blob = Digest::of(whole);
+        for sampled in [false, true] {
+            let root = tempfile::tempdir().unwrap();
+            let store = life(root.path());
+            let path = store.layout().blob(&blob);
+            overwrite(&path, &whole.as_bytes()[..3]);
+            // A share that has the record and not the blob: the length shows all the same.
+            let record = store.by_spec(&sample("", seed).spec_key).unwrap();
+            let record = record.unwrap().record;
+            let mut shares = (0..1000).map(|seed| VerifyOptions {
+                share: 0.5,
+                seed,
+                index: true,
+            });
+            let options = match sampled {
+                true => shares.find(|some| some.picks(&record) && !some.picks(&blob)),
+                false => Some(VerifyOptions::ALL),
+            };
+            let options = options.unwrap();
+            let reader = Store::open_read_only(root.path()).unwrap();
+            for store in [&reader, &store] {
+                let mut damage = store.verify(&options).unwrap().damage;
+                damage.retain(|damage| damage.kind == "blob");
+                let [damage] = &damage[..] else {
+                    panic!("{damage:?}")
+                };
+                assert_eq!(damage.name, blob.hex());
+                let words = format!(
+                    "{what} is shorter than it was: 3 bytes, not {}",
+                    whole.len()
+                );
+                assert_eq!(damage.detail, words);
+            }
+            // It was told, and is not told again.
+            assert!(!path.exists());
+            assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+        }
+    }
+    // A missing one is gone, not short.
+    let root = tempfile::tempdir().unwrap();
+    let store = life(root.path());
+    fs::remove_file(store.layout().blob(&Digest::of("output 1"))).unwrap();
+    let damage = store.verify(&VerifyOptions::ALL).unwrap().damage;
+    assert_eq!(damage.len(), 1, "{damage:?}");
+    assert_eq!(damage[0].detail, "output `result` of `//t:p1` is gone");
+}
+
 #[test]
 fn a_whole_store_is_whole() {
     let root = tempfile::tempdir().unwrap();

@@ -5,14 +5,17 @@ use crate::candidates::{age, offer_label, offer_spec};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::record::Record;
+use crate::value::Value;
+use crate::verdict::Check;
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
 
 /// SQLite has signed integers only; no time or size reaches the limit.
 pub(crate) fn int(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String> {
+fn json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| crate::Error::invalid(e.to_string()))
 }
 
@@ -74,8 +77,36 @@ pub(crate) fn insert_record(
     raise_stamp(db, record.recorded_unix_ms)
 }
 
+/// A check as the views have it. The order of its fields is theirs and not the record's: an index
+/// that grew under an earlier program must say what one says that is made again.
+#[derive(Serialize)]
+struct Told<'r> {
+    metric: &'r str,
+    expected: &'r Value,
+    got: Option<&'r Value>,
+    met: bool,
+}
+
+impl<'r> Told<'r> {
+    fn of(check: &'r Check) -> Self {
+        let Check {
+            expected,
+            got,
+            met,
+            metric,
+        } = check;
+        Self {
+            metric,
+            expected,
+            got: got.as_ref(),
+            met: *met,
+        }
+    }
+}
+
 fn insert_details(db: &Connection, id: i64, record: &Record) -> Result<()> {
     let verdicts = &record.verdicts;
+    let checks: Vec<Told<'_>> = verdicts.criterion.checks.iter().map(Told::of).collect();
     db.prepare_cached(
         "INSERT INTO record_detail VALUES
              (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
@@ -90,7 +121,7 @@ fn insert_details(db: &Connection, id: i64, record: &Record) -> Result<()> {
         verdicts.execution.reason,
         verdicts.execution.exit_code,
         json(&verdicts.validity.failed)?,
-        json(&verdicts.criterion.checks)?,
+        json(&checks)?,
         record.not_reusable_because,
         json(&record.settings)?,
         json(&record.tags)?,

@@ -80,6 +80,9 @@ fn follow_build(workspace: &Workspace, out: &mut Out) -> Result<u8> {
                 driving.in_words()?
             ));
         }
+        if let Some(error) = holders.unknown() {
+            return Err(error.clone());
+        }
         let Some(driving) = holders.driving() else {
             return Err(no_build(
                 runs.first().map(|(run, _)| run.info.run_id.as_str()),
@@ -139,7 +142,12 @@ fn follow_run(
             })?;
             sink.event(&event);
             if let Body::Summary(summary) = &event.body {
-                return Ok(Some(if summary.is_good() { 0 } else { 1 }));
+                let code = if summary.is_good() { 0 } else { 1 };
+                sink.flush();
+                return match is_last(workspace, holders, run)? {
+                    true => Ok(Some(code)),
+                    false => Ok(None),
+                };
             }
         }
         // Who reads along sees it now.
@@ -148,6 +156,21 @@ fn follow_run(
             return Ok(None);
         }
         std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Whether a build is over with this run that has told its end. After a defect, or when the lock
+/// or the cluster was not to be had, the next driver goes on.
+fn is_last(workspace: &Workspace, holders: &mut Holders, run: &RunInfo) -> Result<bool> {
+    loop {
+        match holders.driving() {
+            Some(driving) if driving.over()?.is_some() => return Ok(true),
+            Some(driving) if driving.drives(run) => {}
+            Some(driving) => return Ok(!driving.is_open()),
+            None => return Ok(true),
+        }
+        std::thread::sleep(LOOK_EVERY);
+        holders.look(workspace)?;
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::args::{Global, Targets, Waiting};
-use super::fleet::Near;
+use super::fleet::{Callers, Near};
 use super::out::Out;
 use super::recall::Recall;
 use super::recall::outline::Outlined;
@@ -31,6 +31,7 @@ use crate::engine::remote::{Source, warm};
 use crate::engine::run::{Options, Request, run as run_engine};
 use crate::error::{Error, Kind, Result, Severity};
 use crate::exec::HostSpec;
+use crate::exec::masked::masked;
 use crate::exec::slurm::DRIVER_VAR;
 use crate::graph::{Graph, NodeId};
 use crate::plan::model::Platform;
@@ -165,6 +166,11 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let concerned = facts::concerned(&decider, &args.targets.targets, &nodes, &followups);
     let hosts = hosts_of(&graph, &concerned, platform);
     let elsewhere = platform.executor != "local";
+    let secrets = fleet::secrets::read(&workspace, platform);
+    let mirror = session::mirror(global, &workspace)?;
+    if mirror.is_none() {
+        fleet::secrets::demand(&secrets, &decider, &nodes)?;
+    }
     let is_done = !args.rerun
         && (elsewhere || platform.probing.is_some())
         && facts::nothing_to_do(&decider, &nodes, &hosts, &followups)?;
@@ -172,7 +178,9 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         true => Vec::new(),
         false => fleet::with_left(platform, &hosts, &store)?,
     };
-    let near = runtime.block_on(Near::new(&workspace, platform, &reached, &doe, true))?;
+    let callers = Callers::of(&graph, &concerned, platform);
+    let near = Near::new(&workspace, platform, &reached, (&doe, &callers), true);
+    let near = runtime.block_on(near)?;
     // Before anything is paid for: what the hosts are, and whether that is what was said of them.
     let as_read = match is_done || platform.probing.is_none() {
         true => None,
@@ -195,13 +203,13 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     }
     let fleet = runtime.block_on(fleet::make(&workspace, platform, near, &store, &doe))?;
 
-    let mirror = session::mirror(global, &workspace)?;
     let source = Source {
         mirror: mirror.as_deref(),
         store: &store,
         keep: true,
     };
     let warmed = warm(&mut decider, source, &nodes)?;
+    fleet::secrets::demand(&secrets, &decider, &nodes)?;
     if let Some(mirror) = &mirror {
         store.attach(mirror.clone());
     }
@@ -216,7 +224,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
             decider: &mut decider,
             targets: &nodes,
             store: store.clone(),
-            executor: fleet.executor,
+            executor: masked(fleet.executor, &secrets),
             local: fleet.local,
             options: Options {
                 command: command.clone(),
@@ -225,6 +233,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
                 doe,
                 path_prefix: fleet.path_prefix,
                 env: fleet.env,
+                secrets,
                 site: fleet.site,
                 notices,
                 mirror: mirror.filter(|mirror| mirror.mode().writes()),

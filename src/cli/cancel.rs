@@ -49,13 +49,24 @@ pub fn run(global: &Global, args: &CancelArgs, out: &mut Out) -> Result<u8> {
     let label = args.label.as_ref().map(Label::to_string);
     let mut holders = Holders::find(&workspace)?;
     let mut ended = Vec::new();
-    if let (true, Some(driving)) = (args.all, holders.driving()) {
-        // First who would go on with what ends now.
-        ended = driving.end(false)?;
-    }
     let store = session::store(&workspace)?;
     let runs = intent::open_runs(&store)?;
     let run = runs.into_iter().find(|(run, _)| holders.has(&run.info));
+    let mut name = None;
+    if let (true, Some(driving)) = (args.all, holders.driving()) {
+        // First who would go on with what ends now. One that has begun no run waits for the lock,
+        // or does not hear.
+        let drives = run
+            .as_ref()
+            .is_some_and(|(run, _)| driving.drives(&run.info));
+        ended = driving.end(!drives)?;
+        name = Some(driving.platform().to_owned());
+    }
+    if let (true, Some(error)) = (args.all, holders.unknown()) {
+        out.note(format!(
+            "warning: jobs that would go on were not ended: {error}"
+        ));
+    }
     if let Some((run, _)) = run {
         let pid = run.info.pid;
         let run_dir = store.layout().runs().join(&run.info.run_id);
@@ -73,14 +84,11 @@ pub fn run(global: &Global, args: &CancelArgs, out: &mut Out) -> Result<u8> {
         let known = answer.starts_with("cancel");
         return Ok(if known { 0 } else { Kind::Usage.exit_code() });
     }
-    let mut name = None;
-    if let Some(driving) = holders.driving() {
-        if args.all {
-            // It has begun no run, or does not hear.
-            ended.extend(driving.end(true)?);
-            name = Some(driving.platform().to_owned());
-        }
-    } else if let Some(pid) = holders.local() {
+    if let Some(error) = holders.unknown() {
+        return Err(error.clone());
+    }
+    let local = holders.local();
+    if let (None, Some(pid)) = (holders.driving(), local) {
         let text = format!("process {pid} holds the workspace and has begun no run");
         return Err(Error::new(Kind::Lock, "no-run", text).hint("try again in a moment"));
     }

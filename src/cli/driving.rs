@@ -89,11 +89,17 @@ impl Driving {
         Ok(())
     }
 
-    /// Looks again, if it is time.
+    /// Looks again, if it is time. While the controller is away things count as they were.
     pub fn look(&mut self) -> Result<()> {
-        match self.looked.elapsed() > HOLDS {
-            true => self.look_now(),
-            false => Ok(()),
+        if self.looked.elapsed() <= HOLDS {
+            return Ok(());
+        }
+        match self.look_now() {
+            Err(error) if error.kind == Kind::Infra => {
+                self.looked = Instant::now();
+                Ok(())
+            }
+            looked => looked,
         }
     }
 
@@ -178,6 +184,9 @@ impl Driving {
             }
             std::thread::sleep(HOLDS / 6);
         }
+        if all {
+            self.drivers.chain.close()?;
+        }
         let numbers = doomed.into_iter().filter_map(|driver| driver.job);
         Ok(numbers.map(|job| job.number).collect())
     }
@@ -187,14 +196,27 @@ impl Driving {
 pub struct Holders {
     local: Option<u32>,
     driving: Option<Driving>,
+    unknown: Option<Error>,
 }
 
 impl Holders {
     /// As things are.
     pub fn find(workspace: &Workspace) -> Result<Self> {
-        let driving = Driving::find(workspace)?;
+        let (driving, unknown) = match Driving::find(workspace) {
+            Err(error) if error.kind == Kind::Infra => (None, Some(error)),
+            found => (found?, None),
+        };
         let local = lock_holder(&workspace.state_dir);
-        Ok(Self { local, driving })
+        Ok(Self {
+            local,
+            driving,
+            unknown,
+        })
+    }
+
+    /// Why it could not be found out whether jobs drive, when it could not.
+    pub fn unknown(&self) -> Option<&Error> {
+        self.unknown.as_ref()
     }
 
     /// Whether somebody goes on with a run.

@@ -68,8 +68,8 @@ pub fn nothing_to_do(
     Ok((plan.iter()).all(|(_, decision)| matches!(decision, Decision::Reuse { .. })))
 }
 
-/// The nodes whose hosts are looked at: those that are asked for, and where hosts are probed also
-/// those that may come in, or all where which these are depends on what the hosts are.
+/// The nodes whose hosts are looked at: those that are asked for, and where hosts are probed or other
+/// machines also those that may come in, or all where which these are depends on what the hosts are.
 pub fn concerned(
     decider: &Decider<'_>,
     targets: &[Selector],
@@ -77,11 +77,12 @@ pub fn concerned(
     followups: &Choice,
 ) -> Vec<NodeId> {
     let graph = decider.graph();
-    if decider.platform().probing.is_none() {
+    let probed = decider.platform().probing.is_some();
+    if !probed && decider.platform().executor == "local" {
         return graph.closure(nodes, false);
     }
     let stale = |selector: &Selector| matches!(selector.target, Target::Stale);
-    if targets.iter().any(stale) {
+    if probed && targets.iter().any(stale) {
         return graph.nodes().collect();
     }
     let plans = &graph.workspace().plans;

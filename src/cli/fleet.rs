@@ -2,8 +2,10 @@
 //! are on the hosts. Made in one place for every command, so that nothing else knows which
 //! executors there are.
 
+mod callers;
 mod connect;
 mod ground;
+pub mod secrets;
 mod ship;
 pub mod slurm;
 mod ssm;
@@ -14,6 +16,7 @@ use std::sync::Arc;
 
 use doe_cache::{Run, RunStatus, Store};
 
+pub use self::callers::Callers;
 pub use self::connect::file;
 use self::ground::Ground;
 use crate::engine::facts::ask as facts;
@@ -54,13 +57,14 @@ pub struct Near {
 }
 
 impl Near {
-    /// Connects to the `needed` hosts. `doe` is this program. Who is about to go on with what a
-    /// killed run left there, and holds the writer's lock, attends to it from here on.
+    /// Connects to the `needed` hosts. `doe` is this program, and shipped for the `callers`. Who is
+    /// about to go on with what a killed run left there, and holds the writer's lock, attends to it
+    /// from here on.
     pub async fn new(
         workspace: &Workspace,
         platform: &Platform,
         needed: &[HostSpec],
-        doe: &Path,
+        (doe, callers): (&Path, &Callers),
         attends: bool,
     ) -> Result<Self> {
         let ground = Ground::new(workspace, platform, needed).await?;
@@ -77,7 +81,10 @@ impl Near {
             env: BTreeMap::new(),
         };
         match &near.ground {
-            Some(ground) => near.site = Some(ship::settle(ground, workspace, platform, doe).await?),
+            Some(ground) => {
+                let site = ship::settle(ground, workspace, platform, (doe, callers)).await?;
+                near.site = Some(site);
+            }
             None => (near.path_prefix, near.env) = ship::surroundings(workspace, platform, doe)?,
         }
         Ok(near)

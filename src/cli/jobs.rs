@@ -63,6 +63,11 @@ pub fn run(global: &Global, _args: &JobsArgs, out: &mut Out) -> Result<u8> {
     for blind in &looking.blind {
         out.note(format!("warning: {blind}"));
     }
+    if let Some(error) = holders.unknown() {
+        out.note(format!(
+            "warning: whether jobs drive a build is not known: {error}"
+        ));
+    }
     if out.json {
         let values =
             (jobs.iter().map(serde_json::to_value)).chain(drivers.iter().map(serde_json::to_value));

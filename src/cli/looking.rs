@@ -10,6 +10,7 @@ use super::fleet;
 use crate::engine::intent::{Home, Place};
 use crate::error::{Error, Kind, Result};
 use crate::exec::local::{LocalExecutor, LocalOptions};
+use crate::exec::secrets::Secrets;
 use crate::exec::trouble;
 use crate::exec::{Executor, Handle, Status, Stream, Token};
 use crate::plan::model::Workspace;
@@ -24,6 +25,8 @@ pub struct Looking<'w> {
     local: Option<LocalExecutor>,
     /// By platform; none where nobody can look.
     away: BTreeMap<String, Option<Arc<dyn Executor>>>,
+    /// What is not to be shown, as far as it is known here.
+    secrets: Secrets,
     /// What could not be looked at, in words.
     pub blind: Vec<String>,
 }
@@ -41,6 +44,7 @@ impl<'w> Looking<'w> {
             runtime,
             local: local(workspace)?,
             away: BTreeMap::new(),
+            secrets: fleet::secrets::of_all(workspace),
             blind: Vec::new(),
         })
     }
@@ -81,7 +85,8 @@ impl<'w> Looking<'w> {
         let Some(executor) = all.find(|executor| executor.name() == handle.executor) else {
             return Ok(Vec::new());
         };
-        match self.runtime.block_on(executor.log(handle, stream, offset)) {
+        let log = self.secrets.log(executor, handle, stream, offset);
+        match self.runtime.block_on(log) {
             Err(error) if trouble::of(&error).is_some() => Err(error),
             read => Ok(read.unwrap_or_default()),
         }

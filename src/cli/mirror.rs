@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use doe_cache::Store;
 use doe_cache::remote::{Mirror, Synced};
-use doe_cache::{Store, WriterLock};
 use serde_json::json;
 
 use super::args::Global;
+use super::cache::Pull;
 use super::out::Out;
 use super::session;
 use crate::error::{Error, Kind, Result};
@@ -30,13 +31,12 @@ pub fn push(global: &Global, workspace: &Workspace, out: &mut Out) -> Result<u8>
 }
 
 /// Takes what the mirror has.
-pub fn pull(global: &Global, workspace: &Workspace, blobs: bool, out: &mut Out) -> Result<u8> {
+pub fn pull(global: &Global, workspace: &Workspace, args: &Pull, out: &mut Out) -> Result<u8> {
     let mirror = needed(global, workspace)?;
-    let command = std::env::args().collect::<Vec<_>>().join(" ");
-    let lock = WriterLock::acquire(&workspace.state_dir, &command)?;
+    let lock = session::lock(&workspace.state_dir, &args.waiting, out)?;
     let store = Store::open(&workspace.state_dir)?;
     store.recover(&lock)?;
-    let synced = mirror.pull(&store, blobs)?;
+    let synced = mirror.pull(&store, args.blobs)?;
     told(&mirror, synced, "taken from", out)
 }
 

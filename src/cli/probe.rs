@@ -8,7 +8,7 @@ use doe_cache::{Value, WriterLock};
 use serde_json::json;
 
 use super::args::Global;
-use super::fleet::Near;
+use super::fleet::{Callers, Near};
 use super::out::Out;
 use super::{diagnose, session};
 use crate::engine::facts::check;
@@ -47,7 +47,8 @@ pub fn run(global: &Global, args: &ProbeArgs, out: &mut Out) -> Result<u8> {
         .map_err(|e| Error::new(Kind::Infra, "io", "cannot tell where `doe` is").cause(e))?;
     let runtime = session::runtime()?;
     let read = runtime.block_on(async {
-        let near = Near::new(&workspace, platform, &hosts, &doe, false).await?;
+        let callers = Callers::of_probe(platform);
+        let near = Near::new(&workspace, platform, &hosts, (&doe, &callers), false).await?;
         near.ask(&workspace, platform, &hosts, &doe).await
     });
     drop(lock);

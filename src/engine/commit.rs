@@ -17,10 +17,10 @@ use crate::error::{Error, Kind, Result};
 
 /// Records that are written together at most.
 const MOST: usize = 256;
-/// How long a record waits for company: 32 ms in all. Nothing beside what a measurement takes, and
-/// many short analyses come in meanwhile.
-const PAUSE: Duration = Duration::from_millis(4);
-const LOOKS: u32 = 8;
+/// How long a record waits for company: 96 ms in all. Nothing beside what a measurement takes, and
+/// many short analyses come in meanwhile, none of which waits for it.
+const PAUSE: Duration = Duration::from_millis(8);
+const LOOKS: u32 = 12;
 
 struct Order {
     record: Option<Encoded>,

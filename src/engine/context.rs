@@ -16,6 +16,7 @@ use super::moved::{Program, Reading};
 use super::scratch::Scratch;
 use super::unended::Unended;
 use crate::error::{Error, Kind, Result};
+use crate::exec::secrets::Secrets;
 use crate::exec::{Executor, Facts, HostSpec, Script, Site, Token};
 use crate::label::Label;
 use crate::plan::model::Platform;
@@ -50,6 +51,8 @@ pub(super) struct Context {
     pub site: Option<Site>,
     /// Environment of every script, below that of the platform and of the rule.
     pub env: BTreeMap<String, String>,
+    /// What services and steps get beside it, and nothing keeps.
+    pub secrets: Secrets,
     /// True once everything is to be cancelled.
     pub abort: watch::Receiver<bool>,
     /// What was read of each host in this run.
@@ -92,15 +95,11 @@ impl Context {
         self.site.as_ref().filter(|_| on_hosts)
     }
 
-    /// The working folder of an execution. On this machine it is made, elsewhere the wrapper does.
-    pub(super) fn work(&self, home: &Home, below: &Path, on_hosts: bool) -> Result<PathBuf> {
+    /// The working folder of an execution. Who runs its first script makes it.
+    pub(super) fn work(&self, home: &Home, below: &Path, on_hosts: bool) -> PathBuf {
         match self.site(on_hosts) {
-            Some(_) => Ok(home.host_dir.join(below)),
-            None => {
-                let work = home.run_dir.join(below);
-                std::fs::create_dir_all(&work).map_err(|e| Error::io("make", &work, &e))?;
-                Ok(work)
-            }
+            Some(_) => home.host_dir.join(below),
+            None => home.run_dir.join(below),
         }
     }
 

@@ -2,7 +2,7 @@
 //! go in, a decision comes out, and `build`, `plan`, `explain`, `status` and `check` all ask here.
 //! While a node's inputs are not known it says so instead of guessing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::OnceLock;
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::enough::enough;
 use super::key::{self, Need, Needs};
 use crate::error::Result;
-use crate::graph::{EdgeKind, Graph, NodeId};
+use crate::graph::{Graph, NodeId};
 use crate::label::Label;
 use crate::plan::model::Platform;
 use crate::rule::action::{Action, Binding};
@@ -321,67 +321,6 @@ impl<'w> Decider<'w> {
         }
         let why = self.why(node, &keyed);
         Ok(Decision::Run { keyed, why })
-    }
-
-    /// Decides about nodes and everything they depend on, in topological order.
-    pub fn plan(&self, nodes: &[NodeId]) -> Result<Vec<(NodeId, Decision)>> {
-        let wanted: BTreeSet<NodeId> = self.graph.closure(nodes, false).into_iter().collect();
-        let mut seen: BTreeMap<NodeId, Need> = BTreeMap::new();
-        let mut standing: BTreeMap<NodeId, Option<Digest>> = BTreeMap::new();
-        let mut skipped: BTreeSet<NodeId> = BTreeSet::new();
-        let mut plan = Vec::with_capacity(wanted.len());
-        for &node in self.graph.order().iter().filter(|n| wanted.contains(n)) {
-            let mut needs = Needs::new();
-            let mut because = Vec::new();
-            let (mut series, mut open) = (Vec::new(), Vec::new());
-            for (dep, kind) in self.graph.deps(node) {
-                match (kind, seen.get(&dep)) {
-                    (EdgeKind::Gate, _) => {}
-                    (EdgeKind::Series, _) => match standing.get(&dep) {
-                        Some(record) => series.push(*record),
-                        None => open.push(dep),
-                    },
-                    (EdgeKind::Data, None) if skipped.contains(&dep) => {}
-                    (EdgeKind::Data, Some(need)) => {
-                        needs.insert(self.graph.label(dep).clone(), *need);
-                    }
-                    (EdgeKind::Data, None) => because.push(dep),
-                }
-            }
-            let mut decision = if because.is_empty() {
-                self.decide(node, &needs)?
-            } else {
-                Decision::MayRun { because }
-            };
-            if matches!(decision, Decision::Run { .. }) && !self.is_asked(node) {
-                decision = match self.enough(node, &series) {
-                    Some(why) if open.is_empty() => Decision::Enough { why },
-                    _ if open.is_empty() => decision,
-                    _ => Decision::MayRun { because: open },
-                };
-            }
-            match &mut decision {
-                Decision::Reuse {
-                    record,
-                    output,
-                    keyed,
-                    ..
-                } => {
-                    seen.insert(node, self.need(node, *output));
-                    if self.graph.pattern(node).repeats.stop.is_some() {
-                        standing.insert(node, Some(*record));
-                    }
-                    *keyed = None;
-                }
-                Decision::Enough { .. } => {
-                    skipped.insert(node);
-                    standing.insert(node, None);
-                }
-                Decision::Run { .. } | Decision::MayRun { .. } => {}
-            }
-            plan.push((node, decision));
-        }
-        Ok(plan)
     }
 
     /// Why a replicate is not needed after those before it, in their order; those without a result

@@ -148,8 +148,11 @@ impl<'w> Drive<'_, '_, 'w> {
             self.context.committer.expect(self.outstanding);
             tokio::select! {
                 report = inbox.recv() => {
-                    if let Some(report) = report {
+                    let mut next = report;
+                    // What has come in meanwhile is taken in the same breath.
+                    while let Some(report) = next {
                         self.take(report)?;
+                        next = inbox.try_recv().ok();
                     }
                 }
                 changed = interrupt.changed(), if watching => watching = changed.is_ok(),

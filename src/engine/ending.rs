@@ -48,6 +48,27 @@ impl Stuck {
 }
 
 impl Remains {
+    /// Ends all that is still in here and notes that it is over in what the dead runs announced: what
+    /// does not go stays open, and what went is not told again. What is said of it.
+    ///
+    /// # Errors
+    /// A process would not go, or it could not be noted.
+    pub(super) async fn clear(
+        &mut self,
+        store: &Store,
+        executor: &dyn Executor,
+        local: &dyn Executor,
+    ) -> Result<Vec<String>> {
+        let (said, over) = self.end(executor, local).await?;
+        for run in self.runs.iter().chain(&self.ended) {
+            let run_dir = store.layout().runs().join(run);
+            for token in over.iter().filter(|_| run_dir.is_dir()) {
+                intent::close(&run_dir, token)?;
+            }
+        }
+        Ok(said)
+    }
+
     /// Ends all that is still in here, for good: what has not begun never will. What is said of it,
     /// and the tokens that are over.
     ///
@@ -158,7 +179,6 @@ pub async fn cancel(
     executor: &dyn Executor,
     local: &dyn Executor,
 ) -> Result<Vec<String>> {
-    let (runs, ended) = (remains.runs.clone(), remains.ended.clone());
     if let Some(label) = label {
         let labels: Vec<String> = remains
             .nodes
@@ -184,15 +204,9 @@ pub async fn cancel(
     }
     let homes = remains.homes();
     let elsewhere = remains.notices();
-    let (mut said, over) = remains.end(executor, local).await?;
-    for run in runs.iter().chain(&ended) {
-        let run_dir = store.layout().runs().join(run);
-        for token in over.iter().filter(|_| run_dir.is_dir()) {
-            intent::close(&run_dir, token)?;
-        }
-        if label.is_none() && runs.contains(run) {
-            store.end_run(run, RunStatus::Abandoned)?;
-        }
+    let mut said = remains.clear(store, executor, local).await?;
+    for run in remains.runs.iter().filter(|_| label.is_none()) {
+        store.end_run(run, RunStatus::Abandoned)?;
     }
     if label.is_none() && remains.stuck.is_empty() {
         remains.settle(store);

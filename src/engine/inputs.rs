@@ -10,11 +10,11 @@ use super::job::{InputRef, Job};
 use crate::error::{Error, Kind, Result};
 
 /// Writes the list of a node's inputs, where its scripts name it; its path as they see it.
-pub(super) async fn put(context: &Context, job: &Job, folder: &Path) -> Result<PathBuf> {
-    let list = folder.join("inputs.json");
+pub(super) async fn put(context: &Context, job: &Job, list: PathBuf) -> Result<PathBuf> {
     if !job.rule.mentions_inputs() {
         return Ok(list);
     }
+    let folder = list.parent().unwrap_or(&list);
     std::fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, &e))?;
     let elsewhere = context.site(!job.roles.is_empty()).is_some();
     if job.resumed.is_some() && !elsewhere {

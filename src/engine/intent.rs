@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use doe_cache::Digest;
+use doe_cache::fault::{self, Point};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -290,7 +290,7 @@ fn append(file: &mut File, intents: &[Intent]) -> std::io::Result<()> {
         serde_json::to_writer(&mut text, intent)?;
         text.push(b'\n');
     }
-    file.write_all(&text)
+    fault::before_write(Point::BeforeAnnounce)?.write(&text, file)
 }
 
 struct Order {
@@ -376,6 +376,7 @@ fn write_all(mut file: File, path: &Path, inbox: &mpsc::Receiver<Order>) {
         if !waiting.is_empty() {
             written = written.and_then(|()| file.sync_data());
         }
+        written = written.and_then(|()| fault::hit(Point::AfterAnnounce));
         for done in waiting {
             let result = match &written {
                 Ok(()) => Ok(()),
@@ -390,6 +391,7 @@ fn write_all(mut file: File, path: &Path, inbox: &mpsc::Receiver<Order>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     fn node(at: u32) -> Intent {
         Intent::Node(NodeIntent {

@@ -318,14 +318,15 @@ pub fn classify(rule: &Rule, cause: Cause, logs: &[&str]) -> String {
         "OutOfMemoryError",
         "oom-kill",
         "Out of memory: Killed",
+        "is OUT_OF_MEMORY for Slurm",
     ];
-    let seen = logs
-        .iter()
-        .any(|log| out_of_memory.iter().any(|sign| log.contains(sign)));
+    let said = |words: &str| logs.iter().any(|log| log.contains(words));
+    let seen = out_of_memory.iter().any(|sign| said(sign));
     match cause {
         Cause::Timeout => "timeout",
         // Before anything that is tried again: what took too much memory does so every time.
         _ if seen => "oom",
+        Cause::Lost if said("is PREEMPTED for Slurm") => "preempted",
         Cause::Lost => "lost",
         Cause::Host(Trouble::Unreachable) => "unreachable",
         Cause::Host(Trouble::Undeliverable) => "undeliverable",

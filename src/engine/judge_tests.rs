@@ -277,6 +277,18 @@ fn failures_get_the_first_class_that_matches() {
         (Cause::Timeout, "Network is unreachable", "timeout"),
         (Cause::Lost, "", "lost"),
         (Cause::Lost, "CUDA out of memory", "oom"),
+        (
+            Cause::Lost,
+            "step `x` was lost (job is OUT_OF_MEMORY for Slurm)",
+            "oom",
+        ),
+        (
+            Cause::Lost,
+            "step `x` was lost (job is PREEMPTED for Slurm)",
+            "preempted",
+        ),
+        (Cause::Lost, "job is NODE_FAIL for Slurm", "lost"),
+        (Cause::Exit(1), "job is PREEMPTED for Slurm", "program"),
         (Cause::Host(Trouble::Unreachable), "", "unreachable"),
         (Cause::Host(Trouble::Undeliverable), "", "undeliverable"),
         (Cause::Host(Trouble::Throttled), "", "throttled"),

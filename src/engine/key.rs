@@ -11,6 +11,7 @@ use super::{facts, instruments, monitor, uses};
 use crate::error::{Error, Kind, Result, Site};
 use crate::label::Label;
 use crate::plan::model::{Host, Pattern, Platform, Setting, Source};
+use crate::plan::secrets::Secret;
 use crate::rule::action::{
     Action, Demand, OutputAction, Probe, Ready, Released, ServiceAction, StepAction,
 };
@@ -292,6 +293,7 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         cost_per_hour: _, // what it costs is no part of what comes out
         sim,
         env,
+        secrets,
         ssh: _,   // how scripts get there
         ssm: _,   // likewise
         slurm: _, // likewise
@@ -338,6 +340,14 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
             format!("platform.env.{variable}"),
             value.as_str(),
             Class::Result,
+        );
+    }
+    // Who may fetch a model decides whether there is a number, never which: for the record.
+    for (variable, Secret { from: _, site: _ }) in secrets {
+        manifest.set(
+            format!("platform.secret.{variable}"),
+            "given",
+            Class::Cosmetic,
         );
     }
 }

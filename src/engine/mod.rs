@@ -22,6 +22,9 @@ mod job;
 mod journal;
 pub mod judge;
 pub mod key;
+#[cfg(test)]
+mod key_tests;
+mod levels;
 mod live;
 mod made;
 pub mod monitor;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use doe_cache::{Digest, Output};
+use doe_cache::{CpuTime, Digest, Output};
 
 use super::context::{Context, attempt_name, folder_of, now_unix_ms};
 use super::early::Early;
@@ -44,6 +44,8 @@ pub(super) struct Draft {
     pub(super) moved: Option<String>,
     /// By host: why its facts could not be read again.
     pub(super) unread: BTreeMap<String, String>,
+    /// What its steps used of the processors, by name.
+    pub(super) cpu: BTreeMap<String, CpuTime>,
     /// Whether a further attempt of this run would fail in the same way.
     pub(super) is_last: bool,
     /// Processes whose folders hold nothing that is not kept elsewhere once the record is stored.
@@ -165,20 +167,22 @@ async fn execute(
         unended::end_on(context, &names).await?;
     }
     let name = job.name();
-    // Every attempt has its own folder, so none is ever overwritten.
-    let below = Path::new("nodes").join(folder_of(&job.label));
-    let below = below.join(job.attempt.to_string());
+    // Every attempt has its own folders, so none is ever overwritten.
+    let folder = format!("{}~{}", folder_of(&job.label), job.attempt);
     let home = job.home(context);
     let on_hosts = !job.roles.is_empty();
-    let work = context.work(home, &below.join("work"), on_hosts)?;
-    let kept = home.run_dir.join(&below).join("out");
+    let work = context.work(home, &Path::new("nodes").join(&folder), on_hosts);
+    let kept = home.run_dir.join("out").join(&folder);
+    let is_alone = !on_hosts && used.is_empty();
     let tmp = match &job.resumed {
         Some(resumed) => context.tmp(home, &resumed.scratch, &resumed.intent.scratch, on_hosts)?,
+        None if is_alone => context.scratch.borrow()?,
         None => context.tmp(home, &context.scratch, &job.scratch(), on_hosts)?,
     };
     draft.before = moved::before(context, job).await?;
     facts::again::before(context, job).await?;
-    let inputs = super::inputs::put(context, job, &home.run_dir.join(&below)).await?;
+    let list = home.run_dir.join("inputs").join(format!("{folder}.json"));
+    let inputs = super::inputs::put(context, job, list).await?;
     let site = steps::Site {
         home,
         label: &job.label,
@@ -213,10 +217,14 @@ async fn execute(
     let ran = ran?;
     draft.logs = ran.logs;
     draft.processes = ran.processes;
+    draft.cpu = ran.cpu;
     if job.resumed.is_some() {
         draft.resumed(job.acquired_unix_ms).await?;
     }
     draft.failure = ran.failure;
+    if is_alone && job.resumed.is_none() && draft.failure.is_none() {
+        context.scratch.give_back(tmp);
+    }
     let mut began = match job.resumed {
         Some(_) => now_unix_ms(),
         None => draft.phase("running", began),

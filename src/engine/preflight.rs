@@ -73,6 +73,22 @@ fn of_node(graph: &Graph<'_>, node: NodeId, platform: &Platform) -> Vec<Diagnost
         }
     };
     found.extend(uses::taken(pattern, platform).1);
+    let services = action.services.iter().map(|s| (&s.name, &s.env));
+    let steps = action.steps.iter().map(|s| (&s.name, &s.env));
+    for (part, env) in services.chain(steps) {
+        let secret = |name: &&String| platform.secrets.contains_key(*name);
+        for name in env.keys().filter(secret) {
+            let message = format!(
+                "`{name}` is a secret of platform `{}` and a variable of `{part}`",
+                platform.name
+            );
+            found.push(
+                Diagnostic::error("secret-in-env", message)
+                    .label(&pattern.label)
+                    .at(pattern.site.clone(), "this pattern"),
+            );
+        }
+    }
     let mut gpus: BTreeMap<&str, (u32, &Host)> = BTreeMap::new();
     for (role, demand) in &action.roles {
         let Some(host) = host_of(platform, role) else {

@@ -219,6 +219,7 @@ async fn try_record(
             .or(moved),
         settings: job.settings.clone(),
         tags: job.tags.clone(),
+        cpu: draft.cpu,
         exploratory: job.exploratory,
         outputs: draft.outputs,
         output_digest: Digest::from_bytes([0; 32]),

@@ -99,13 +99,21 @@ pub(super) fn executor_of<'a>(
     }
 }
 
+/// A dead run that left something where this build does not look.
+struct OutOfReach {
+    run_id: String,
+    platform: String,
+    /// It was killed, so that what it began may be gone on with.
+    was_killed: bool,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Remains {
     /// Whether the hosts of this build are elsewhere.
     away: bool,
-    /// Dead runs that left something where this build cannot look, each with its platform.
-    out_of_reach: Vec<(String, String)>,
+    /// What is not looked for.
+    out_of_reach: Vec<OutOfReach>,
     /// Runs that count as running and are dead.
     pub(super) runs: Vec<String>,
     /// Runs that ended and left something.
@@ -135,14 +143,17 @@ impl Remains {
         };
         let mut seen: Vec<Token> = Vec::new();
         for (run, open) in intent::open_runs(store)? {
+            let was_killed = run.status == RunStatus::Running;
             if !within.holds(&run, &open) {
                 // Neither ended nor closed: it is for whoever can look there.
                 seen.extend(open.tokens().cloned());
-                let Run { info, .. } = run;
-                remains.out_of_reach.push((info.run_id, info.platform));
+                remains.out_of_reach.push(OutOfReach {
+                    was_killed,
+                    run_id: run.info.run_id,
+                    platform: run.info.platform,
+                });
                 continue;
             }
-            let was_killed = run.status == RunStatus::Running;
             if !was_killed && open.is_empty() {
                 unended::settle(store, &run.info.run_id);
                 continue;
@@ -215,9 +226,13 @@ impl Remains {
     /// What is to be told of runs that cannot be looked after here.
     pub fn notices(&self) -> Vec<String> {
         let runs = self.out_of_reach.iter();
-        runs.map(|(run, platform)| {
+        runs.map(|left| {
+            let (run, platform) = (&left.run_id, &left.platform);
+            let build = format!("`doe build --platform {platform}` goes on with it, ");
+            // What a run could not end nobody goes on with.
+            let build = if left.was_killed { build.as_str() } else { "" };
             format!(
-                "the run {run} left something on platform `{platform}`: `doe build --platform {platform}` goes on with it, `doe cancel --all --platform {platform}` ends it"
+                "the run {run} left something on platform `{platform}`: {build}`doe cancel --all --platform {platform}` ends it"
             )
         })
         .collect()

@@ -36,7 +36,7 @@ use super::search_path::search_path;
 use super::survey::{Survey, survey};
 use super::unended;
 use crate::error::{Error, Result};
-use crate::exec::{Executor, Site};
+use crate::exec::{Executor, Site, secrets::Secrets};
 use crate::graph::{Graph, NodeId};
 use crate::plan::model::Platform;
 
@@ -56,6 +56,8 @@ pub struct Options {
     pub path_prefix: Vec<PathBuf>,
     /// Environment of every script: `DOE_SIM_PROFILE`.
     pub env: BTreeMap<String, String>,
+    /// What scripts with a role get beside it.
+    pub secrets: Secrets,
     /// Where things are on the platform's hosts, when these are not this machine.
     pub site: Option<Site>,
     /// What the user is told at the begin.
@@ -163,7 +165,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     }
     let mut cleared = Vec::new();
     if !works {
-        (cleared, _) = remains.end(&*executor, &*local).await?;
+        cleared = remains.clear(&store, &*executor, &*local).await?;
     } else {
         unended::mark(&store, &run_id)?;
         // First the new run answers for what was left, then the old one need not any more.
@@ -488,6 +490,7 @@ fn context(
         doe: options.doe.clone(),
         site: options.site.clone(),
         env,
+        secrets: options.secrets.clone(),
         abort,
         facts: Default::default(),
         probed: Default::default(),

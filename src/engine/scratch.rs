@@ -3,6 +3,8 @@
 //! folder, gone when the run is; a link that a killed run left behind goes with the next run.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use doe_cache::Digest;
 
@@ -13,6 +15,9 @@ use crate::error::{Error, Result};
 pub(crate) struct Scratch {
     run_dir: PathBuf,
     link: PathBuf,
+    /// Empty folders that nobody uses.
+    free: Mutex<Vec<PathBuf>>,
+    made: AtomicU64,
 }
 
 impl Scratch {
@@ -25,6 +30,8 @@ impl Scratch {
         Self {
             link: if made { link } else { run_dir.to_owned() },
             run_dir: run_dir.to_owned(),
+            free: Mutex::default(),
+            made: AtomicU64::new(0),
         }
     }
 
@@ -34,6 +41,27 @@ impl Scratch {
         let real = self.run_dir.join(&below);
         std::fs::create_dir_all(&real).map_err(|e| Error::io("make", &real, &e))?;
         Ok(self.link.join(below))
+    }
+
+    /// An empty folder for the temporary files of one process that ends with this program.
+    pub(crate) fn borrow(&self) -> Result<PathBuf> {
+        let free = self
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        match free {
+            Some(folder) => Ok(folder),
+            None => self.folder(&format!("b{}", self.made.fetch_add(1, Ordering::Relaxed))),
+        }
+    }
+
+    /// Gives a borrowed folder back. Another may have it when nothing was left in it.
+    pub(crate) fn give_back(&self, folder: PathBuf) {
+        if std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none()) {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            free.push(folder);
+        }
     }
 
     /// Removes the link of a run that was killed.
@@ -73,6 +101,14 @@ mod tests {
         std::fs::create_dir_all(&run_dir).unwrap();
         let id = format!("scratch-test-{}", std::process::id());
         let scratch = Scratch::new(&id, &run_dir);
+        let borrowed = [scratch.borrow().unwrap(), scratch.borrow().unwrap()];
+        assert_ne!(borrowed[0], borrowed[1]);
+        std::fs::write(borrowed[0].join("left"), "").unwrap();
+        let [used, clean] = borrowed;
+        scratch.give_back(used.clone());
+        scratch.give_back(clean.clone());
+        assert_eq!(scratch.borrow().unwrap(), clean);
+        assert!(!scratch.borrow().unwrap().join("left").exists());
         let folder = scratch.folder("n17").unwrap();
         assert!(folder.as_os_str().len() < 60, "{folder:?}");
         std::os::unix::net::UnixListener::bind(folder.join("x".repeat(36))).unwrap();

@@ -247,7 +247,7 @@ pub(super) async fn start(
     let below = std::path::Path::new("services")
         .join(&folder)
         .join(start.to_string());
-    let work = context.work(&context.home, &below, true).map_err(early)?;
+    let work = context.work(&context.home, &below, true);
     let token = context.token(&format!("service-{folder}-{start}"));
     let (action, told) = render_service(context, book, hosts, &def, &work, &token.0)
         .await
@@ -259,6 +259,7 @@ pub(super) async fn start(
     let folders = (work.as_path(), tmp.as_path());
     let mut script = context.script(name, &action.script, &action.env, folders, None, true);
     script.ask = def.ask;
+    context.secrets.give(&mut script).map_err(early)?;
     if context.is_aborted() {
         return Err(ServiceFailure {
             cancelled: true,

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use doe_cache::CpuTime;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
@@ -51,6 +52,8 @@ pub(super) struct Ran {
     pub logs: Vec<(String, Vec<u8>)>,
     /// How they failed, if they did.
     pub failure: Option<Failure>,
+    /// What they used of the processors of their hosts, by name.
+    pub cpu: BTreeMap<String, CpuTime>,
     /// Their processes, all ended.
     pub(super) processes: Vec<(Arc<dyn Executor>, Handle)>,
 }
@@ -68,6 +71,8 @@ struct Member<'s> {
     gpus: u32,
     readiness: watch::Sender<Readiness>,
     after: Vec<(String, watch::Receiver<Readiness>)>,
+    /// Known when it has ended, where anybody saw it.
+    cpu: OnceLock<CpuTime>,
 }
 
 /// Where the steps of a node run, and who may ask for their end.
@@ -169,6 +174,7 @@ async fn run_gang(
             gpus: step.role.as_ref().map_or(0, |role| own_gpus(action, role)),
             readiness: readiness[step.name.as_str()].clone(),
             after: after.collect(),
+            cpu: OnceLock::new(),
         };
         let stopped = stopped.clone();
         members.push(async move {
@@ -182,7 +188,7 @@ async fn run_gang(
                     pending
                 });
             }
-            (member.step, handle, end)
+            (member.step, handle, end, member.cpu.get().copied())
         });
     }
     let mut failure: Option<Failure> = None;
@@ -190,7 +196,8 @@ async fn run_gang(
     loop {
         tokio::select! {
             end = members.next() => {
-                let Some((step, handle, end)) = end else { break };
+                let Some((step, handle, end, cpu)) = end else { break };
+                ran.cpu.extend(cpu.map(|cpu| (step.name.clone(), cpu)));
                 let executor = context.executor(step.role.as_deref());
                 let found = match &handle {
                     Some(handle) => logs(&**executor, handle, [0; 2]).await,
@@ -321,6 +328,13 @@ async fn run_member(
     // What stands beside `doe` itself reads stored results and nothing else.
     script.attached = step.role.is_none();
     script.ask.gpus = member.gpus;
+    if step.role.is_some()
+        && !begun
+        && let Err(error) = context.secrets.give(&mut script)
+    {
+        let failure = Failure::plain(error.to_string(), Cause::of_work(&error));
+        return (None, Err(failure));
+    }
     // Not to be dropped half-way: what was started must be known.
     let handle = match executor.start(&member.host, &script, &token).await {
         Ok(handle) => handle,
@@ -358,7 +372,12 @@ async fn run_member(
     };
     let end = tokio::select! {
         status = executor.wait(&handle) => match status {
-            Ok(status) => outcome(step, &status),
+            Ok(status) => {
+                if let Status::Exited(Exit { cpu: Some(cpu), .. }) = &status {
+                    member.cpu.get_or_init(|| *cpu);
+                }
+                outcome(step, &status)
+            }
             Err(error) => {
                 let reason = format!("step `{}` could not be watched: {error}", step.name);
                 Err(Failure::plain(reason, Cause::of(&error).unwrap_or(Cause::Lost)))

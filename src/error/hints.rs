@@ -77,12 +77,20 @@ const STANDING: &[(&str, &str)] = &[
         "say it once, with `repeat` or with `stop_when`, and of what is measured",
     ),
     (
+        "bad-secret",
+        "write `secrets = [\"HF_TOKEN\"]` and set the variable where `doe` is called, or `secrets = { HF_TOKEN = { file = \"~/.hf-token\" } }`; a value that was written here is to be replaced where it was given out",
+    ),
+    (
         "bad-tag",
         "tags are letters, digits and `._+=,-`, and start with a letter or digit",
     ),
     (
         "bad-value",
         "write one word, without spaces and quotes, that does not begin with `-`",
+    ),
+    (
+        "clear-secret",
+        "name the variable in the platform's `secrets` and set it in the environment of `doe`",
     ),
     (
         "cycle",
@@ -205,6 +213,10 @@ const STANDING: &[(&str, &str)] = &[
         "change one of the settings so that it holds",
     ),
     ("reserved-name", "give it another name"),
+    (
+        "secret-in-env",
+        "take it out of `env`; its value there is in every manifest, so replace it where it was given out",
+    ),
     (
         "self-need",
         "name other layers or patterns; a layer's name means all of its patterns",

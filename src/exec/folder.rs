@@ -18,7 +18,8 @@ pub const WRAPPER: &str = include_str!("wrapper.sh");
 
 /// Settings of the wrapper: `token`, `work`, limits.
 pub const JOB: &str = "job";
-/// The script's environment as `export` lines.
+/// The script's environment as `export` lines. One that holds secrets begins with its own removal:
+/// a shell that reads it has it open.
 pub const ENV: &str = "env";
 /// The script.
 pub const SCRIPT: &str = "script";
@@ -111,7 +112,7 @@ pub fn files(job: &Job<'_>) -> Result<[(&'static str, String); 3]> {
     // The wrapper counts in hundredths of a second; a limit above zero stays above zero.
     let hundredths = |d: Duration| d.as_millis().div_ceil(10).min(u128::from(u32::MAX));
     let settings = format!(
-        "token={}\nwork={}\ntimeout_cs={}\ngrace_cs={}\ncap_bytes={}\nadopts={}\n",
+        "token={}\nwork={}\ntimeout_cs={}\ngrace_cs={}\ncap_bytes={}\nadopts={}\n{}",
         quote(&job.token.0),
         quote(&script.work.to_string_lossy()),
         script.timeout.map_or(0, |limit| hundredths(limit).max(1)),
@@ -120,6 +121,11 @@ pub fn files(job: &Job<'_>) -> Result<[(&'static str, String); 3]> {
             .log_cap_bytes
             .clamp(SMALLEST_LOG_BYTES, i64::MAX as u64),
         u8::from(job.adopts),
+        if script.is_private() {
+            "private=1\n"
+        } else {
+            ""
+        },
     );
     Ok([
         (JOB, settings),
@@ -185,9 +191,10 @@ pub fn check_script(script: &Script) -> Result<()> {
 
 fn environment(script: &Script) -> String {
     let exports = script.env.iter();
-    exports
-        .map(|(name, value)| format!("export {name}={}\n", quote(value)))
-        .collect()
+    let exports = exports.map(|(name, value)| format!("export {name}={}\n", quote(value)));
+    let removal = "rm -f -- \"$dir/env\" \"$dir/payload\"\n".to_owned();
+    let removal = script.is_private().then_some(removal);
+    removal.into_iter().chain(exports).collect()
 }
 
 fn refused(script: &Script, why: String) -> Error {
@@ -259,11 +266,17 @@ pub fn revoke_claim(dir: &Path) -> Result<bool> {
             let text = format!("0 0 {REVOKED}\n");
             file.write_all(text.as_bytes())
                 .map_err(|e| Error::io("write", &path, &e))?;
+            forget_environment(dir);
             Ok(true)
         }
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(e) => Err(Error::io("write", &path, &e)),
     }
+}
+
+/// Removes the environment of a script that will not begin: it may hold secrets.
+pub fn forget_environment(dir: &Path) {
+    let _ = fs::remove_file(dir.join(ENV));
 }
 
 /// What a folder says about the end of an execution.
@@ -310,6 +323,13 @@ impl Record {
             "" => Some(None),
             number => Some(Some(number.parse::<i32>().ok()?)),
         };
+        // A shell that cannot tell leaves them empty.
+        let cpu = || {
+            Some(doe_cache::CpuTime {
+                system_ms: of_times(fields.get("cpu_system")?)?,
+                user_ms: of_times(fields.get("cpu_user")?)?,
+            })
+        };
         let exit = Exit {
             code: optional("code")?,
             signal: optional("signal")?,
@@ -320,6 +340,7 @@ impl Record {
             },
             started_unix_ms: fields.get("started_ms")?.parse().ok()?,
             ended_unix_ms: fields.get("ended_ms")?.parse().ok()?,
+            cpu: cpu(),
         };
         (exit.code.is_some() != exit.signal.is_some()).then_some(exit)
     }
@@ -331,6 +352,15 @@ impl Record {
             Some(text) => Self::parse(&text),
         })
     }
+}
+
+/// Reads what `times` of a shell says: `1m2.345s`. In ms.
+fn of_times(text: &str) -> Option<u64> {
+    let (minutes, rest) = text.split_once('m')?;
+    let seconds: f64 = rest.strip_suffix('s')?.replace(',', ".").parse().ok()?;
+    let seconds = f64::from(minutes.parse::<u32>().ok()?) * 60.0 + seconds;
+    let is_plausible = (0.0..1e12).contains(&seconds);
+    is_plausible.then(|| (seconds * 1000.0).round() as u64)
 }
 
 /// Facts from `name=value` lines.

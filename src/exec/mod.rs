@@ -8,11 +8,13 @@ pub mod folder;
 pub mod killer;
 pub mod local;
 pub mod look;
+pub mod masked;
 pub mod nobody;
 pub mod ports;
 pub mod procfs;
 pub mod reaper;
 pub mod remote;
+pub mod secrets;
 pub mod session;
 pub mod slurm;
 #[cfg(feature = "aws")]
@@ -41,13 +43,14 @@ pub struct HostSpec {
 }
 
 /// A script to run: one file under `sh -eu`, in its own session.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Script {
     /// Short name for files and messages: `service-decode`, `step-measure`.
     pub name: String,
     /// The text.
     pub text: String,
-    /// Its whole environment beside what the executor itself gives (`PATH`, `HOME`, `LANG`).
+    /// Its whole environment beside what the executor itself gives (`PATH`, `HOME`, `LANG`). Those
+    /// that [`secrets::NAMES_VARIABLE`] lists are secrets.
     pub env: BTreeMap<String, String>,
     /// Folder on the host that is its working directory; made if missing.
     pub work: PathBuf,
@@ -116,6 +119,9 @@ pub struct Exit {
     pub started_unix_ms: u64,
     /// When it ended, Unix ms.
     pub ended_unix_ms: u64,
+    /// What it and all that it waited for used of the processors, where somebody saw it.
+    #[serde(default)]
+    pub cpu: Option<doe_cache::CpuTime>,
 }
 
 impl Exit {

@@ -84,15 +84,15 @@ pub fn all() -> Result<Vec<Process>> {
         .collect())
 }
 
-/// The value of a variable in the environment that a process was started with. `None` when it
-/// has none, is gone, or belongs to someone else.
-pub fn variable(pid: u32, name: &str) -> Option<Vec<u8>> {
-    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
-    environ
-        .split(|b| *b == 0)
-        .filter_map(|entry| entry.strip_prefix(name.as_bytes()))
-        .find_map(|rest| rest.strip_prefix(b"="))
-        .map(<[u8]>::to_vec)
+/// The values of these variables in the environment that a process was started with. None when it
+/// has none of them, is gone, or belongs to someone else.
+pub fn variables(pid: u32, names: &[&str]) -> Vec<Vec<u8>> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let value = |entry: &[u8]| {
+        let of = |name: &&str| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=");
+        names.iter().find_map(of).map(<[u8]>::to_vec)
+    };
+    environ.split(|b| *b == 0).filter_map(value).collect()
 }
 
 /// Names this boot of the host. Empty where the kernel does not say.
@@ -138,11 +138,8 @@ mod tests {
             ..me.id
         }));
         let path = std::env::var_os("PATH").unwrap();
-        assert_eq!(
-            variable(me.id.pid, "PATH").unwrap(),
-            path.as_encoded_bytes()
-        );
-        assert_eq!(variable(me.id.pid, "PAT"), None);
+        assert_eq!(variables(me.id.pid, &["PATH"])[0], path.as_encoded_bytes());
+        assert!(variables(me.id.pid, &["PAT"]).is_empty());
     }
 
     proptest::proptest! {

@@ -16,6 +16,8 @@ use crate::error::{Error, Kind, Result};
 
 /// The variable that every process of a tree carries.
 pub const TOKEN_VARIABLE: &str = "DOE_TOKEN";
+/// One more that stands for many trees: ended together, they are told of once.
+pub const GROUP_VARIABLE: &str = "DOE_GROUP";
 
 /// File that keeps a wrapper from running a script that it is about to run.
 const UNWANTED: &str = "unwanted";
@@ -28,10 +30,13 @@ const HELPER_PATIENCE: Duration = Duration::from_secs(2);
 /// When to give up, counted from the hard end.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// The variables that are looked at.
+const NAMES: [&str; 2] = [TOKEN_VARIABLE, GROUP_VARIABLE];
+
 /// A tree to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Its token.
+    /// Its token, or the name of a group.
     pub token: Token,
     /// Its session leader, where known.
     pub leader: Option<ProcessId>,
@@ -56,7 +61,7 @@ impl From<&Handle> for Target {
 #[derive(Debug)]
 pub struct Snapshot {
     processes: Vec<Process>,
-    tokens: HashMap<ProcessId, Vec<u8>>,
+    tokens: HashMap<ProcessId, Vec<Vec<u8>>>,
 }
 
 impl Snapshot {
@@ -67,7 +72,8 @@ impl Snapshot {
         let tokens = processes
             .iter()
             .filter(|p| p.id.start_ticks >= oldest_ticks)
-            .filter_map(|p| Some((p.id, procfs::variable(p.id.pid, TOKEN_VARIABLE)?)))
+            .map(|p| (p.id, procfs::variables(p.id.pid, &NAMES)))
+            .filter(|(_, tokens)| !tokens.is_empty())
             .collect();
         Ok(Self { processes, tokens })
     }
@@ -89,7 +95,7 @@ impl Snapshot {
                     || self
                         .tokens
                         .get(&p.id)
-                        .is_some_and(|t| *t == target.token.0.as_bytes())
+                        .is_some_and(|t| t.iter().any(|t| *t == target.token.0.as_bytes()))
             })
             .map(|p| p.id)
             .collect();
@@ -382,7 +388,7 @@ mod tests {
             .iter()
             .map(|(pid, token)| {
                 let id = processes.iter().find(|p| p.id.pid == *pid).unwrap().id;
-                (id, token.as_bytes().to_vec())
+                (id, vec![token.as_bytes().to_vec()])
             })
             .collect();
         Snapshot { processes, tokens }

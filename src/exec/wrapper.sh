@@ -278,6 +278,11 @@ give_up() {
     rm -f "$2.cut" "$2.tail"
 }
 
+# Removes what holds secrets: mostly it is gone, for it removes itself when it is read.
+forget() {
+    [ -z "$private" ] || rm -f "$dir/env" "$dir/payload"
+}
+
 # Waits until the logs are written. Who escaped us may hold a pipe for ever: not longer than 2 s.
 drain() {
     clock
@@ -316,7 +321,7 @@ undo_ignored() {
 run() {
     case $dir in /*) ;; *) fail 64 "expected an absolute folder, not \`$dir\`" ;; esac
     exec </dev/null 2>>"$dir/wrapper.log" >&2
-    token='' work='' timeout_cs=0 grace_cs=0 cap_bytes=0 adopts=0 survive_cs=0 lease=''
+    token='' work='' timeout_cs=0 grace_cs=0 cap_bytes=0 adopts=0 survive_cs=0 lease='' private=''
     # shellcheck source=/dev/null
     . "$dir/job"
     # Who gives us the token gives us this environment too, and saves us the way round.
@@ -384,6 +389,11 @@ run() {
         exec "$@"
     ) >"$dir/.out" 2>"$dir/.err"
     status=$?
+    # What the script and all it waited for have used of the processors: of a whole tree only the
+    # shell that was its parent knows, and only in a shell that does not fork to ask.
+    cpu_user='' cpu_system=''
+    times >"$dir/.times" 2>/dev/null &&
+        { read -r cpu_user && read -r cpu_user cpu_system; } <"$dir/.times"
 
     timed_out=0
     if [ -n "$watcher" ]; then
@@ -409,9 +419,10 @@ run() {
     # is also what a script ends with when a command of it was killed.
     code=$status signal=''
     if [ "$status" -gt 128 ] && [ "$status" -le 192 ]; then code='' signal=$((status - 128)); fi
-    rm -f "$dir/.out" "$dir/.err"
-    printf 'code=%s\nsignal=%s\ntimed_out=%s\nstarted_ms=%s\nended_ms=%s\nended_cs=%s\nend\n' \
-        "$code" "$signal" "$timed_out" "$started" "$ms" "$now" 1<>"$dir/.exit" &&
+    rm -f "$dir/.out" "$dir/.err" "$dir/.times"
+    forget
+    printf 'code=%s\nsignal=%s\ntimed_out=%s\nstarted_ms=%s\nended_ms=%s\nended_cs=%s\ncpu_user=%s\ncpu_system=%s\nend\n' \
+        "$code" "$signal" "$timed_out" "$started" "$ms" "$now" "$cpu_user" "$cpu_system" 1<>"$dir/.exit" &&
         mv "$dir/.exit" "$dir/exit"
 }
 
@@ -475,7 +486,7 @@ end() {
     read_claim || return 0
     read -r boot </proc/sys/kernel/random/boot_id
     [ "$boot" = "$boot_of_leader" ] || return 0
-    token=''
+    token='' private=''
     # shellcheck source=/dev/null
     . "$dir/job"
     helpers=''
@@ -498,6 +509,7 @@ end() {
         nap 2
     done
     if still "$leader:$ticks_of_leader"; then kill -KILL "$leader"; fi
+    forget
     helpers=''
     end_tree 0
 }

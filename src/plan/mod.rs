@@ -24,6 +24,7 @@ mod remote;
 mod repeat;
 mod resolve;
 mod schema;
+pub mod secrets;
 pub mod uses;
 pub mod values;
 pub mod workspace;

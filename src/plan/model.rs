@@ -19,6 +19,7 @@ use crate::rule::retry::RetryPolicy;
 
 pub use super::monitor::{Monitor, SampleTime};
 pub use super::probing::{HostFacts, Probing};
+pub use super::secrets::Secrets;
 pub use super::uses::{Token, Uses};
 pub use super::values::Settings;
 
@@ -350,6 +351,8 @@ pub struct Platform {
     pub sim: BTreeMap<String, Value>,
     /// Environment given to every script.
     pub env: BTreeMap<String, String>,
+    /// What scripts with a role are given beside it, and nothing keeps.
+    pub secrets: Secrets,
     /// How its hosts are reached by ssh.
     pub ssh: SshTable,
     /// How its instances are reached through AWS Systems Manager.

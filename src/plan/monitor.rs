@@ -109,6 +109,11 @@ impl Monitor {
     pub fn watches(&self, rule: &str) -> bool {
         self.rules.is_empty() || self.rules.iter().any(|wanted| fits(&wanted.text, rule))
     }
+
+    /// Whether it runs where this role of a rule that it watches is.
+    pub fn watches_role(&self, role: &str) -> bool {
+        self.roles.is_empty() || self.roles.iter().any(|named| named.text == role)
+    }
 }
 
 fn fits(wanted: &str, rule: &str) -> bool {

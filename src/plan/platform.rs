@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use doe_cache::Value;
 
 use super::model::{Host, Platform, Price};
-use super::{hosts, monitor, probing, reach, reach_slurm, reach_ssm, uses};
+use super::{hosts, monitor, probing, reach, reach_slurm, reach_ssm, secrets, uses};
 use crate::error::{Diagnostic, Site, nearest};
 use crate::source::{Doc, Entry, Item, ItemValue, Table, Text};
 
@@ -77,6 +77,7 @@ fn empty(name: &str) -> Platform {
         cost_per_hour: None,
         sim: BTreeMap::new(),
         env: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         ssh: Default::default(),
         ssm: Default::default(),
         slurm: Default::default(),
@@ -132,7 +133,9 @@ fn apply(
     }
     probing::read(&mut table, diags).apply(platform, diags);
     monitor::read(&mut table, platform, diags);
+    secrets::read(&mut table, platform, diags);
     if let Some(env) = table.opt_table("env", diags) {
+        secrets::check(platform, env.entries(), diags);
         for entry in env.entries() {
             let what = format!("the variable `{}`", entry.key.text);
             if let Some(value) = entry.item.as_text(&what, diags) {

@@ -5,6 +5,7 @@
 pub mod action;
 mod check;
 pub mod classes;
+pub mod clear;
 mod define;
 pub mod digest;
 mod draft;
@@ -24,7 +25,7 @@ pub mod render;
 mod results;
 pub mod retry;
 pub mod scope;
-mod script;
+pub mod script;
 pub mod settings;
 mod sh_reader;
 pub mod shell;

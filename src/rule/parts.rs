@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::clear;
 use super::draft::{Draft, Ref, Target};
 use super::model::{Health, ProbeDef, ReadyDef, ReleasedDef, Require, Role, ServiceDef, StepDef};
 use super::params::regex;
@@ -73,6 +74,9 @@ pub(super) fn texts(
             _ => entry.item.as_text(&format!("`{}`", name.text), diags),
         };
         if let Some(text) = text {
+            if what != "a variable" {
+                diags.extend(clear::check(&name.text, &text.text, &text.site));
+            }
             texts.insert(name.text.clone(), text);
         }
     }

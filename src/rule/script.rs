@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::lex::{self, Part};
+use super::model::Rule;
 use super::sh_reader::{Call, Reader};
 use super::shell;
 use crate::error::{Diagnostic, nearest};
@@ -44,9 +45,21 @@ fn is_raw(source: &str, code: Range<usize>) -> bool {
     tokens.len() >= 3 && word(tokens.len() - 1) == "raw" && word(tokens.len() - 2) == "|"
 }
 
-/// The instruments that a `run` text calls: entries of `known`, which are one or two words.
-pub(super) fn instruments(text: &Text, known: &[&str], diags: &mut Vec<Diagnostic>) -> Vec<String> {
-    let mut found = Vec::new();
+/// Whether a `run` text of a rule calls an instrument.
+pub fn calls(rule: &Rule, run: &Text) -> bool {
+    let known: Vec<_> = rule.instruments.iter().map(String::as_str).collect();
+    let mut calls = calls_in(run).into_iter();
+    !known.is_empty() && calls.any(|call| instrument(&call, &known).is_some())
+}
+
+/// Whether a script holds the word `doe`, in whatever place.
+pub fn names_doe(run: &str) -> bool {
+    let letter = |c: char| c.is_alphanumeric() || ['_', '-'].contains(&c);
+    let mut words = run.split(|c| !letter(c));
+    words.any(|word| word == "doe")
+}
+
+fn calls_in(text: &Text) -> Vec<Call> {
     let mut reader = Reader::new(&text.text);
     for part in lex::parts(&text.text) {
         match part {
@@ -55,7 +68,13 @@ pub(super) fn instruments(text: &Text, known: &[&str], diags: &mut Vec<Diagnosti
             Part::Output(_) => reader.value(),
         }
     }
-    for call in reader.finish() {
+    reader.finish()
+}
+
+/// The instruments that a `run` text calls: entries of `known`, which are one or two words.
+pub(super) fn instruments(text: &Text, known: &[&str], diags: &mut Vec<Diagnostic>) -> Vec<String> {
+    let mut found = Vec::new();
+    for call in calls_in(text) {
         if let Some(name) = instrument(&call, known) {
             found.push(name.to_owned());
             continue;
@@ -123,4 +142,23 @@ pub(super) fn with_program(script: &str, known: &[&str], program: &str) -> Strin
     }
     out.push_str(&script[from..]);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_doe;
+
+    #[test]
+    fn the_word_is_seen_wherever_it_stands() {
+        for script in [
+            "doe parse x",
+            "sh -c 'cat x | doe parse y'",
+            "\"$(doe proxy)\"",
+        ] {
+            assert!(names_doe(script), "{script}");
+        }
+        for script in ["", "echo doe_value", "./doe-else; undoe does"] {
+            assert!(!names_doe(script), "{script}");
+        }
+    }
 }

@@ -43,6 +43,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("rule", "\"serving.unified\""),
     ("rules", "[\"serving\"]"),
     ("run", "\"\"\"doe measure ...\"\"\""),
+    ("secrets", "[\"HF_TOKEN\"]"),
     ("settings", "{ concurrency = 16 }"),
     ("tags", "[\"smoke\"]"),
     ("that", "\"prompt_tokens <= max_model_len\""),

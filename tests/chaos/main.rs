@@ -1,9 +1,20 @@
-//! Chaos that replays. Seeded timelines of edits, builds, deaths, full disks, damaged files, lost
-//! indices, jumping clocks and of looking after the store go through the real binary; after each step nothing that was done is lost,
-//! nothing is done twice, the index says what the records say, and an incremental build gives
-//! what a clean one would. A timeline that fails prints the line that replays it.
+//! Chaos that replays. A timeline is a script of seven steps, drawn from a seed before anything is
+//! done: edits and builds; `kill -9` of `doe`, of steps and of services at random moments, of `doe`
+//! at every named write point, where a write may also fail or be torn; a build and another command
+//! at once; jumping clocks; collections; damaged, cut and refused files; lost indices; bundles; the
+//! power cut of a file system of its own. All go through the real binary. After each step nothing
+//! that was done is lost or was done twice, the index says what the files say, and what stands is
+//! what a clean build gives, by an oracle of the campaign; in the end also by a clean build. Beside
+//! the timelines every write point is struck on purpose (`points`), and real disks fill up and fail
+//! to sync (`room`).
 //!
-//! `DOE_CHAOS_SEED=N` replays one timeline; `DOE_CHAOS_TIMELINES=1000` is the long run.
+//! What is done is the same in every replay. What a kill after so many milliseconds meets is up to
+//! the machine.
+//!
+//! `DOE_CHAOS_SEED=N` replays one timeline, `DOE_CHAOS_STEPS=K` only its first steps;
+//! `DOE_CHAOS_TIMELINES=1000` is the long run. A timeline that fails prints the line to do so.
+//! Cutting the power and filling disks takes root and mounts; where there are none it is said that
+//! they were skipped.
 
 #![expect(
     clippy::print_stderr,
@@ -14,11 +25,16 @@
 mod support;
 
 mod care;
+mod hold;
+mod points;
 mod power;
+mod room;
+mod script;
+mod stored;
 mod timeline;
 mod world;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A number from the environment.
 pub fn setting(name: &str) -> Option<u64> {
@@ -35,20 +51,27 @@ fn timelines() {
         Some(seed) => (seed, 1),
         None => (1, setting("DOE_CHAOS_TIMELINES").unwrap_or(50)),
     };
-    let next = AtomicU64::new(first);
+    let steps = setting("DOE_CHAOS_STEPS").map_or(usize::MAX, |steps| steps as usize);
+    let seeds: Vec<u64> = (first..first + count).collect();
     // Timelines mostly wait for sleeping steps: more of them than cores go side by side.
+    side_by_side(&seeds, 4, |seed| {
+        timeline::run(&script::Script::of(*seed), steps)
+    });
+    let killed = timeline::KILLED.load(Ordering::Relaxed);
+    assert!(
+        count < 50 || killed >= 10,
+        "only {killed} steps and services were killed"
+    );
+}
+
+/// Does something with each of a list, several at a time.
+fn side_by_side<T: Sync>(all: &[T], lanes: usize, work: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..4.min(count) {
+        for _ in 0..lanes.min(all.len()) {
             scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + count {
-                        break;
-                    }
-                    if let Err(told) = std::panic::catch_unwind(|| timeline::run(seed)) {
-                        eprintln!("replay: DOE_CHAOS_SEED={seed} cargo test --locked --test chaos timelines");
-                        std::panic::resume_unwind(told);
-                    }
+                while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    work(one);
                 }
             });
         }

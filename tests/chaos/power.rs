@@ -6,29 +6,69 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::support::wait_for;
-use crate::world::State;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+
+use crate::stored;
+use crate::support::{Workspace, wait_for};
+use crate::timeline::Timeline;
+use crate::world::{self, State};
 
 /// A file system in a file, mounted until it is dropped.
-struct Disk {
+pub struct Disk {
+    image: PathBuf,
     mount: PathBuf,
 }
 
 impl Disk {
-    fn mount(image: &Path, mount: &Path) -> Self {
+    /// Whether this process may mount anything.
+    pub fn may_mount() -> bool {
+        geteuid().is_root()
+    }
+
+    /// A new file system in a folder; `None`, and a word about it, where that cannot be.
+    pub fn make(dir: &Path) -> Option<Self> {
+        if !Self::may_mount() {
+            eprintln!("SKIPPED: nothing can be mounted here, so no power is cut in timelines");
+            return None;
+        }
+        let image = dir.join("disk.img");
+        Self::format(&image, 32 << 20);
+        Some(Self::mount(&image, &dir.join("disk")))
+    }
+
+    /// Makes a file system in a new file of this length.
+    pub fn format(image: &Path, bytes: u64) {
+        let file = std::fs::File::create(image).unwrap();
+        file.set_len(bytes).unwrap();
+        call("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()]);
+    }
+
+    pub fn mount(image: &Path, mount: &Path) -> Self {
         std::fs::create_dir_all(mount).unwrap();
         call(
             "mount",
             &[
                 "-o",
-                "loop",
+                // Nothing goes to the disk by itself in the time that a test takes.
+                "loop,commit=300",
                 image.to_str().unwrap(),
                 mount.to_str().unwrap(),
             ],
         );
         Self {
+            image: image.to_owned(),
             mount: mount.to_owned(),
         }
+    }
+
+    /// It is taken out, by somebody who waits until it is written.
+    pub fn take_out(self) {
+        call("umount", &[self.mount.to_str().unwrap()]);
+        std::mem::forget(self);
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.mount
     }
 }
 
@@ -39,7 +79,67 @@ impl Drop for Disk {
     }
 }
 
-fn call(program: &str, args: &[&str]) {
+impl Timeline {
+    /// The power goes during a build. It goes in a copy of the disk, and there everything is asked
+    /// and a build goes on; here the build ends undisturbed.
+    pub(super) fn power_cut(&mut self, after_ms: u64) {
+        let Some(image) = self.disk.as_ref().map(|disk| disk.image.clone()) else {
+            self.tell("  skipped: nothing can be mounted here");
+            return;
+        };
+        let out = self.dir.path().join("events");
+        let mut command = self.workspace.command(&["build", "//chaos:all", "--json"]);
+        command.stdout(std::fs::File::create(&out).unwrap());
+        let child = command.stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(after_ms));
+        let called = |outcome: &str| ended(&std::fs::read_to_string(&out).unwrap(), outcome);
+        let called: BTreeSet<String> = &called("ok") | &called("reused");
+        let copy = self.dir.path().join("cut.img");
+        // Nobody syncs anything while it is copied: the power goes at one moment.
+        let doe = Pid::from_child(&child);
+        let _ = kill_process(doe, Signal::STOP);
+        std::fs::copy(&image, &copy).unwrap();
+        let _ = kill_process(doe, Signal::CONT);
+        self.end(child);
+        let after = Disk::mount(&copy, &self.dir.path().join("cut"));
+        let survivor = Workspace::at(&after.path().join("w"));
+        self.state
+            .write(&survivor, &self.ledger, crate::timeline::PAUSE);
+        survivor.doe(&["cache", "verify"]).ok();
+        let there = stored::records(&survivor);
+        let lost: Vec<_> = self.records.difference(&there).collect();
+        assert!(lost.is_empty(), "the power took records: {lost:?}");
+        let standing = |workspace| -> BTreeSet<String> {
+            let reused = world::reused(workspace).into_keys();
+            reused.map(|name| format!("//chaos:{name}")).collect()
+        };
+        let stand = standing(&survivor);
+        let lost: Vec<_> = called.difference(&stand).collect();
+        assert!(lost.is_empty(), "called done, not there: {lost:?}");
+        let ledger = std::fs::read(&self.ledger).unwrap_or_default();
+        let before = world::ledger(&self.ledger);
+        drop(survivor.doe(&["build", "//chaos:all"]).exits(self.code()));
+        let expected = self.state.expected();
+        for label in &stand {
+            let line = expected[label.trim_start_matches("//chaos:")].line.as_ref();
+            let line = line.unwrap();
+            let now = world::ledger(&self.ledger)[line];
+            assert_eq!(now, before[line], "`{line}` was stored and executed again");
+        }
+        let good = expected
+            .iter()
+            .filter_map(|(name, node)| Some((name.clone(), node.value?)));
+        assert_eq!(world::values(&survivor), good.collect(), "after the cut");
+        survivor.doe(&["cache", "verify"]).ok();
+        // That was another world.
+        std::fs::write(&self.ledger, ledger).unwrap();
+        drop(after);
+        std::fs::remove_file(copy).unwrap();
+    }
+}
+
+/// Calls a program that must succeed.
+pub fn call(program: &str, args: &[&str]) {
     let ran = Command::new(program).args(args).output();
     let ran = ran.unwrap_or_else(|e| panic!("{program}: {e}"));
     assert!(
@@ -69,7 +169,7 @@ fn called_ok(out: &Path) -> BTreeSet<String> {
 }
 
 /// Labels that ended so, by the events of a build.
-fn ended(events: &str, outcome: &str) -> BTreeSet<String> {
+pub fn ended(events: &str, outcome: &str) -> BTreeSet<String> {
     let events = events.lines();
     let events = events.filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
     let such = events.filter(|e| e["event"] == "node-finished" && e["outcome"] == outcome);
@@ -80,19 +180,15 @@ fn ended(events: &str, outcome: &str) -> BTreeSet<String> {
 #[test]
 fn what_was_called_done_survives_a_power_cut() {
     assert!(
-        rustix::process::geteuid().is_root(),
+        Disk::may_mount(),
         "this test mounts a file system: run it as root, or leave it out with `--skip power`"
     );
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("disk.img");
-    std::fs::File::create(&image)
-        .unwrap()
-        .set_len(64 << 20)
-        .unwrap();
-    call("mkfs.ext4", &["-q", "-F", image.to_str().unwrap()]);
+    Disk::format(&image, 64 << 20);
     let disk = Disk::mount(&image, &dir.path().join("disk"));
-    let workspace = crate::support::Workspace::at(&disk.mount.join("w"));
-    State::new().write(&workspace, "0.2");
+    let workspace = Workspace::at(&disk.mount.join("w"));
+    State::new().write(&workspace, &dir.path().join("ledger"), "0.2");
     // What a person wrote had time to reach the disk; what is tested is what `doe` writes.
     call("sync", &[]);
     // The build's own words go to another disk, which keeps its power.
@@ -112,7 +208,7 @@ fn what_was_called_done_survives_a_power_cut() {
         std::fs::copy(&image, &copy).unwrap();
         let after = Disk::mount(&copy, &dir.path().join(format!("cut{cut}")));
         let survivor = after.mount.join("w");
-        // The path of the workspace is no input, but the ledger's is a setting: it stays.
+        // The path of the workspace is no input.
         let (code, said) = doe(&survivor, &["cache", "verify"]);
         assert_eq!(code, 0, "torn files count as stored: {said}");
         let (code, events) = doe(&survivor, &["build", "//chaos:all", "--json"]);

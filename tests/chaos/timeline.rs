@@ -1,149 +1,164 @@
-//! One timeline: steps drawn from a seed, and what must hold after each.
+//! One timeline: the steps of a script, and what must hold after each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
-
+use crate::hold::Done;
+use crate::power::Disk;
+use crate::script::{OTHERS, STEPS, Script, Step, What};
 use crate::support::Workspace;
-use crate::world::{self, CELLS, Mode, State};
+use crate::world::{self, Edit, State};
 
-const PAUSE: &str = "0.03";
-/// Steps of a timeline.
-const STEPS: usize = 7;
+pub const PAUSE: &str = "0.03";
 /// Exit codes that a build may have when it is disturbed: node failed, infrastructure, lock held,
 /// integrity, interrupted; -1 when it was killed. Never a usage error and never a bug.
 pub(super) const DISTURBED: [i32; 7] = [0, 1, 4, 5, 7, 130, -1];
 
-/// Draws from the seed.
-pub(super) struct Random(ChaCha8Rng);
+/// How many builds had a step or a service killed.
+pub static KILLED: AtomicUsize = AtomicUsize::new(0);
 
-impl Random {
-    pub(super) fn range(&mut self, range: std::ops::Range<i64>) -> i64 {
-        let span = (range.end - range.start) as u64;
-        range.start + (self.0.next_u64() % span) as i64
-    }
-
-    pub(super) fn chance(&mut self, probability: f64) -> bool {
-        (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64 <= probability
-    }
-
-    pub(super) fn choose<'a, T>(&mut self, list: &'a [T]) -> &'a T {
-        &list[self.range(0..list.len() as i64) as usize]
-    }
-}
-
-pub(super) struct Timeline {
+pub struct Timeline {
     pub(super) workspace: Workspace,
+    /// A file outside the workspace, which no disturbance reaches.
+    pub(super) ledger: PathBuf,
     pub(super) state: State,
-    pub(super) random: Random,
-    /// Ledger lines of results known to be stored, with how often each was executed by then.
-    done: BTreeMap<String, usize>,
-    records: BTreeSet<String>,
+    /// Ledger lines of results known to be stored.
+    pub(super) done: BTreeMap<String, Done>,
+    /// Records known to be stored.
+    pub(super) records: BTreeSet<String>,
     told: Vec<String>,
+    pub(super) disk: Option<Disk>,
+    pub(super) dir: tempfile::TempDir,
 }
 
-/// Runs the timeline of a seed; panics when something does not hold.
-pub fn run(seed: u64) {
-    let mut timeline = Timeline {
-        workspace: Workspace::empty(),
-        state: State::new(),
-        random: Random(ChaCha8Rng::seed_from_u64(seed)),
-        done: BTreeMap::new(),
-        records: BTreeSet::new(),
-        told: Vec::new(),
-    };
-    timeline.state.write(&timeline.workspace, PAUSE);
+/// Runs a script, or only its first steps; panics when something does not hold.
+pub fn run(script: &Script, steps: usize) {
+    let mut timeline = Timeline::new(script.on_disk);
+    let mut at = 0;
     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        for _ in 0..STEPS {
-            timeline.step();
-            timeline.hold();
+        for step in script.steps.iter().take(steps) {
+            at += 1;
+            timeline.step(step);
         }
-        timeline.settle();
+        if steps >= STEPS {
+            at += 1;
+            timeline.settle(script);
+        }
     }));
     if let Err(why) = ran {
+        let seed = script.seed;
         eprintln!("timeline {seed}:\n  {}", timeline.told.join("\n  "));
+        let (only, place) = match at > STEPS {
+            false => (
+                format!("DOE_CHAOS_STEPS={at} "),
+                format!("step {at}: {:?}", script.steps[at - 1].what),
+            ),
+            true => (String::new(), "after the last step".to_string()),
+        };
+        eprintln!(
+            "replay: DOE_CHAOS_SEED={seed} {only}cargo test --locked --test chaos timelines # {place}"
+        );
         std::panic::resume_unwind(why);
     }
 }
 
 impl Timeline {
+    /// A workspace with the campaign in it, on a file system of its own if that is asked for and
+    /// can be had.
+    pub fn new(on_disk: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = on_disk.then(|| Disk::make(dir.path())).flatten();
+        let under = disk.as_ref().map_or(dir.path(), Disk::path);
+        let timeline = Self {
+            workspace: Workspace::at(&under.join("w")),
+            ledger: dir.path().join("ledger"),
+            state: State::new(),
+            done: BTreeMap::new(),
+            records: BTreeSet::new(),
+            told: Vec::new(),
+            disk,
+            dir,
+        };
+        timeline.write();
+        timeline
+    }
+
     pub(super) fn tell(&mut self, what: impl Into<String>) {
         self.told.push(what.into());
     }
 
-    fn step(&mut self) {
-        match self.random.range(0..14) {
-            0..2 => self.edit(),
-            2 => {
-                self.build();
+    pub(super) fn write(&self) {
+        self.state.write(&self.workspace, &self.ledger, PAUSE);
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.tell(format!("{:?}", step.what));
+        match &step.what {
+            What::Edit(edit) => self.edit(*edit),
+            What::Build => self.build(),
+            What::KillDoe { after_ms } => self.killed_build(*after_ms),
+            What::KillStep { after_ms } => self.kill_in_build(*after_ms, &is_step),
+            What::KillService { after_ms, whole } => {
+                let whole = *whole;
+                self.kill_in_build(*after_ms, &|words| is_service(words, whole));
             }
-            3..6 => self.killed_build(),
-            6..9 => self.faulty_build(),
-            9 => self.two_builds(),
-            10 => self.step_killed(),
-            _ => match self.random.range(0..8) {
-                0 => self.collect(),
-                1 | 2 => self.damage(),
-                3 => self.clock_jumps(),
-                4 => self.rebuild(),
-                5 => self.carry(),
-                _ => self.faulty_care(),
-            },
+            What::FaultyBuild { fault } => {
+                let child = self.start(&[(doe_cache::fault::FAULT_VAR, fault)]);
+                self.end(child);
+            }
+            What::TwoAtOnce { lag_ms, other } => self.two_at_once(*lag_ms, other),
+            What::Collect => self.collect(),
+            What::Clock { days } => self.clock_jumps(*days),
+            What::Damage { kind, file, bit } => self.damage(kind, *file, *bit),
+            What::Cut {
+                kind,
+                file,
+                percent,
+            } => self.cut(kind, *file, *percent),
+            What::Rebuild(rebuild) => self.rebuild(rebuild),
+            What::Carry { export, import } => self.carry(export, import),
+            What::Care { care, fault } => self.care(care, fault),
+            What::PowerCut { after_ms } => self.power_cut(*after_ms),
         }
-        // What is disturbed is mostly a campaign that changes.
-        if self.random.chance(0.5) {
-            self.edit();
+        self.hold();
+        if let Some(edit) = step.then {
+            self.tell(format!("then {edit:?}"));
+            self.edit(edit);
         }
     }
 
-    fn edit(&mut self) {
-        let cell = self.random.range(0..CELLS as i64) as usize;
-        let what = match self.random.range(0..6) {
-            0..3 => {
-                self.state.cells[cell].0 = self.random.range(0..4);
-                format!("c{cell} = {}", self.state.cells[cell].0)
-            }
-            3 => {
-                let mode = *self
-                    .random
-                    .choose(&[Mode::Ok, Mode::Ok, Mode::Fail, Mode::Invalid]);
-                self.state.cells[cell].1 = mode;
-                format!("c{cell} is {mode:?}")
-            }
-            4 => {
-                let at = self.random.range(0..self.state.sums.len() as i64) as usize;
-                self.state.sums[at] = self.random.range(0..3);
-                format!("s{at} adds {}", self.state.sums[at])
-            }
-            _ => {
-                self.state.comment += 1;
-                "a comment".to_string()
-            }
-        };
-        self.tell(format!("edit: {what}"));
-        self.state.write(&self.workspace, PAUSE);
+    pub(super) fn edit(&mut self, edit: Edit) {
+        self.state.edit(edit);
+        self.write();
+    }
+
+    /// What a build of everything ends with.
+    pub(super) fn code(&self) -> i32 {
+        i32::from(!self.state.is_good())
+    }
+
+    /// Names of the nodes that come to a number.
+    pub(super) fn good(&self) -> BTreeSet<String> {
+        let expected = self.state.expected().into_iter();
+        let good = expected.filter(|(_, node)| node.value.is_some());
+        good.map(|(name, _)| name).collect()
+    }
+
+    pub(super) fn standing(&self) -> BTreeSet<String> {
+        world::reused(&self.workspace).into_keys().collect()
     }
 
     /// An undisturbed build ends as the definitions say.
-    fn build(&mut self) {
-        self.tell("build");
+    pub(super) fn build(&mut self) {
         let ran = self.workspace.doe(&["build", "//chaos:all"]);
-        let ran = ran.exits(if self.state.is_good() { 0 } else { 1 });
-        drop(ran);
-        let expected = self.state.expected();
-        let good = expected.iter().filter(|(_, e)| e.value.is_some());
-        let good: BTreeSet<String> = good.map(|(name, _)| name.clone()).collect();
-        assert_eq!(
-            world::reused(&self.workspace),
-            good,
-            "what stands after a build"
-        );
+        drop(ran.exits(self.code()));
+        assert_eq!(self.standing(), self.good(), "what stands after a build");
     }
 
-    fn start(&self, more: &[(&str, String)]) -> Child {
+    pub(super) fn start(&self, more: &[(&str, &String)]) -> Child {
         let mut command = self.workspace.command(&["build", "//chaos:all"]);
         command.envs(more.iter().map(|(name, value)| (*name, value.as_str())));
         command
@@ -159,19 +174,12 @@ impl Timeline {
         assert!(DISTURBED.contains(&code), "a disturbed build exits {code}");
         if code == 0 {
             assert!(self.state.is_good(), "exit 0 though a node must fail");
-            let all = self.state.expected().len();
-            assert_eq!(
-                world::reused(&self.workspace).len(),
-                all,
-                "exit 0 and not all is stored"
-            );
+            assert_eq!(self.standing(), self.good(), "exit 0 and not all is stored");
         }
         code
     }
 
-    fn killed_build(&mut self) {
-        let after_ms = self.random.range(0..500) as u64;
-        self.tell(format!("build, kill -9 of doe after {after_ms} ms"));
+    fn killed_build(&mut self, after_ms: u64) {
         let mut child = self.start(&[]);
         std::thread::sleep(Duration::from_millis(after_ms));
         // Over already is fine.
@@ -179,39 +187,30 @@ impl Timeline {
         self.end(child);
     }
 
-    /// A point, one of its first passages, and what happens there.
-    pub(super) fn fault(&mut self, passages: i64) -> String {
-        let points = doe_cache::fault::Point::ALL;
-        let points: Vec<&str> = points.iter().map(|p| p.as_str()).collect();
-        let point = *self.random.choose(&points);
-        let count = self.random.range(1..passages);
-        let on = if self.random.chance(0.2) { "+" } else { "" };
-        let kills = self.random.chance(0.7);
-        let action = if kills { "kill" } else { "error" };
-        format!("{point}:{count}{on}:{action}")
-    }
-
-    fn faulty_build(&mut self) {
-        let fault = self.fault(12);
-        self.tell(format!("build with DOE_FAULT={fault}"));
-        let child = self.start(&[(doe_cache::fault::FAULT_VAR, fault)]);
-        self.end(child);
-    }
-
-    fn two_builds(&mut self) {
-        self.tell("two builds at once");
-        let before = world::ledger(&self.workspace);
-        let (first, second) = (self.start(&[]), self.start(&[]));
-        let codes = [self.end(first), self.end(second)];
-        assert!(codes.iter().any(|code| *code != 5), "both were refused");
-        for (line, count) in world::ledger(&self.workspace) {
+    fn two_at_once(&mut self, lag_ms: u64, other: &[&str]) {
+        let before = world::ledger(&self.ledger);
+        let first = self.start(&[]);
+        std::thread::sleep(Duration::from_millis(lag_ms));
+        if other == OTHERS[0] {
+            let second = self.start(&[]);
+            let codes = [self.end(first), self.end(second)];
+            assert!(codes.iter().any(|code| *code != 5), "both were refused");
+        } else {
+            let ran = self.workspace.doe(other);
+            // It came to it, or was told that somebody else is at work.
+            assert!([0, 5].contains(&ran.code), "{other:?}: {}", ran.stderr);
+            let code = self.end(first);
+            let ends = [self.code(), 5];
+            assert!(
+                ends.contains(&code),
+                "a build beside {other:?} exits {code}"
+            );
+        }
+        for (line, count) in world::ledger(&self.ledger) {
             // A build that began when the other had ended tries again what failed, and only that.
             let more = count - before.get(&line).copied().unwrap_or(0);
-            let most = if line.ends_with("fail") || line.ends_with("invalid") {
-                2
-            } else {
-                1
-            };
+            let again = line.ends_with("fail") || line.ends_with("invalid");
+            let most = if again { 2 } else { 1 };
             assert!(
                 more <= most,
                 "`{line}` was executed {more} times by two builds"
@@ -219,14 +218,15 @@ impl Timeline {
         }
     }
 
-    fn step_killed(&mut self) {
-        self.tell("build, kill -9 of a step");
-        let child = self.start(&[]);
-        let needle = format!("sleep {PAUSE}").replace(' ', "\0");
-        let own = self.workspace.path().to_str().unwrap().to_string();
-        for _ in 0..100 {
-            if kill_one(&needle, &own) {
-                self.tell("  killed");
+    /// A build, and a while after its begin the end of the first that is such a process.
+    fn kill_in_build(&mut self, after_ms: u64, is_one: &dyn Fn(&str) -> bool) {
+        let mut child = self.start(&[]);
+        std::thread::sleep(Duration::from_millis(after_ms));
+        while child.try_wait().unwrap().is_none() {
+            let killed = self.kill(is_one);
+            if killed > 0 {
+                self.tell(format!("  killed {killed}"));
+                KILLED.fetch_add(1, Ordering::Relaxed);
                 break;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -234,30 +234,45 @@ impl Timeline {
         self.end(child);
     }
 
-    /// A collection never takes what stands for the campaign as it is written.
+    /// Kills the processes of this workspace whose command line is such a one; how many.
+    fn kill(&self, is_one: &dyn Fn(&str) -> bool) -> usize {
+        let own = self.workspace.path().to_str().unwrap();
+        let mut killed = 0;
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+                continue;
+            };
+            let read = |what: &str| {
+                let bytes = std::fs::read(entry.path().join(what)).unwrap_or_default();
+                String::from_utf8_lossy(&bytes).replace('\0', " ")
+            };
+            let command = read("cmdline");
+            if is_one(&command) && (command.contains(own) || read("environ").contains(own)) {
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                let signal = rustix::process::Signal::KILL;
+                killed += usize::from(rustix::process::kill_process(pid, signal).is_ok());
+            }
+        }
+        killed
+    }
+
+    /// A collection never takes what stands for the campaign as it is written, and without limits
+    /// it takes no record at all.
     fn collect(&mut self) {
-        self.tell("gc");
-        let before = world::reused(&self.workspace);
-        let dry = self.workspace.doe(&["cache", "gc", "--json"]).ok();
-        assert!(dry.json().is_object());
-        assert_eq!(
-            world::reused(&self.workspace),
-            before,
-            "a dry run changed something"
-        );
+        let before = self.standing();
+        let dry = self.workspace.doe(&["cache", "gc", "--json"]).ok().json();
+        assert_eq!(dry["records"], serde_json::json!([]));
+        assert_eq!(self.standing(), before, "a dry run changed something");
         self.workspace.doe(&["cache", "gc", "--delete"]).ok();
         // It may be more than before: who writes takes in what a killed build left unindexed.
-        let after = world::reused(&self.workspace);
+        let after = self.standing();
         assert!(
             after.is_superset(&before),
             "gc took what is in use: {before:?}, {after:?}"
         );
-        self.forget();
     }
 
-    fn clock_jumps(&mut self) {
-        let days = self.random.range(-400..400);
-        self.tell(format!("build with the clock {days} days off"));
+    fn clock_jumps(&mut self, days: i64) {
         let mut command = Command::new("faketime");
         command.arg("-f").arg(format!("{days:+}d"));
         command.arg(env!("CARGO_BIN_EXE_doe"));
@@ -274,65 +289,18 @@ impl Timeline {
         self.end(child);
     }
 
-    /// What is known to be done is taken anew from the store, after something took parts of it.
-    pub(super) fn forget(&mut self) {
-        self.done.clear();
-        self.records.clear();
-    }
-
-    /// What must hold at any time.
-    fn hold(&mut self) {
-        let expected = self.state.expected();
-        let ledger = world::ledger(&self.workspace);
-        let reused = world::reused(&self.workspace);
-        for (line, count) in &self.done {
-            assert_eq!(
-                ledger[line], *count,
-                "`{line}` was stored and executed again"
-            );
-        }
-        for (name, node) in &expected {
-            let Some(line) = &node.line else {
-                assert!(!reused.contains(name), "{name} stands on what does not");
-                continue;
-            };
-            // Whether one whose needs are to run is found again shows only when they have run:
-            // they may well give the numbers that they gave before.
-            let is_known = node.needs.iter().all(|need| reused.contains(need));
-            if is_known && self.done.contains_key(line) && node.value.is_some() {
-                assert!(reused.contains(name), "`{line}` was stored and is lost");
-            }
-            if reused.contains(name) {
-                assert!(node.value.is_some(), "{name} has no good result to reuse");
-                self.done.entry(line.clone()).or_insert(ledger[line]);
-            }
-        }
-        let values = world::values(&self.workspace);
-        for name in &reused {
-            assert_eq!(
-                values.get(name),
-                expected[name].value.as_ref(),
-                "the number of {name}"
-            );
-        }
-        let records = world::records(&self.workspace);
-        let lost: Vec<_> = self.records.difference(&records).collect();
-        assert!(lost.is_empty(), "records are gone: {lost:?}");
-        self.records = records;
-    }
-
-    /// At the end: an undisturbed build, nothing left running, and the numbers of a clean build.
-    fn settle(&mut self) {
+    /// At the end: an undisturbed build, nothing left running, and what a clean build gives.
+    pub(super) fn settle(&mut self, script: &Script) {
+        self.tell("at last");
         self.build();
         self.hold();
         self.workspace.doe(&["cache", "verify"]).ok();
-        self.rebuild();
+        self.rebuild(&script.last);
+        self.hold();
         self.workspace.assert_nothing_runs();
         let clean = Workspace::empty();
-        self.state.write(&clean, "0");
-        clean
-            .doe(&["build", "//chaos:all"])
-            .exits(if self.state.is_good() { 0 } else { 1 });
+        self.state.write(&clean, &clean.path().join("ledger"), "0");
+        clean.doe(&["build", "//chaos:all"]).exits(self.code());
         assert_eq!(
             world::values(&self.workspace),
             world::values(&clean),
@@ -341,18 +309,12 @@ impl Timeline {
     }
 }
 
-/// Kills one process whose command line and environment have these parts.
-fn kill_one(command: &str, environment: &str) -> bool {
-    let has = |text: &[u8], part: &str| text.windows(part.len()).any(|w| w == part.as_bytes());
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
-            continue;
-        };
-        let read = |what: &str| std::fs::read(entry.path().join(what)).unwrap_or_default();
-        if has(&read("cmdline"), command) && has(&read("environ"), environment) {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            return rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok();
-        }
-    }
-    false
+/// The pause in a step.
+fn is_step(words: &str) -> bool {
+    words.starts_with(&format!("sleep {PAUSE}"))
+}
+
+/// The program of a service, or everything of it.
+fn is_service(words: &str, whole: bool) -> bool {
+    words.contains(".service-tap-") && (whole || words.contains(" -eu "))
 }

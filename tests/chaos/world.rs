@@ -1,15 +1,21 @@
-//! A small campaign whose every number can be foretold: cells hold a value, sums add what they
-//! need, one total adds the sums. Each execution writes a line to a ledger outside the store.
+//! A small campaign whose every number can be foretold: cells hold a value, some ask a service to
+//! add to it, sums add what they need, one total adds the sums. Each execution writes a line to a
+//! ledger outside the store.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use std::path::Path;
 
 use crate::support::Workspace;
 
 pub const CELLS: usize = 5;
-const SUMS: [&[usize]; 3] = [&[0, 1], &[1, 2, 3], &[4]];
+pub const SUMS: [&[usize]; 3] = [&[0, 1], &[1, 2, 3], &[4]];
+/// Cells that ask a service.
+pub const SERVED: [usize; 2] = [3, 4];
 
 const RULES: &str = r#"
 [cell]
+retry = { base = "20ms", cap = "40ms" }
 param.name = { type = "str", doc = "its own" }
 param.value = { type = "int", doc = "what it measures" }
 param.mode = { type = "enum", of = ["ok", "fail", "invalid"], doc = "how it ends" }
@@ -32,6 +38,51 @@ result = { path = "r.json", schema = "chaos-v1" }
 [cell.metric]
 number = { from = "result", at = "/value", unit = "1" }
 [cell.valid]
+that = ["result.good == 1"]
+
+[served]
+retry = { base = "20ms", cap = "40ms" }
+param.name = { type = "str", doc = "its own" }
+param.value = { type = "int", doc = "what it asks with" }
+param.extra = { type = "int", doc = "what the service adds" }
+param.mode = { type = "enum", of = ["ok", "fail", "invalid"], doc = "how it ends" }
+param.ledger = { type = "str", doc = "where executions are noted" }
+param.pause = { type = "str", doc = "seconds it takes" }
+roles = { server = { exclusive = false }, client = { exclusive = false } }
+[[served.service]]
+name = "tap"
+role = "server"
+run = """
+box={{ ledger }}.tap{{ extra }}
+rm -rf "$box"; mkdir "$box"; mkfifo "$box/ask"
+exec 3<> "$box/ask"
+echo open
+while read -r answer number <&3; do
+  echo $((number + {{ extra }})) > "$box/new"
+  mv "$box/new" "$box/$answer"
+done
+"""
+ready = { log = "^open$", within = "50s" }
+stop_grace = "1s"
+[[served.step]]
+name = "go"
+role = "client"
+timeout = "1m"
+run = """
+echo {{ name }} {{ value }} {{ extra }} {{ mode }} >> {{ ledger }}
+sleep {{ pause }}
+test {{ mode }} != fail
+good=1; test {{ mode }} = ok || good=0
+cd {{ ledger }}.tap{{ extra }}
+echo {{ name }}.$$ {{ value }} > ask
+while ! test -e {{ name }}.$$; do sleep 0.01; done
+printf '{"schema": "chaos-v1", "value": %d, "good": %d}' "$(cat {{ name }}.$$)" $good > {{ out.result }}
+"""
+[served.output]
+result = { path = "r.json", schema = "chaos-v1" }
+[served.metric]
+number = { from = "result", at = "/value", unit = "1" }
+[served.valid]
 that = ["result.good == 1"]
 
 [sum]
@@ -66,10 +117,22 @@ pub enum Mode {
     Invalid,
 }
 
+/// A change of the plan.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Edit {
+    Value(usize, i64),
+    Mode(usize, Mode),
+    /// What the service of a served cell adds.
+    Extra(usize, i64),
+    Sum(usize, i64),
+    Comment,
+}
+
 /// What the plan says.
 #[derive(Debug, Clone)]
 pub struct State {
     pub cells: [(i64, Mode); CELLS],
+    pub extras: [i64; SERVED.len()],
     pub sums: [i64; SUMS.len()],
     pub comment: u64,
 }
@@ -89,9 +152,26 @@ impl State {
     pub fn new() -> Self {
         Self {
             cells: [(1, Mode::Ok); CELLS],
+            extras: [1; SERVED.len()],
             sums: [0; SUMS.len()],
             comment: 0,
         }
+    }
+
+    pub fn edit(&mut self, edit: Edit) {
+        match edit {
+            Edit::Value(cell, value) => self.cells[cell].0 = value,
+            Edit::Mode(cell, mode) => self.cells[cell].1 = mode,
+            Edit::Extra(at, extra) => self.extras[at] = extra,
+            Edit::Sum(at, value) => self.sums[at] = value,
+            Edit::Comment => self.comment += 1,
+        }
+    }
+
+    /// What the service of a cell adds, if it has one.
+    fn extra(&self, cell: usize) -> Option<i64> {
+        let at = SERVED.iter().position(|served| *served == cell)?;
+        Some(self.extras[at])
     }
 
     /// Every node by name, from the definitions alone.
@@ -99,11 +179,13 @@ impl State {
         let mut all = BTreeMap::new();
         for (at, (value, mode)) in self.cells.iter().enumerate() {
             let word = format!("{mode:?}").to_lowercase();
+            let extra = self.extra(at);
+            let told = extra.map_or(String::new(), |extra| format!(" {extra}"));
             all.insert(
                 format!("c{at}"),
                 Expected {
-                    line: Some(format!("c{at} {value} {word}")),
-                    value: (*mode == Mode::Ok).then_some(*value),
+                    line: Some(format!("c{at} {value}{told} {word}")),
+                    value: (*mode == Mode::Ok).then_some(*value + extra.unwrap_or(0)),
                     needs: Vec::new(),
                 },
             );
@@ -144,18 +226,28 @@ impl State {
     }
 
     /// Writes plan, rules and platform into a workspace.
-    pub fn write(&self, workspace: &Workspace, pause: &str) {
+    pub fn write(&self, workspace: &Workspace, ledger: &Path, pause: &str) {
         let mut plan = format!(
             "# {}\n[plan]\ntitle = \"chaos\"\nrules = [\"chaos\"]\n[settings]\nledger = \"{}\"\npause = \"{pause}\"\n",
             self.comment,
-            workspace.path().join("ledger").display(),
+            ledger.display(),
         );
-        plan.push_str("[[layer]]\nid = \"L0\"\nrule = \"chaos.cell\"\n");
-        for (at, (value, mode)) in self.cells.iter().enumerate() {
-            let mode = format!("{mode:?}").to_lowercase();
+        for served in [false, true] {
+            let rule = if served { "served" } else { "cell" };
             plan.push_str(&format!(
-                "[[layer.pattern]]\nid = \"c{at}\"\nsettings = {{ name = \"c{at}\", value = {value}, mode = \"{mode}\" }}\n"
+                "[[layer]]\nid = \"{rule}\"\nrule = \"chaos.{rule}\"\n"
             ));
+            for (at, (value, mode)) in self.cells.iter().enumerate() {
+                let extra = self.extra(at);
+                if extra.is_some() != served {
+                    continue;
+                }
+                let mode = format!("{mode:?}").to_lowercase();
+                let extra = extra.map_or(String::new(), |extra| format!(", extra = {extra}"));
+                plan.push_str(&format!(
+                    "[[layer.pattern]]\nid = \"c{at}\"\nsettings = {{ name = \"c{at}\", value = {value}, mode = \"{mode}\"{extra} }}\n"
+                ));
+            }
         }
         let sums = SUMS.iter().enumerate().map(|(at, of)| {
             let needs: Vec<String> = of.iter().map(|c| format!("\"c{c}\"")).collect();
@@ -184,9 +276,14 @@ fn sum_pattern(name: &str, value: i64, needs: &[String]) -> String {
     )
 }
 
+/// The document that a node with this number leaves.
+pub fn document(value: i64) -> String {
+    format!("{{\"schema\": \"chaos-v1\", \"value\": {value}, \"good\": 1}}")
+}
+
 /// How often each line stands in the ledger.
-pub fn ledger(workspace: &Workspace) -> BTreeMap<String, usize> {
-    let text = std::fs::read_to_string(workspace.path().join("ledger")).unwrap_or_default();
+pub fn ledger(ledger: &Path) -> BTreeMap<String, usize> {
+    let text = std::fs::read_to_string(ledger).unwrap_or_default();
     let mut counts = BTreeMap::new();
     for line in text.lines() {
         *counts.entry(line.trim_end().to_string()).or_insert(0) += 1;
@@ -194,11 +291,23 @@ pub fn ledger(workspace: &Workspace) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Names of the nodes that `doe plan` would reuse.
-pub fn reused(workspace: &Workspace) -> BTreeSet<String> {
-    let labels = workspace.planned("//chaos:all", "reuse");
-    let name = |label: String| label.trim_start_matches("//chaos:").to_string();
-    labels.into_iter().map(name).collect()
+/// Names of the nodes that `doe plan` would reuse, with the beginning of the record that stands.
+pub fn reused(workspace: &Workspace) -> BTreeMap<String, String> {
+    let plan = workspace
+        .doe(&["plan", "//chaos:all", "--json"])
+        .ok()
+        .json();
+    let rows = plan["reuse"].as_array().unwrap().iter();
+    let named = rows.map(|row| {
+        let reason = row["reason"].as_str().unwrap();
+        let (_, record) = reason
+            .rsplit_once("record ")
+            .unwrap_or_else(|| panic!("{reason}"));
+        let record = record.chars().take_while(char::is_ascii_hexdigit).collect();
+        let label = row["label"].as_str().unwrap();
+        (label.trim_start_matches("//chaos:").to_string(), record)
+    });
+    named.collect()
 }
 
 /// The number of every node that has a valid current result.
@@ -222,7 +331,7 @@ pub fn values(workspace: &Workspace) -> BTreeMap<String, i64> {
     values
 }
 
-/// Digests of all records.
+/// Digests of all records, by the index.
 pub fn records(workspace: &Workspace) -> BTreeSet<String> {
     let list = workspace.doe(&["cache", "ls", "--json"]).ok().json();
     let rows = list.as_array().unwrap();

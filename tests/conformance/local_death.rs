@@ -11,6 +11,7 @@ use doe::exec::local::{LocalExecutor, LocalOptions};
 use doe::exec::{Executor, Handle, Script, Status, Stream, Token};
 
 use crate::conformance::{Rig, bounded, carriers, eventually, number_in, runs, token};
+use crate::rig::told::Case;
 use crate::{hosts, options};
 
 const PREFIX: &str = "DOE_TEST_PREFIX";
@@ -108,6 +109,7 @@ async fn handles(root: &Path) -> Vec<Handle> {
 
 #[tokio::test]
 async fn nothing_outlives_a_killed_doe() {
+    let _told = Case::own("local");
     let dir = tempfile::tempdir().unwrap();
     let prefix = token().0;
     let mut doe = holder("hold", dir.path(), &prefix);
@@ -143,6 +145,7 @@ async fn nothing_outlives_a_killed_doe() {
 
 #[tokio::test]
 async fn a_kill_at_any_moment_of_a_start_leaves_nothing() {
+    let _told = Case::own("local");
     for round in 0..8u64 {
         let dir = tempfile::tempdir().unwrap();
         let prefix = token().0;
@@ -167,6 +170,7 @@ async fn a_kill_at_any_moment_of_a_start_leaves_nothing() {
 
 #[tokio::test]
 async fn kept_scripts_are_attached_to_again() {
+    let _told = Case::own("local");
     let dir = tempfile::tempdir().unwrap();
     let prefix = token().0;
     let mut doe = holder("keep", dir.path(), &prefix);
@@ -224,6 +228,7 @@ fn reaper_of(root: &Path, parent: u32) -> Option<u32> {
 
 #[tokio::test]
 async fn a_killed_reaper_is_replaced_and_knows_everything() {
+    let _told = Case::own("local");
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().canonicalize().unwrap();
     let prefix = token().0;
@@ -264,6 +269,7 @@ async fn a_killed_reaper_is_replaced_and_knows_everything() {
 
 #[tokio::test]
 async fn a_dropped_executor_ends_what_it_started_and_an_idle_one_lets_its_reaper_go() {
+    let _told = Case::own("local");
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().canonicalize().unwrap();
     let executor = LocalExecutor::new(root.join("exec"), options()).unwrap();
@@ -314,9 +320,12 @@ impl Drop for SmallDisk {
 
 #[tokio::test]
 async fn on_a_full_disk_the_end_is_still_written_down() {
+    let told = Case::own("local");
     let Some(disk) = SmallDisk::mount() else {
         let note = b"SKIPPED: no right to mount a small file system here\n";
         std::io::stderr().write_all(note).unwrap();
+        let why = "no right to mount a small file system here";
+        told.into_iter().for_each(|told| told.skip(why));
         return;
     };
     let elsewhere = tempfile::tempdir().unwrap();

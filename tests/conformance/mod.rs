@@ -295,30 +295,43 @@ pub async fn ports(rig: &Rig) {
     }
 }
 
-/// Makes a test of every function of the suite for one kind of rig.
+/// Makes a test of every function of the suite for one kind of rig. An executor has a name, and a
+/// rig where there can be one.
 #[macro_export]
 macro_rules! conformance {
-    ($rig:expr) => {
-        conformance!(@one $rig; facts staging collecting signs ports);
-        conformance!(@one $rig; process::codes process::signals process::strictness process::times
+    ($executor:expr, $rig:expr) => {
+        conformance!(@one $executor, $rig; facts staging collecting signs ports);
+        conformance!(@one $executor, $rig; process::codes process::signals process::strictness process::times
             process::big_output process::output_below_the_cap process::binary_output
             process::followed_log process::hostile_values process::clean_environment
             process::script_with_heredoc process::refusals process::one_start_per_token
             process::concurrent_starts_of_one_token process::found_by_token process::taken_back
             process::two_hosts process::many_at_once);
-        conformance!(@one $rig; tree::timeout tree::timeout_of_a_polite_script tree::leftovers_are_ended
+        conformance!(@one $executor, $rig; tree::timeout tree::timeout_of_a_polite_script tree::leftovers_are_ended
             tree::cancel_ends_everything tree::cancel_is_polite_first tree::cancel_twice_and_late
             tree::own_group_does_not_hurt_the_logs tree::lost_leader tree::torn_record
             tree::a_stopped_tree_is_ended tree::what_runs_keeps_its_folder);
-        conformance!(@one $rig; hosts::disk_full hosts::five_hundred_nodes);
+        conformance!(@one $executor, $rig; hosts::disk_full hosts::five_hundred_nodes);
     };
-    (@one $rig:expr; $($room:ident $(:: $name:ident)?)*) => { $(conformance!(@test $rig; $room $(:: $name)?);)* };
-    (@test $rig:expr; $name:ident) => {
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() { conformance::$name(&$rig).await }
+    (@one $executor:expr, $rig:expr; $($room:ident $(:: $name:ident)?)*) => {
+        $(conformance!(@test $executor, $rig; $room $(:: $name)?);)*
     };
-    (@test $rig:expr; $room:ident :: $name:ident) => {
+    (@test $executor:expr, $rig:expr; $name:ident) => {
+        conformance!(@named $executor, $rig; $name, conformance::$name);
+    };
+    (@test $executor:expr, $rig:expr; $room:ident :: $name:ident) => {
+        conformance!(@named $executor, $rig; $name, conformance::$room::$name);
+    };
+    (@named $executor:expr, $rig:expr; $name:ident, $function:path) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $name() { conformance::$room::$name(&$rig).await }
+        async fn $name() {
+            let name = stringify!($name).replace('_', " ");
+            let case = $crate::rig::told::Case::of($executor, &name);
+            let rig: Option<Rig> = $rig;
+            match rig {
+                Some(rig) => case.end($function(&rig).await),
+                None => case.skip($crate::rig::NO_HOSTS),
+            }
+        }
     };
 }

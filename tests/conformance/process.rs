@@ -6,6 +6,7 @@ use std::time::Duration;
 use doe::exec::{Script, Sign, Status, Stream};
 
 use super::{Rig, bounded, carriers, eventually, token};
+use crate::rig::told::Outcome;
 
 pub async fn codes(rig: &Rig) {
     for code in [0, 1, 2, 77, 126, 127, 128, 200, 255] {
@@ -70,6 +71,13 @@ pub async fn times(rig: &Rig) {
     // `date` may know whole seconds only.
     assert!(before - before % 1000 <= exit.started_unix_ms);
     assert!(exit.started_unix_ms <= exit.ended_unix_ms && exit.ended_unix_ms <= after);
+    // Nobody but a wrapper asks what was used.
+    let busy = rig.script("head -c 200000000 /dev/zero | cksum");
+    let used = rig.run(&busy).await.exit.cpu;
+    match used {
+        Some(used) => assert!(used.user_ms + used.system_ms >= 50, "{used:?}"),
+        None => assert!(rig.attached),
+    }
 }
 
 pub async fn big_output(rig: &Rig) {
@@ -226,8 +234,8 @@ pub async fn clean_environment(rig: &Rig) {
                 .0
                 .to_string()
         })
-        // Shells set these by themselves.
-        .filter(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(&name.as_str()))
+        // Shells set these by themselves; the last is the mark of what ends with its `doe`.
+        .filter(|name| !["PWD", "OLDPWD", "SHLVL", "_", "DOE_GROUP"].contains(&name.as_str()))
         .collect();
     names.sort();
     assert_eq!(names, ["DOE_TOKEN", "GIVEN", "HOME", "LANG", "PATH"]);
@@ -468,7 +476,7 @@ pub fn peer_process() {
     }
 }
 
-pub async fn many_at_once(rig: &Rig) {
+pub async fn many_at_once(rig: &Rig) -> Outcome {
     const COUNT: usize = 200;
     let runs = (0..COUNT).map(|at| async move {
         let text = format!(
@@ -492,4 +500,5 @@ pub async fn many_at_once(rig: &Rig) {
     let handles = futures_util::future::join_all(runs).await;
     let tokens: std::collections::HashSet<_> = handles.iter().map(|h| &h.token).collect();
     assert_eq!(tokens.len(), COUNT);
+    Outcome::Of(format!("{COUNT} scripts"))
 }

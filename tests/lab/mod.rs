@@ -210,6 +210,7 @@ impl Lab {
                 fail_fast: build.fail_fast,
                 doe: env!("CARGO_BIN_EXE_doe").into(),
                 path_prefix: Vec::new(),
+                secrets: Default::default(),
                 env: BTreeMap::new(),
                 site: None,
                 notices: Vec::new(),

@@ -24,6 +24,18 @@ got = {{ from = "result", at = "/got", unit = "" }}
     )
 }
 
+/// An analysis that keeps the list of what it was given.
+pub(crate) const LOOK: &str = r#"
+[look]
+kind = "analysis"
+[[look.step]]
+name = "read"
+timeout = "1m"
+run = "cp {{ inputs }} {{ out.result }}"
+[look.output]
+result = { path = "r.json" }
+"#;
+
 /// A layer `id` with one pattern `p-id`.
 pub(crate) fn pattern(id: &str, rule: &str, more: &str) -> String {
     format!(

@@ -2,6 +2,8 @@
 //! runs in them are gone when the value is dropped.
 #![allow(dead_code)] // each test program uses a part of it
 
+pub mod told;
+
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -33,6 +35,34 @@ pub fn skipped() -> bool {
     }
     !may
 }
+
+/// The test that runs, as a case of an executor with this name; none where it is passed over for
+/// want of hosts.
+pub fn told(executor: &str, case: &str) -> Option<told::Case> {
+    let case = told::Case::of(executor, case);
+    match skipped() {
+        true => {
+            case.skip(NO_HOSTS);
+            None
+        }
+        false => Some(case),
+    }
+}
+
+/// The same for a test that stands beside the suite.
+pub fn own(executor: &str) -> Option<Option<told::Case>> {
+    let case = told::Case::own(executor);
+    match skipped() {
+        true => {
+            case.into_iter().for_each(|case| case.skip(NO_HOSTS));
+            None
+        }
+        false => Some(case),
+    }
+}
+
+/// Why a test is passed over.
+pub const NO_HOSTS: &str = "no right to make network namespaces and mounts here";
 
 pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -18,8 +18,17 @@ struct Controller {
 }
 
 impl Slurm {
-    /// A cluster of so many nodes.
+    /// A cluster of so many nodes, without accounting.
     pub fn up(count: u32) -> Self {
+        Self::up_with(count, &[])
+    }
+
+    /// One with accounting; it gives nodes up soon, and has a partition whose jobs preempt others.
+    pub fn up_with_accounts(count: u32) -> Self {
+        Self::up_with(count, &["accounts"])
+    }
+
+    fn up_with(count: u32, more: &[&str]) -> Self {
         let hosts = Hosts::up(count, None);
         let dir = hosts.dir().join("slurm");
         // As different as the networks of the rigs are.
@@ -28,7 +37,8 @@ impl Slurm {
         let mut up = Command::new(script("slurm-up.sh"));
         up.arg(&dir)
             .arg(count.to_string())
-            .args([&hosts.prefix, &hosts.net, &port.to_string()]);
+            .args([&hosts.prefix, &hosts.net, &port.to_string()])
+            .args(more);
         run(&mut up);
         Self { controller, hosts }
     }
@@ -121,6 +131,25 @@ impl Slurm {
             .arg(self.hosts.name(number))
             .env("SLURM_CONF", self.config());
         run(&mut start);
+    }
+
+    /// From now on jobs find the programs of the hosts first, and so the time that these tell.
+    pub fn follow_clocks(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        let bin = self.hosts.dir().join("bin");
+        let prolog = self.controller.dir.join("etc/prolog.sh");
+        let text = format!("#!/bin/sh\necho \"export PATH={}:$PATH\"\n", bin.display());
+        std::fs::write(&prolog, text).unwrap();
+        std::fs::set_permissions(&prolog, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let config = std::fs::read_to_string(self.config()).unwrap();
+        let config = format!("{config}TaskProlog={}\n", prolog.display());
+        std::fs::write(self.config(), config).unwrap();
+        self.ask("scontrol", &["reconfigure"]);
+    }
+
+    /// Kills the daemon that keeps the accounts.
+    pub fn kill_accounts(&self) {
+        run(Command::new("kill").args(["-KILL", &self.pid("slurmdbd")]));
     }
 
     /// Kills the daemon of a node; the jobs there go on.

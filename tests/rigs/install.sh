@@ -11,6 +11,15 @@ has slurmctld || missing+=(slurmctld slurm-wlm-basic-plugins)
 has slurmd || missing+=(slurmd)
 has sbatch || missing+=(slurm-client)
 has munged || missing+=(munge)
+has slurmdbd || missing+=(slurmdbd slurm-wlm-mysql-plugin)
+has mariadbd || missing+=(mariadb-server)
+# The wrapper is tested under each of them, and read by the last.
+has dash || missing+=(dash)
+has busybox || missing+=(busybox)
+has mksh || missing+=(mksh)
+has shellcheck || missing+=(shellcheck)
+# For `.ci/static-doe`.
+has musl-gcc || missing+=(musl-tools)
 [ ${#missing[@]} -gt 0 ] || exit 0
 echo "installing ${missing[*]}"
 apt-get update -qq

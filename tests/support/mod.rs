@@ -35,6 +35,14 @@ impl Workspace {
         workspace
     }
 
+    /// The same workspace, as it is.
+    pub fn again(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            _dir: None,
+        }
+    }
+
     /// The shipped plans and rules, on a simulation that is faster than the shipped one.
     pub fn shipped(time_scale: &str) -> Self {
         let workspace = Self::empty();

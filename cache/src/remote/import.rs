@@ -3,6 +3,7 @@
 
 use super::mirror::Mirror;
 use crate::candidates;
+use crate::cas::Blob;
 use crate::checked;
 use crate::digest::Digest;
 use crate::durable::Temp;
@@ -140,7 +141,14 @@ impl Store {
             found => return found,
         };
         match self.mirror.get() {
-            Some(mirror) if mirror.mode().reads() => mirror.blob(digest),
+            Some(mirror) if mirror.mode().reads() => match self.recorded_size(digest)? {
+                Some(size_bytes) => mirror.blob(&Blob {
+                    digest: *digest,
+                    size_bytes,
+                }),
+                // No record names it, so nobody put it there for us.
+                None => Err(here),
+            },
             _ if self.has_imported() && matches!(here, Error::NotFound { .. }) => {
                 Err(Error::Mirror {
                     what: format!(
@@ -152,5 +160,17 @@ impl Store {
             }
             _ => Err(here),
         }
+    }
+
+    /// How long the records say that a blob is.
+    fn recorded_size(&self, blob: &Digest) -> Result<Option<u64>> {
+        let size: Option<i64> = self.index().query_row(
+            "SELECT max(size_bytes) FROM (
+                 SELECT size_bytes FROM record_output WHERE digest = ?1
+                 UNION ALL SELECT size_bytes FROM record_log WHERE digest = ?1)",
+            [blob.as_bytes()],
+            |row| row.get(0),
+        )?;
+        Ok(size.and_then(|size| u64::try_from(size).ok()))
     }
 }

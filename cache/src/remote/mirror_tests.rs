@@ -90,6 +90,41 @@ fn what_was_sent_is_found_by_either_key_and_read_when_needed() {
     }
 }
 
+/// How long an output or a log may be is what its record says, not what a record may be.
+#[test]
+fn a_blob_longer_than_any_record_can_be_shown() {
+    let long = vec![b'x'; MOST_RECORD_BYTES as usize + 1];
+    let memory = Memory::default();
+    let from = Lab::new();
+    let staged = from.store.cas().stage_bytes(&long).unwrap();
+    let digest = put_with(&from.store, "//t:long", 1, |record| {
+        let output = record.outputs.get_mut("result").unwrap();
+        (output.digest, output.size_bytes) = (staged.digest, staged.size_bytes);
+        let log = &mut record.logs[0];
+        (log.digest, log.size_bytes) = (staged.digest, staged.size_bytes);
+        record.seal();
+    });
+    let sent = mirror(&memory);
+    assert_eq!(sent.send(&from.store, &digest), Ok(true));
+
+    let to = Lab::new();
+    let mirror = Arc::new(mirror(&memory));
+    let lookup = mirror.lookup(&to.store, &[from.store.record(&digest).unwrap().spec_key]);
+    to.store.import(&lookup.found, mirror.place()).unwrap();
+    to.store.attach(mirror.clone());
+    assert!(to.store.blob(&staged.digest).unwrap() == long);
+    // One that is longer than its record says is not even fetched.
+    let before = mirror.traffic().received_bytes;
+    memory.set(&names::object(&staged.digest), &[&long[..], b"y"].concat());
+    let error = to.store.blob(&staged.digest).unwrap_err();
+    assert!(error.to_string().contains("too long"), "{error}");
+    assert_eq!(mirror.traffic().received_bytes, before);
+    // What no record names was never put there for us.
+    memory.set(&names::object(&Digest::of(b"theirs")), b"theirs");
+    let error = to.store.blob(&Digest::of(b"theirs")).unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+}
+
 /// What a person refused here does not come back because somebody else believes it.
 #[test]
 fn what_was_refused_here_is_not_fetched_again() {

@@ -19,10 +19,13 @@ use crate::error::{Error, Kind, Result, Severity};
 use crate::exec::slurm::{Chain, Driver, Drivers, Order};
 use crate::graph::Graph;
 use crate::plan::model::{Platform, Workspace};
+use crate::plan::secrets::Origin;
 
 /// How long the first driver is waited for; it may wait in the queue for hours.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long it is watched once it has begun: what is wrong with its node or its arguments shows.
+const FIRST_STEPS: Duration = Duration::from_secs(2);
 
 /// Submits the build.
 pub fn run(
@@ -78,6 +81,17 @@ fn check(
             let text = format!("`{option}` does not go with `--detach`: {why}");
             return Err(Error::new(Kind::Usage, "no-detach", text)
                 .hint("leave one of the two out; `driver.time` and `driver.count` of the platform bound what a detached build may take"));
+        }
+    }
+    for (name, secret) in &platform.secrets {
+        if let Origin::Variable(variable) = &secret.from {
+            let text = format!(
+                "`--detach`: the secret `{name}` comes from `{variable}` of this environment, which a job does not have"
+            );
+            return Err(Error::new(Kind::Usage, "no-detach", text).hint(format!(
+                "let it come from a file that the nodes of drivers see: `secrets = {{ {name} = {{ file = \"~/.{}\" }} }}`",
+                name.to_ascii_lowercase().replace('_', "-")
+            )));
         }
     }
     let store = session::store(workspace)?;
@@ -155,6 +169,7 @@ fn words(global: &Global, args: &BuildArgs) -> Vec<String> {
 /// Looks whether the first driver begins; nothing when it waits.
 async fn first_look(drivers: &Drivers) -> Result<Option<Driver>> {
     let since = Instant::now();
+    let mut begun = None;
     loop {
         let all = drivers.look().await?.unwrap_or_default();
         let first = all.into_iter().next();
@@ -164,7 +179,11 @@ async fn first_look(drivers: &Drivers) -> Result<Option<Driver>> {
                 return Err(Error::new(Kind::Infra, "workspace-not-shared", why)
                     .hint("the workspace and its state folder must lie on a file system that the nodes share; `doe.toml` may name another `state`"));
             }
-            if first.begun.is_some() || has_ended {
+            if let Some(code) = drivers.chain.ended(1)?.filter(|code| *code > 125) {
+                return Err(did_not_run(drivers, code));
+            }
+            begun = begun.or(first.begun.as_ref().map(|_| Instant::now()));
+            if has_ended || begun.is_some_and(|begun| begun.elapsed() > FIRST_STEPS) {
                 return Ok(Some(first.clone()));
             }
             let job = first.job.as_ref().filter(|job| !job.is_open());
@@ -179,11 +198,22 @@ async fn first_look(drivers: &Drivers) -> Result<Option<Driver>> {
                 ));
             }
         }
-        if since.elapsed() > FIRST_LOOK {
+        if begun.is_none() && since.elapsed() > FIRST_LOOK {
             return Ok(first);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// The program could not be run there, so no driver can.
+fn did_not_run(drivers: &Drivers, code: u8) -> Error {
+    let log = drivers.chain.log(1);
+    let said = std::fs::read_to_string(&log).unwrap_or_default();
+    let last = said.lines().last().unwrap_or("it left no word").to_owned();
+    let text = format!("`doe` does not run where the build would be driven (exit code {code})");
+    Error::new(Kind::Infra, "doe-does-not-run", text)
+        .cause(last)
+        .hint("`doe` of the platform's table `slurm` names one that runs there; `driver` says where drivers run")
 }
 
 fn tell(
@@ -212,6 +242,14 @@ fn tell(
         return Ok(0);
     }
     let number = number.unwrap_or_else(|| "?".into());
+    if let Some((driver, code)) = chain.over()? {
+        let log = chain.log(driver);
+        out.line(format!(
+            "job {number} ended the build with exit code {code}: {}",
+            log.display()
+        ))?;
+        return Ok(code);
+    }
     out.line(match first.and_then(|first| first.begun.as_ref()) {
         Some(begun) => format!("job {number} drives the build on {}", begun.node),
         None => format!(

@@ -77,10 +77,15 @@ pub enum Question {
 
 /// How much.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  doe cache pull\n  doe cache pull --blobs --wait=15m   when a build may still be running"
+)]
 pub struct Pull {
     /// Their outputs and logs too, instead of when they are first read
     #[arg(long)]
     pub blobs: bool,
+    #[command(flatten)]
+    pub waiting: Waiting,
 }
 
 /// Runs the command.
@@ -115,7 +120,7 @@ pub fn run(global: &Global, args: &CacheArgs, out: &mut Out) -> Result<u8> {
             return super::mirror::push(global, &session::workspace(global)?, out);
         }
         Question::Pull(pull) => {
-            return super::mirror::pull(global, &session::workspace(global)?, pull.blobs, out);
+            return super::mirror::pull(global, &session::workspace(global)?, pull, out);
         }
     }
     Ok(0)

@@ -222,7 +222,7 @@ fn chain(
         "previous_attempt": record.previous_attempt,
         "recorded_unix_ms": record.recorded_unix_ms,
         "started_unix_ms": record.timings.started_unix_ms,
-        "duration_ms": record.duration_ms(),
+        "duration_ms": record.duration_ms(), "cpu": record.cpu,
         "execution": execution.status, "reason": execution.reason,
         "validity": record.verdicts.validity.status,
         "criterion": record.verdicts.criterion.status,
@@ -283,6 +283,14 @@ fn print(out: &mut Out, told: &Value, level: usize) -> Result<()> {
         text("run_id"),
         crate::cli::plan::people(seconds)
     ))?;
+    for (step, used) in told["cpu"].as_object().into_iter().flatten() {
+        let seconds = |of: &str| used[of].as_f64().unwrap_or(0.0) / 1000.0;
+        line(format!(
+            "  cpu       step {step}: {:.2} s in programs, {:.2} s in the kernel",
+            seconds("user_ms"),
+            seconds("system_ms")
+        ))?;
+    }
     let kind = match told["simulated"].as_bool() {
         Some(true) => "simulated",
         _ => "measured",

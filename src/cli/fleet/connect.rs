@@ -8,6 +8,8 @@ use doe_cache::Digest;
 
 use crate::error::{Error, Result};
 use crate::exec::HostSpec;
+use crate::exec::folder;
+use crate::exec::remote::call::nonce;
 use crate::exec::remote::ssh::{Ssh, SshOptions};
 use crate::exec::remote::{RemoteExecutor, RemoteOptions};
 use crate::plan::model::{Platform, SshTable, Workspace};
@@ -37,9 +39,19 @@ pub(super) fn root_of(workspace: &Workspace, root: &str) -> Result<String> {
 }
 
 /// The name under which builds of this workspace with this platform attend to what runs on hosts:
-/// one of another platform takes nothing over, so it does not keep it alive either.
+/// one of another platform takes nothing over, so it does not keep it alive either. It goes with the
+/// state folder, whatever that and this machine are called by then. The caller holds the lock.
 pub(super) fn lease_of(workspace: &Workspace, platform: &Platform) -> Result<String> {
-    let mark = Digest::of(format!("{}:{}", mark_of(workspace)?, platform.name));
+    let path = workspace.state_dir.join("lease");
+    let word = match folder::read_if_there(&path)? {
+        Some(word) if !word.trim().is_empty() => word,
+        _ => {
+            let word = nonce();
+            folder::write_private(&path, word.as_bytes())?;
+            word
+        }
+    };
+    let mark = Digest::of(format!("{}:{}", word.trim(), platform.name));
     Ok(mark.short()[..12].to_owned())
 }
 

@@ -11,7 +11,7 @@ use doe_cache::Digest;
 use super::{connect, slurm, ssm};
 use crate::error::Result;
 use crate::exec::remote::RemoteExecutor;
-use crate::exec::slurm::SlurmExecutor;
+use crate::exec::slurm::{Chain, SlurmExecutor};
 use crate::exec::{Executor, Handle, HostSpec, Token};
 use crate::plan::model::{Platform, Workspace};
 
@@ -72,19 +72,29 @@ impl Ground {
         }
     }
 
-    /// Puts programs on all hosts, each under its name in one folder, which is returned.
-    pub(super) async fn install(&self, programs: &[(String, Digest, PathBuf)]) -> Result<PathBuf> {
+    /// Puts programs on hosts, each under its name in one folder, which is returned.
+    pub(super) async fn install(
+        &self,
+        hosts: &[HostSpec],
+        programs: &[(String, Digest, PathBuf)],
+    ) -> Result<PathBuf> {
         match &self.way {
-            Way::Remote(remote) => remote.install(&self.hosts, programs).await,
+            Way::Remote(remote) => remote.install(hosts, programs).await,
             Way::Slurm(slurm) => slurm.install(programs),
         }
     }
 
-    /// Finds out whether a program of the hosts runs there.
-    pub(super) async fn try_program(&self, program: &Path, arguments: &[&str]) -> Result<()> {
+    /// Finds out whether a program of a host runs there.
+    pub(super) async fn try_program(
+        &self,
+        host: &HostSpec,
+        program: &Path,
+        arguments: &[&str],
+    ) -> Result<()> {
+        let host = std::slice::from_ref(host);
         match &self.way {
-            Way::Remote(remote) => remote.try_program(&self.hosts, program, arguments).await,
-            Way::Slurm(slurm) => slurm.try_program(&self.hosts, program, arguments).await,
+            Way::Remote(remote) => remote.try_program(host, program, arguments).await,
+            Way::Slurm(slurm) => slurm.try_program(host, program, arguments).await,
         }
     }
 
@@ -92,8 +102,7 @@ impl Ground {
     pub(super) async fn guard(&self, name: &str, survive: Duration) -> Result<()> {
         match &self.way {
             Way::Remote(remote) => remote.guard(&self.hosts, name, survive).await,
-            // What runs there is not told how long it may survive.
-            Way::Slurm(_) => Ok(()),
+            Way::Slurm(slurm) => slurm.guard(name, survive, Chain::own()?.is_some()),
         }
     }
 

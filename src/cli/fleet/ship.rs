@@ -1,4 +1,4 @@
-//! What scripts call is shipped to where they run: `doe` and the simulated tools, under their
+//! What scripts call is shipped to where they call it: `doe` and the simulated tools, under their
 //! digests, and found out to run there before anything depends on it.
 
 use std::collections::BTreeMap;
@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use doe_cache::Digest;
 
+use super::callers::Callers;
 use super::connect::file;
 use super::ground::Ground;
 use crate::error::{Error, Kind, Result};
-use crate::exec::Site;
+use crate::exec::{HostSpec, Site};
 use crate::measure::sim::{profile, shims};
 use crate::plan::model::{Platform, Workspace};
 
@@ -21,7 +22,7 @@ pub(super) async fn settle(
     ground: &Ground,
     workspace: &Workspace,
     platform: &Platform,
-    doe: &Path,
+    (doe, callers): (&Path, &Callers),
 ) -> Result<Site> {
     let (own, more) = match platform.executor.as_str() {
         "ssm" => (platform.ssm.doe.as_ref(), &platform.ssm.path),
@@ -29,27 +30,26 @@ pub(super) async fn settle(
         _ => (platform.ssh.doe.as_ref(), &platform.ssh.path),
     };
     let own = own.map(|doe| file(workspace, doe));
-    let doe = own.as_deref().unwrap_or(doe);
-    let programs = [("doe".to_owned(), digest_of(doe)?, doe.to_owned())];
-    let bin = ground.install(&programs).await?;
-    let there = bin.join("doe");
-    ground.try_program(&there, &["--version"]).await.map_err(|cause| {
-        Error::new(
-            Kind::Infra,
-            "doe-does-not-run",
-            "the doe program that was shipped does not run on a host",
-        )
-        .cause(cause)
-        .hint("build a static one for the hosts (`.ci/static-doe` of the sources does it) and name it as `doe` in the platform's table `ssh`, `slurm` or `ssm`")
-    })?;
+    let hosts = ground.hosts.iter();
+    let wanting = hosts.filter(|host| platform.simulated || callers.perhaps_on(&host.name));
+    let wanting: Vec<HostSpec> = wanting.cloned().collect();
     let mut path = Vec::new();
     let mut env = BTreeMap::new();
-    if platform.simulated {
-        let (tools, variables) = simulation(ground, workspace, platform, &there).await?;
-        path.push(tools.display().to_string());
-        env.extend(variables);
+    // Where nobody calls it there is nothing to name.
+    let mut there = PathBuf::from("doe");
+    if !wanting.is_empty() {
+        let doe = own.as_deref().unwrap_or(doe);
+        let programs = [("doe".to_owned(), digest_of(doe)?, doe.to_owned())];
+        let bin = ground.install(&wanting, &programs).await?;
+        there = bin.join("doe");
+        find_out(ground, platform, &wanting, (&there, callers)).await?;
+        if platform.simulated {
+            let (tools, variables) = simulation(ground, workspace, platform, &there).await?;
+            path.push(tools.display().to_string());
+            env.extend(variables);
+        }
+        path.push(bin.display().to_string());
     }
-    path.push(bin.display().to_string());
     path.extend(more.iter().cloned());
     path.push(match ground.login_path() {
         "" => USUAL_PATH.to_owned(),
@@ -61,6 +61,33 @@ pub(super) async fn settle(
         doe: there,
         env,
     })
+}
+
+/// Finds out whether `doe` runs on the hosts where somebody calls it.
+async fn find_out(
+    ground: &Ground,
+    platform: &Platform,
+    hosts: &[HostSpec],
+    (there, callers): (&Path, &Callers),
+) -> Result<()> {
+    let tries = hosts.iter().map(|host| async move {
+        let who = match callers.on(&host.name) {
+            Some(who) => who.to_owned(),
+            None if platform.simulated => "simulated tools are made of it".to_owned(),
+            None => return Ok(()),
+        };
+        let tried = ground.try_program(host, there, &["--version"]).await;
+        tried.map_err(|cause| {
+            let text = format!(
+                "the doe program that was shipped does not run on a host: on `{}`, and {who}",
+                host.name
+            );
+            Error::new(Kind::Infra, "doe-does-not-run", text)
+                .cause(cause)
+                .hint("build a static one for the hosts (`.ci/static-doe` of the sources does it) and name it as `doe` in the platform's table `ssh`, `slurm` or `ssm`")
+        })
+    });
+    futures_util::future::try_join_all(tries).await.map(drop)
 }
 
 fn digest_of(path: &Path) -> Result<Digest> {
@@ -81,10 +108,11 @@ async fn simulation(
         let path = dir.join(name);
         programs.push((name.to_owned(), digest_of(&path)?, path));
     }
-    let tools = ground.install(&programs).await?;
+    let tools = ground.install(&ground.hosts, &programs).await?;
     let profile = write_profile(workspace, platform)?;
     let programs = [("profile.json".to_owned(), digest_of(&profile)?, profile)];
-    let there = ground.install(&programs).await?.join("profile.json");
+    let there = ground.install(&ground.hosts, &programs).await?;
+    let there = there.join("profile.json");
     let variable = profile::PROFILE_VAR.to_owned();
     Ok((
         tools,

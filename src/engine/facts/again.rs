@@ -135,7 +135,7 @@ async fn ask_since(
     let asked = Instant::now();
     let name = format!("probe-{}-{}", host.name, now_unix_ms());
     let below = std::path::Path::new("probe").join(&host.name);
-    let work = context.work(&context.home, &below, true)?;
+    let work = context.work(&context.home, &below, true);
     let seconds = limit(probe).map(|limit| limit.as_secs_f64());
     let folders = (work.as_path(), work.as_path());
     let script = context.script(

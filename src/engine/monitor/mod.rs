@@ -75,7 +75,8 @@ pub(super) fn entries(manifest: &mut Manifest, rule: &Rule, platform: &Platform)
     }
 }
 
-fn of_rule<'p>(platform: &'p Platform, rule: &'p Rule) -> impl Iterator<Item = &'p Monitor> {
+/// The monitors of a platform that watch a rule.
+pub fn of_rule<'p>(platform: &'p Platform, rule: &'p Rule) -> impl Iterator<Item = &'p Monitor> {
     let measures = rule.kind == RuleKind::Measure;
     let all = platform.monitors.iter().filter(move |_| measures);
     all.filter(|monitor| monitor.watches(&rule.id.0))
@@ -111,8 +112,7 @@ pub(super) fn planned<'c>(
 ) -> Result<Vec<Attached<'c>>> {
     let mut planned: Vec<Attached<'c>> = Vec::new();
     for monitor in of_rule(&context.platform, &job.rule) {
-        let named = |role: &String| monitor.roles.iter().any(|named| named.text == *role);
-        let wanted = |role: &&String| monitor.roles.is_empty() || named(role);
+        let wanted = |role: &&String| monitor.watches_role(role);
         for role in job.roles.iter().filter(wanted) {
             let host = context.host(Some(role))?;
             let same = |known: &Attached<'_>| {

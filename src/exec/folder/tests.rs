@@ -32,6 +32,22 @@ fn job<'a>(script: &'a Script, token: &'a Token) -> Job<'a> {
 const RECORD: &str = "code=3\nsignal=\ntimed_out=0\nstarted_ms=10\nended_ms=25\nend\n";
 
 #[test]
+fn what_was_used_is_read_as_shells_say_it() {
+    let used = |user: &str, system: &str| {
+        let lines = format!("cpu_user={user}\ncpu_system={system}\nend");
+        match Record::parse(&RECORD.replace("end\n", &format!("{lines}\n"))) {
+            Record::Whole(exit) => exit.cpu.map(|cpu| (cpu.user_ms, cpu.system_ms)),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(used("0m1.250000s", "2m0.010s"), Some((1250, 120_010)));
+    assert_eq!(used("61m0,50s", "0m0.00s"), Some((3_660_500, 0)));
+    for none in ["", "0m", "1.5s", "m1s", "0m-1s", "0mnans", "0m1e99s"] {
+        assert_eq!(used(none, "0m0s"), None, "{none}");
+    }
+}
+
+#[test]
 fn a_whole_record_is_read_and_its_padding_ignored() {
     let exit = Exit {
         code: Some(3),
@@ -39,6 +55,7 @@ fn a_whole_record_is_read_and_its_padding_ignored() {
         timed_out: false,
         started_unix_ms: 10,
         ended_unix_ms: 25,
+        cpu: None,
     };
     assert_eq!(Record::parse(RECORD), Record::Whole(exit.clone()));
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Scripts that live and die with `doe`: direct children without wrapper, folder or record, for
 //! work that is pure and simply done again when `doe` was killed (analyses). Their logs are held
-//! in memory until they are kept elsewhere. The reaper knows their tokens like all others, so
-//! nothing of them stays behind.
+//! in memory until they are kept elsewhere. All of them carry one mark, which the reaper knows
+//! before the first can: nothing of them stays behind, and there is no word about each of them.
 
 use std::collections::HashMap;
 use std::io::pipe;
@@ -15,12 +15,12 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{OnceCell, watch};
 
-use super::{Inner, locked};
+use super::{Inner, locked, unique};
 use crate::error::{Error, Kind, Result};
 use crate::exec::children::{self, Ended};
 use crate::exec::folder;
-use crate::exec::procfs::{Process, ProcessId};
-use crate::exec::tree::{self, TOKEN_VARIABLE, Target};
+use crate::exec::procfs::ProcessId;
+use crate::exec::tree::{self, GROUP_VARIABLE, TOKEN_VARIABLE, Target};
 use crate::exec::{Exit, Handle, HostSpec, Script, Status, Stream, Token};
 
 /// The longest script that is passed as one argument; Linux takes 128 KiB. A longer one runs under
@@ -40,6 +40,18 @@ pub(super) struct Attached {
     known: Mutex<HashMap<Token, Arc<OnceCell<Entry>>>>,
     /// Whether scripts must be given back the signals that we were started without.
     resets: OnceLock<bool>,
+    group: Mutex<Group>,
+}
+
+/// What the reaper knows of attached scripts.
+#[derive(Debug, Default)]
+struct Group {
+    /// The mark of all of them, once the reaper knows it.
+    mark: Option<Token>,
+    /// Scripts of which something may be left.
+    open: usize,
+    /// Whether the reaper is being let go.
+    is_closed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -203,14 +215,7 @@ impl Inner {
         script: &Script,
         token: &Token,
     ) -> Result<Entry> {
-        let target = Target {
-            token: token.clone(),
-            leader: None,
-            dir: self.layout.run(token),
-        };
-        if let Some(reaper) = &self.reaper {
-            reaper.watch(target.clone())?;
-        }
+        let target = self.target(token);
         folder::make_private(&script.work).map_err(|e| not_started(script, &e))?;
         let failed = |e: std::io::Error| not_started(script, &e);
         // Before there is a child: nothing below may fail and leave one that nobody waits for.
@@ -231,19 +236,22 @@ impl Inner {
             .stdout(stdout)
             .stderr(stderr);
         super::start::inherit(&mut command);
-        command.envs(&script.env).env(TOKEN_VARIABLE, &token.0);
+        command.envs(&script.env);
+        command.env(TOKEN_VARIABLE, &token.0);
+        command.env(GROUP_VARIABLE, &self.enter(&target)?.0);
         let started_unix_ms = unix_ms();
-        let child = command.spawn().map_err(failed)?;
+        let child = command.spawn().map_err(|e| {
+            self.is_gone();
+            failed(e)
+        })?;
         // It holds the other ends of the pipes, which would never close.
         drop(command);
         let pid = child.id();
-        let leader = Process::read(pid).map_or(
-            ProcessId {
-                pid,
-                start_ticks: 0,
-            },
-            |p| p.id,
-        );
+        // It is known by its token alone: when it began nobody asks.
+        let leader = ProcessId {
+            pid,
+            start_ticks: 0,
+        };
         let ended = match self.children.adopt(child) {
             Ok(ended) => ended,
             Err(error) => {
@@ -275,6 +283,7 @@ impl Inner {
                         timed_out,
                         started_unix_ms,
                         ended_unix_ms: unix_ms(),
+                        cpu: None,
                     })
                 }
             }));
@@ -326,21 +335,60 @@ impl Inner {
             }
         }
         if gone {
-            // One write to a pipe: not worth a thread.
-            if let Some(reaper) = &self.reaper {
-                reaper.forget(&target.token);
-            }
+            self.is_gone();
         }
         (exit, timed_out)
     }
 
-    /// Ends what carries the token of an attached script, whoever started it.
-    pub(super) async fn end_attached(&self, token: &Token, grace: Duration) -> Result<bool> {
-        let target = Target {
+    fn target(&self, token: &Token) -> Target {
+        Target {
             token: token.clone(),
             leader: None,
             dir: self.layout.run(token),
+        }
+    }
+
+    /// One more script. What it is to carry, of which the reaper knows.
+    fn enter(&self, script: &Target) -> Result<Token> {
+        let mut group = locked(&self.attached.group);
+        if let (true, Some(reaper)) = (group.is_closed, &self.reaper) {
+            reaper.watch(script.clone())?;
+        }
+        let mark = match &group.mark {
+            Some(mark) => mark.clone(),
+            None => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH);
+                let since_ns = since.map_or(0, |since| since.as_nanos());
+                let (pid, count) = (std::process::id(), unique());
+                let mark = Token(format!("attached-{pid}-{since_ns}-{count}"));
+                if let Some(reaper) = &self.reaper {
+                    reaper.watch(self.target(&mark))?;
+                }
+                group.mark.insert(mark).clone()
+            }
         };
+        group.open += 1;
+        Ok(mark)
+    }
+
+    /// One script of which nothing is left.
+    fn is_gone(&self) {
+        let mut group = locked(&self.attached.group);
+        group.open = group.open.saturating_sub(1);
+    }
+
+    /// The reaper is about to be let go: when nothing of any of them is left it need not look.
+    pub(super) fn leave_attached(&self) {
+        let mut group = locked(&self.attached.group);
+        group.is_closed = true;
+        if let (Some(reaper), Some(mark), 0) = (&self.reaper, &group.mark, group.open) {
+            reaper.forget(mark);
+        }
+    }
+
+    /// Ends what carries the token of an attached script, whoever started it.
+    pub(super) async fn end_attached(&self, token: &Token, grace: Duration) -> Result<bool> {
+        let target = self.target(token);
         let lives = !tree::alive(std::slice::from_ref(&target))?.is_empty();
         if lives {
             self.killer.end(target, grace).await?;

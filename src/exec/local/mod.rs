@@ -89,9 +89,7 @@ struct Inner {
 
 impl Drop for LocalExecutor {
     fn drop(&mut self) {
-        if let Some(reaper) = &self.inner.reaper {
-            reaper.close();
-        }
+        self.leave();
     }
 }
 
@@ -135,6 +133,7 @@ impl LocalExecutor {
     /// the user does not want it any more. Nothing can be started afterwards.
     pub fn leave(&self) {
         if let Some(reaper) = &self.inner.reaper {
+            self.inner.leave_attached();
             reaper.close();
         }
     }

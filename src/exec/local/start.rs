@@ -215,6 +215,7 @@ impl Inner {
             dir: dir.to_path_buf(),
         };
         let ended = self.killer.end(target, Duration::ZERO).await;
+        folder::forget_environment(dir);
         let why = folder::read_if_there(&dir.join(folder::WRAPPER_LOG))
             .ok()
             .flatten();

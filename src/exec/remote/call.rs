@@ -74,6 +74,8 @@ pub struct Request<'a> {
     /// Where commands are slow on their way: for so long it is given again on the host as long as
     /// it says no. Connections that are quick take no notice.
     pub again: Option<Duration>,
+    /// Whether what it reads holds secrets: then nobody may keep that on the way.
+    pub private: bool,
 }
 
 impl<'a> Request<'a> {
@@ -86,6 +88,7 @@ impl<'a> Request<'a> {
             into: None,
             limit: None,
             again: None,
+            private: false,
         }
     }
 

@@ -90,6 +90,7 @@ mod tests {
             timed_out: false,
             started_unix_ms: started,
             ended_unix_ms: ended,
+            cpu: None,
         }
     }
 

@@ -173,7 +173,11 @@ revoke() {
     made=''
     { printf '0 0 revoked\n' >"$dir/pid" && made=1; } 2>/dev/null
     set +C
-    [ -z "$made" ] || return 0
+    if [ -n "$made" ]; then
+        # Nobody needs it any more, and it may hold secrets.
+        rm -f "$dir/env" "$dir/payload"
+        return 0
+    fi
     # Whoever has just made the claim is about to write it.
     turns=0
     until [ -s "$dir/pid" ] || [ "$turns" -ge 25 ]; do

@@ -284,6 +284,7 @@ impl RemoteExecutor {
             tries += 1;
             let request = Request {
                 limit: script.timeout.map(|limit| limit + self.grace),
+                private: script.is_private(),
                 ..Request::new("start", vec![&token.0, &self.wrapper, &bytes])
                     .reading(Input::Bytes(payload.clone()))
             };
@@ -300,6 +301,10 @@ impl RemoteExecutor {
             // Killed before it had begun, or cut off on its way: once more does no harm.
             let again = answer.code == 65 || why == "doe: it did not begin";
             if !again || tries == START_TRIES {
+                if script.is_private() {
+                    // What came of it there is of no use any more, and holds secrets.
+                    let _ = self.revoke(host, token, self.grace).await;
+                }
                 return Err(not_started(why));
             }
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::{LOOK, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
@@ -16,12 +16,22 @@ use crate::exec::{CLOCK_AHEAD, Executor, Facts, HostSpec, Script, Status, Stream
 const ANSWER: Duration = Duration::from_secs(5);
 /// Limit of a job that answers a question.
 const LIMIT: Duration = Duration::from_secs(60);
-/// A clock that is less off than the end of a job takes to be seen is not told apart from ours.
-const LEAST_SKEW_MS: i64 = 2000;
+
+/// What a short script on a node came to.
+struct Aside {
+    /// Whether it ended well.
+    good: bool,
+    /// What it printed; of one that did not end well, what it complained of.
+    said: String,
+    status: Status,
+    /// When it ended, by the clock of the node, Unix ms.
+    theirs_ms: Option<u64>,
+}
 
 impl SlurmExecutor {
-    /// Runs a short script on a node: whether it ended well, and what it printed.
-    async fn aside(&self, host: &HostSpec, text: String) -> Result<(bool, String, Status)> {
+    /// Runs a short script on a node: whether it ended well, what it printed, and when it ended by
+    /// the node's clock.
+    async fn aside(&self, host: &HostSpec, text: String) -> Result<Aside> {
         let token = Token(format!("aside-{}", nonce()));
         let script = Script {
             name: "aside".into(),
@@ -37,30 +47,31 @@ impl SlurmExecutor {
         let status = self.wait(&handle).await?;
         let stdout = self.log(&handle, Stream::Stdout, 0).await?;
         let stderr = self.log(&handle, Stream::Stderr, 0).await?;
+        let theirs_ms = folder::ended_unix_ms(&handle.dir)?;
         let _ = self.discard(&handle).await;
         let good = matches!(&status, Status::Exited(exit) if exit.success());
         let said = if good { stdout } else { stderr };
-        Ok((good, String::from_utf8_lossy(&said).into_owned(), status))
+        Ok(Aside {
+            good,
+            said: String::from_utf8_lossy(&said).into_owned(),
+            status,
+            theirs_ms,
+        })
     }
 
     /// Facts of a node.
     pub(super) async fn facts(&self, host: &HostSpec) -> Result<Facts> {
         let wrapper = quote(&self.wrapper.display().to_string());
         let text = format!("exec /bin/sh {wrapper} facts");
-        let (good, text, status) = self.aside(host, text).await?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        if !good {
-            return Err(failed(host, "its facts could not be read", &text, &status));
+        let aside = self.aside(host, text).await?;
+        if !aside.good {
+            return Err(failed(host, "its facts could not be read", &aside));
         }
-        let mut facts = folder::parse_facts(&text);
-        if let (Status::Exited(exit), Ok(now)) = (&status, now) {
-            let ours = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-            let ahead = i64::try_from(exit.ended_unix_ms).unwrap_or(i64::MAX) - ours;
-            let ahead = if ahead.abs() < LEAST_SKEW_MS {
-                0
-            } else {
-                ahead
-            };
+        let mut facts = folder::parse_facts(&aside.said);
+        if let (Status::Exited(exit), Some(theirs_ms)) = (&aside.status, aside.theirs_ms) {
+            // 0 where the node's clock may be right.
+            let signed = |unix_ms: u64| i64::try_from(unix_ms).unwrap_or(i64::MAX);
+            let ahead = signed(theirs_ms) - signed(exit.ended_unix_ms);
             facts.insert(CLOCK_AHEAD.into(), ahead.to_string());
         }
         Ok(facts)
@@ -82,9 +93,10 @@ impl SlurmExecutor {
             text.push_str(&quote(argument));
         }
         let tries = hosts.iter().map(|host| async {
-            match self.aside(host, text.clone()).await? {
-                (true, ..) => Ok(()),
-                (false, said, status) => Err(failed(host, "a program failed", &said, &status)),
+            let aside = self.aside(host, text.clone()).await?;
+            match aside.good {
+                true => Ok(()),
+                false => Err(failed(host, "a program failed", &aside)),
             }
         });
         futures_util::future::try_join_all(tries).await.map(|_| ())
@@ -105,10 +117,10 @@ impl SlurmExecutor {
         let wrapper = quote(&self.wrapper.display().to_string());
         // Nothing that listens is an answer and no failure.
         let text = format!("/bin/sh {wrapper} listens {port} && echo yes || echo no");
-        let (good, said, status) = self.aside(host, text).await?;
-        match good {
-            true => Ok(said.trim() == "yes"),
-            false => Err(failed(host, "its ports could not be seen", &said, &status)),
+        let aside = self.aside(host, text).await?;
+        match aside.good {
+            true => Ok(aside.said.trim() == "yes"),
+            false => Err(failed(host, "its ports could not be seen", &aside)),
         }
     }
 
@@ -138,13 +150,13 @@ impl SlurmExecutor {
     }
 }
 
-fn failed(host: &HostSpec, what: &str, said: &str, status: &Status) -> Error {
+fn failed(host: &HostSpec, what: &str, aside: &Aside) -> Error {
     let error = Error::new(
         Kind::Infra,
         "host-unusable",
         format!("the node `{}` cannot be used: {what}", host.name),
     );
-    match (said.trim(), status) {
+    match (aside.said.trim(), &aside.status) {
         ("", Status::Lost { why }) => error.cause(why),
         ("", _) => error.cause("it left no word"),
         (said, _) => error.cause(said),

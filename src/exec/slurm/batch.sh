@@ -38,17 +38,35 @@ tell() {
     rm -f "$dir/ask"
 }
 
+# Passes on that somebody still attends to it, by the clock of this node, in a file that has its
+# blocks already. What stands there first is no sign: it may be old.
+attend() {
+    { read -r sign <"$attends"; } 2>/dev/null || return
+    if [ "$sign" != "$signed" ]; then
+        [ -z "$signed" ] || hear
+        signed=$sign
+    fi
+}
+
+hear() {
+    read -r now _ </proc/uptime
+    set -- "${now%.*}" "${now#*.}"
+    printf '%-24s\n' $(($1 * 100 + ${2#0})) 1<>"$dir/lease.$here"
+}
+
 # Whoever gives the environment of a job may give much: the wrapper starts from a clean one.
 setsid /bin/sh "$wrapper" run "$dir" </dev/null >/dev/null 2>>"$dir/wrapper.log" &
 child=$!
 trap interrupted TERM
 (
     trap '' TERM
-    turn=0 heard='' place=''
+    turn=0 heard='' place='' signed='' attends=''
+    { read -r attends <"$dir/attends"; } 2>/dev/null
     while kill -0 "$child" 2>/dev/null; do
         if [ -z "$place" ] && mine; then
             # Of several jobs for one token it is this one.
             place=1 turn=0
+            [ -z "$attends" ] || hear
             printf '%s %s\n' "$nonce" "$index" >"$dir/.slurm" && mv -f "$dir/.slurm" "$dir/slurm"
         fi
         if [ -z "$place" ]; then
@@ -59,6 +77,7 @@ trap interrupted TERM
         fi
         [ $((turn % 2)) = 1 ] || printf '%s\n' "$turn" >"$dir/beat"
         [ ! -e "$dir/ask" ] || tell
+        [ -z "$attends" ] || attend
         if { read -r grace <"$dir/cancel"; } 2>/dev/null && [ "$grace" != "$heard" ]; then
             heard=$grace
             /bin/sh "$wrapper" end "$dir" "$grace" &

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SlurmExecutor;
 use super::queue::{Job, JobKey, Queue};
-use super::submit::{durable, once};
+use super::submit::{durable, of_every_job, once};
 use crate::error::{Error, Kind, Result};
 use crate::exec::folder::{self, quote};
 use crate::exec::remote::call::nonce;
@@ -153,6 +153,23 @@ impl Chain {
         Ok(text.and_then(words))
     }
 
+    /// Whatever of it still begins does nothing.
+    ///
+    /// # Errors
+    /// The shared folder cannot be written.
+    pub fn close(&self) -> Result<()> {
+        durable(&self.dir().join("over"), b"0 0\n")
+    }
+
+    /// Why a driver ended that did not come to its build's own end: its exit code.
+    ///
+    /// # Errors
+    /// The shared folder cannot be read.
+    pub fn ended(&self, number: u32) -> Result<Option<u8>> {
+        let text = folder::read_if_there(&self.dir().join(format!("ended-{number}")))?;
+        Ok(text.and_then(|text| text.trim_end().parse().ok()))
+    }
+
     fn begun(&self, number: u32) -> Result<Option<Begun>> {
         let text = folder::read_if_there(&self.dir().join(format!("begun-{number}")))?;
         let words = |text: String| {
@@ -234,18 +251,7 @@ impl SlurmExecutor {
         for number in 1..=chain.order.count {
             let comment = chain.key(number).comment;
             let mut arguments = options.to_vec();
-            arguments.extend([
-                "--parsable".into(),
-                format!("--comment={comment}"),
-                format!("--job-name={comment}"),
-                "--nodes=1".into(),
-                "--ntasks=1".into(),
-                "--no-requeue".into(),
-                "--output=/dev/null".into(),
-                "--error=/dev/null".into(),
-                "--chdir=/".into(),
-                "--export=ALL".into(),
-            ]);
+            arguments.extend(of_every_job(&comment));
             if !before.is_empty() {
                 // All of them: one that was taken out of the queue has not ended well either.
                 let each: Vec<_> = before.iter().map(|id| format!("afternotok:{id}")).collect();
@@ -262,7 +268,7 @@ impl SlurmExecutor {
                 Err(error) if number > 1 => return Ok((chain, Some(error))),
                 Err(error) => {
                     // It may be in the queue all the same, and is to find that it is over.
-                    durable(&chain.dir().join("over"), b"0 0\n")?;
+                    chain.close()?;
                     match before_us {
                         Some(text) => durable(&note, text.as_bytes())?,
                         None => drop(std::fs::remove_file(&note)),

@@ -14,8 +14,7 @@ use super::{NAME, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
 use crate::exec::remote::blocking;
 use crate::exec::{
-    Executor, Facts, Handle, HostSpec, Script, Sign, Status, Stream, Token, files, folder, local,
-    look,
+    Executor, Facts, Handle, HostSpec, Script, Sign, Status, Stream, Token, files, local, look,
 };
 
 impl Executor for SlurmExecutor {
@@ -77,13 +76,17 @@ impl Executor for SlurmExecutor {
     fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>> {
         async move {
             self.check(handle)?;
-            folder::ended_unix_ms(&handle.dir)
+            self.end_by_our_clock(&handle.dir)
         }
         .boxed()
     }
 
+    fn tells_our_time(&self) -> bool {
+        true
+    }
+
     fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {
-        self.status(handle).boxed()
+        self.status(handle, None).boxed()
     }
 
     fn wait<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {

@@ -3,9 +3,12 @@
 //! its exit record, and the controller is asked only for what no record can say. A job is its
 //! comment and its place in the array, never its number.
 
+mod account;
 mod ask;
+mod clock;
 mod driver;
 mod executor;
+mod guard;
 mod limits;
 mod queue;
 mod start;
@@ -15,12 +18,15 @@ mod submit;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use doe_cache::Digest;
 
+use self::account::Accounting;
+use self::clock::DiskClock;
 pub use self::driver::{Begun, Chain, DRIVER_VAR, Driver, Drivers, Order};
+use self::guard::Guard;
 use self::limits::Limits;
 pub use self::queue::Job;
 use self::queue::Queue;
@@ -67,7 +73,11 @@ pub struct SlurmExecutor {
     layout: Layout,
     blobs: Arc<Blobs>,
     queue: Arc<Queue>,
+    accounting: Accounting,
     submitter: Submitter,
+    /// What executions are told of who attends to them, and who signs.
+    guard: OnceLock<Guard>,
+    disk: DiskClock,
     wrapper: PathBuf,
     grace: Duration,
     patience_in_queue: Duration,
@@ -112,6 +122,9 @@ impl SlurmExecutor {
         };
         Ok(Self {
             submitter: Submitter::new(queue.clone(), place),
+            accounting: Accounting::new(queue.clone()),
+            guard: OnceLock::new(),
+            disk: DiskClock::default(),
             layout,
             blobs,
             queue,

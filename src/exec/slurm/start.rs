@@ -48,8 +48,13 @@ impl SlurmExecutor {
             grace: self.grace,
             adopts: false,
         })?;
+        let mut texts = Vec::from(texts);
         let _turn = self.turn(&token.0).await;
         let dir = self.layout.run(token);
+        if let Some((settings, files)) = self.attended(&dir) {
+            texts[0].1.push_str(&settings);
+            texts.extend(files);
+        }
         self.make_folder(&dir, &texts, host)?;
         let error = match self.bring(host, script, token).await {
             Err(error) => error,
@@ -119,7 +124,7 @@ impl SlurmExecutor {
     fn make_folder(
         &self,
         dir: &Path,
-        texts: &[(&'static str, String); 3],
+        texts: &[(&'static str, String)],
         host: &HostSpec,
     ) -> Result<()> {
         let whole = || dir.join(folder::JOB).exists() || dir.join(folder::PID).exists();

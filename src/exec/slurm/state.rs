@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::clock::now_ms;
+use super::guard::forsaken;
 use super::queue::{Job, JobKey};
 use super::submit::{LIMIT, placed};
 use super::{LOOK, OVER, SlurmExecutor};
@@ -47,8 +49,8 @@ enum Known {
 }
 
 impl SlurmExecutor {
-    /// What is known now.
-    pub(super) async fn status(&self, handle: &Handle) -> Result<Status> {
+    /// What is known now. Who waited says between which two moments a record came into sight.
+    pub(super) async fn status(&self, handle: &Handle, seen: Option<(i64, i64)>) -> Result<Status> {
         self.check(handle)?;
         let dir = &handle.dir;
         if let Some(why) = folder::read_if_there(&dir.join(LOST))? {
@@ -56,6 +58,9 @@ impl SlurmExecutor {
         }
         if !dir.exists() {
             return Ok(lost("its folder is gone"));
+        }
+        if let Some(why) = forsaken(dir).await? {
+            return Ok(lost(why));
         }
         let over = dir.join(OVER).exists();
         let record = match Record::read(dir)? {
@@ -66,11 +71,17 @@ impl SlurmExecutor {
             Record::Whole(_) if dir.join(INTERRUPTED).exists() => {
                 let said = match self.job(handle).await {
                     Ok(Known::Job(job)) => format!(": {}", told(&job, dir)),
+                    Ok(Known::Forgotten) => match self.accounted(dir).await? {
+                        Some(why) => format!(": {why}"),
+                        None => String::new(),
+                    },
                     _ => String::new(),
                 };
                 return Ok(lost(&format!("Slurm ended its job before it ended{said}")));
             }
-            Record::Whole(exit) => return Ok(Status::Exited(exit)),
+            Record::Whole(exit) => {
+                return Ok(Status::Exited(self.by_our_clock(dir, exit, seen)?));
+            }
             Record::Torn => return Ok(lost("its exit record is not whole")),
             Record::Missing => {}
         }
@@ -114,10 +125,34 @@ impl SlurmExecutor {
             Known::Job(job) => self.record_or(handle, &told(&job, dir)).await,
             Known::Never => self.record_or(handle, "it was never submitted").await,
             Known::Forgotten => {
-                let why = "the controller does not know its job any more";
-                self.record_or(handle, why).await
+                let why = match self.accounted(dir).await? {
+                    Some(why) => why,
+                    None => "the controller does not know its job any more".into(),
+                };
+                self.record_or(handle, &why).await
             }
         }
+    }
+
+    /// What Slurm's accounting says of the end of a job that left the queue unseen, where it keeps
+    /// any. A row may be on its way: it is asked for twice.
+    async fn accounted(&self, dir: &Path) -> Result<Option<String>> {
+        let Some(key) = placed(dir)? else {
+            return Ok(None);
+        };
+        let age = self.age(&dir.join(LIMIT)).unwrap_or_default();
+        for turn in 0..2 {
+            if turn > 0 {
+                tokio::time::sleep(LAG).await;
+            }
+            if let Some(job) = self.accounting.ended(&key, age).await {
+                return Ok(Some(format!("{}, by its accounting", told(&job, dir))));
+            }
+            if !self.accounting.is_kept().await {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     async fn job(&self, handle: &Handle) -> Result<Known> {
@@ -141,7 +176,11 @@ impl SlurmExecutor {
             };
             match record {
                 Record::Whole(exit) if !handle.dir.join(INTERRUPTED).exists() => {
-                    return Ok(Status::Exited(exit));
+                    return Ok(Status::Exited(self.by_our_clock(
+                        &handle.dir,
+                        exit,
+                        None,
+                    )?));
                 }
                 Record::Whole(_) => return Ok(lost(&format!("Slurm ended it: {why}"))),
                 _ if late => {
@@ -194,14 +233,22 @@ impl SlurmExecutor {
         let (mut asked, mut ask) = (Instant::now(), ASK);
         let mut recorded: Option<Instant> = None;
         let mut pause = LOOK / 2;
+        // When there was no record yet, and when there was one, Unix ms.
+        let (mut absent, mut seen) = (None, None);
         loop {
+            let looked = now_ms();
             // Over says more than a record: nothing of it is left.
             let over = handle.dir.join(OVER).exists() || !handle.dir.exists();
-            if recorded.is_none() && handle.dir.join(folder::EXIT).exists() {
-                recorded = Some(Instant::now());
+            match handle.dir.join(folder::EXIT).exists() {
+                true if recorded.is_none() => {
+                    recorded = Some(Instant::now());
+                    seen = absent.zip(Some(now_ms()));
+                }
+                true => {}
+                false => absent = Some(looked),
             }
             if over || recorded.is_some_and(|at| at.elapsed() > LAG) || asked.elapsed() > ask {
-                let status = self.status(handle).await?;
+                let status = self.status(handle, seen).await?;
                 if let Status::Lost { why } = &status {
                     self.bury(handle, why).await?;
                 }

@@ -125,20 +125,8 @@ async fn submit(queue: &Queue, place: &Place, kind: &Shape, array: Vec<Asked>) {
         if tokens.len() > 1 {
             arguments.push(format!("--array=0-{}", tokens.len() - 1));
         }
-        arguments.extend([
-            "--parsable".into(),
-            format!("--comment={comment}"),
-            format!("--job-name={comment}"),
-            format!("--nodelist={}", kind.host),
-            "--nodes=1".into(),
-            "--ntasks=1".into(),
-            // A measurement that begins anew in the middle is none; doe decides what runs again.
-            "--no-requeue".into(),
-            "--output=/dev/null".into(),
-            "--error=/dev/null".into(),
-            "--chdir=/".into(),
-            "--export=ALL".into(),
-        ]);
+        arguments.extend(of_every_job(&comment));
+        arguments.push(format!("--nodelist={}", kind.host));
         if kind.minutes > 0 {
             arguments.push(format!("--time={}", kind.minutes));
         }
@@ -167,6 +155,24 @@ async fn submit(queue: &Queue, place: &Place, kind: &Shape, array: Vec<Asked>) {
         // Who asked may be gone; the job is found by its token.
         let _ = answer.send(key);
     }
+}
+
+/// What every job of ours is asked for with: one task, known by its comment, that leaves nothing
+/// where nobody looks.
+pub fn of_every_job(comment: &str) -> [String; 10] {
+    [
+        "--parsable".into(),
+        format!("--comment={comment}"),
+        format!("--job-name={comment}"),
+        "--nodes=1".into(),
+        "--ntasks=1".into(),
+        // A measurement that begins anew in the middle is none; doe decides what runs again.
+        "--no-requeue".into(),
+        "--output=/dev/null".into(),
+        "--error=/dev/null".into(),
+        "--chdir=/".into(),
+        "--export=ALL".into(),
+    ]
 }
 
 /// Submits a job, unless one with its comment is with the controller although the answer was lost;

@@ -52,6 +52,9 @@ impl Line for Ssm {
                     self.take_back_others(token, &sent.id).await;
                 }
                 self.intents.done(token);
+                if request.private {
+                    self.bucket.remove(&private_input(token)).await;
+                }
             }
             Ok(answer)
         }
@@ -139,7 +142,7 @@ impl Ssm {
         let waited = own + self.slack + transfer(size_bytes);
         let valid = self.delivery + waited + MARGIN;
         let answer = self.bucket.writing(&name, valid, None).await?;
-        let feed = self.feed(&request.input, valid).await?;
+        let feed = self.feed(request, valid).await?;
         let again = request.again.unwrap_or_default();
         let text = script::text(command, &feed, again, &answer).ok_or_else(|| Broken {
             why: "the command is longer than SSM takes".into(),
@@ -193,14 +196,23 @@ impl Ssm {
         })
     }
 
-    /// What a command reads, in its script or in the bucket.
+    /// What a command reads, in its script or in the bucket. The service keeps scripts, so secrets
+    /// are never in one; in the bucket they stay until the command is answered.
     async fn feed<'a>(
         &self,
-        input: &'a Input,
+        request: &'a Request<'_>,
         valid: Duration,
     ) -> std::result::Result<Feed<'a>, Broken> {
+        let input = &request.input;
         let bytes = match input {
             Input::None => return Ok(Feed::Nothing),
+            Input::Bytes(bytes) if request.private => {
+                let name = private_input(request.arguments[0]);
+                let (sum, size_bytes) = (Sha256::digest(bytes), bytes.len() as u64);
+                let body = ByteStream::from(bytes.clone());
+                self.bucket.put(&name, body, &sum, size_bytes).await?;
+                return Ok(Feed::Fetched(self.bucket.reading(&name, valid).await?));
+            }
             Input::Bytes(bytes) if bytes.len() <= MOST_INLINE_BYTES => {
                 return Ok(Feed::Inline(bytes));
             }
@@ -342,6 +354,12 @@ impl Ssm {
         tokio::spawn(async move { bucket.remove(&name).await });
         Ok(Some(raw))
     }
+}
+
+/// Name in the bucket of what the start of a token reads when it holds secrets: beside the answers,
+/// where what is read is taken away.
+pub(super) fn private_input(token: &str) -> String {
+    format!("answers/{token}.in")
 }
 
 fn size_of(input: &Input) -> u64 {

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 
 use super::api::{SKEW, Trouble};
 use super::intents::Intent;
+use super::line::private_input;
 use super::{Ssm, carry};
 use crate::error::{Error, Result};
 use crate::exec::remote::call::{Answer, Caller, Request, refused};
@@ -110,6 +111,7 @@ impl Link for Ssm {
                         self.api.cancel(id).await.map_err(not_taken_back)?;
                     }
                 }
+                self.bucket.remove(&private_input(&intent.token)).await;
             }
             Ok(())
         }

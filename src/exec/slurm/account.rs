@@ -1,0 +1,177 @@
+//! What Slurm's accounting says of a job that the controller does not know any more, where there
+//! is accounting. An absent row proves nothing: it may be on its way, or not be kept.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, OnceCell};
+
+use super::queue::{Job, JobKey, Queue};
+use crate::error::Result;
+
+/// How long an answer about one array holds: its tasks are mostly lost together.
+const HOLDS: Duration = Duration::from_secs(3);
+/// How far the clocks of Slurm's machines may be off from that of the shared folder.
+const SKEW_H: u64 = 48;
+
+/// The jobs of one array, by place.
+type Rows = HashMap<u32, Job>;
+
+/// Asks the accounting.
+pub struct Accounting {
+    queue: Arc<Queue>,
+    is_kept: OnceCell<bool>,
+    last: Mutex<HashMap<String, (Instant, Arc<Rows>)>>,
+}
+
+impl Accounting {
+    /// Of the cluster that this controller is of.
+    pub fn new(queue: Arc<Queue>) -> Self {
+        Self {
+            queue,
+            is_kept: OnceCell::new(),
+            last: Mutex::default(),
+        }
+    }
+
+    /// Whether the controller tells anybody how its jobs end. Found out once, when first of use.
+    pub async fn is_kept(&self) -> bool {
+        let look = async || -> Result<bool> {
+            let arguments = ["show", "config"].map(str::to_owned);
+            Ok(is_kept(&self.queue.ask("scontrol", &arguments).await?))
+        };
+        // Not to be found out: then nothing is asked, and the next one tries again.
+        let kept = self.is_kept.get_or_try_init(look).await;
+        kept.is_ok_and(|kept| *kept)
+    }
+
+    /// How a job ended that was submitted not longer ago than this; nothing where the accounting
+    /// has not heard of its end, or is not to be asked.
+    pub async fn ended(&self, key: &JobKey, age: Duration) -> Option<Job> {
+        if !self.is_kept().await {
+            return None;
+        }
+        let mut last = self.last.lock().await;
+        last.retain(|_, (asked, _)| asked.elapsed() < HOLDS);
+        let rows = match last.get(&key.comment) {
+            Some((_, rows)) => rows.clone(),
+            None => {
+                // No answer holds as long: nobody waits for the next one after it.
+                let said = self.queue.ask("sacct", &question(key, age)).await;
+                let rows = Arc::new(parse(&said.unwrap_or_default()));
+                let now = Instant::now();
+                last.insert(key.comment.clone(), (now, rows.clone()));
+                rows
+            }
+        };
+        let job = rows.get(&key.index)?;
+        (!job.is_open()).then(|| job.clone())
+    }
+}
+
+/// By the job's name, which is its comment: that is always stored, comments are not. Without a
+/// begin `sacct` speaks of today only, and without an end of nothing that a clock ahead has dated.
+fn question(key: &JobKey, age: Duration) -> [String; 8] {
+    let hours = age.as_secs() / 3600 + SKEW_H;
+    [
+        "-X".into(),
+        "-P".into(),
+        "-n".into(),
+        "--duplicates".into(),
+        format!("--name={}", key.comment),
+        format!("--starttime=now-{hours}hours"),
+        format!("--endtime=now+{SKEW_H}hours"),
+        "--format=JobID,State,Submit,NodeList".into(),
+    ]
+}
+
+/// Whether the controller's configuration names something that keeps accounts.
+fn is_kept(config: &str) -> bool {
+    let mut lines = config.lines().filter_map(|line| line.split_once('='));
+    let kind = lines.find(|(name, _)| name.trim() == "AccountingStorageType");
+    kind.is_some_and(|(_, kind)| {
+        let kind = kind.trim().trim_start_matches("accounting_storage/");
+        !["", "none", "(null)"].contains(&kind)
+    })
+}
+
+/// Reads `NUMBER[_INDEX]|STATE|SUBMITTED|NODES` lines. Of several rows of one job the one that was
+/// submitted last counts: the others were put back into the queue, or forgotten.
+fn parse(said: &str) -> Rows {
+    let mut rows = Rows::new();
+    for line in said.lines() {
+        let mut fields = line.split('|').map(str::trim);
+        let mut next = || fields.next().unwrap_or_default();
+        let (number, state, submitted, node) = (next(), next(), next(), next());
+        let index = match number.split_once('_') {
+            Some((_, index)) => index.parse(),
+            None => Ok(0),
+        };
+        let (Ok(index), false) = (index, state.is_empty()) else {
+            continue;
+        };
+        // `CANCELLED by 1000`
+        let state = state.split(' ').next().unwrap_or_default();
+        let job = Job {
+            number: number.to_owned(),
+            state: state.to_owned(),
+            reason: String::new(),
+            submitted: submitted.to_owned(),
+            node: node.to_owned(),
+        };
+        // Written so that the order of time is that of text.
+        let known: Option<&Job> = rows.get(&index);
+        if known.is_none_or(|known| known.submitted <= job.submitted) {
+            rows.insert(index, job);
+        }
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_rows_the_last_submission_counts() {
+        let said = "12_0|REQUEUED|2026-01-01T00:00:01|n1\n12_0|CANCELLED by 0|2026-01-01T00:02:02|n1\n\
+                    12_1|NODE_FAIL|2026-01-01T00:00:01|n2\n12_[2-5%2]|CANCELLED|2026-01-01T00:00:01|None assigned\n\nnonsense\n";
+        let rows = parse(said);
+        let state = |at: u32| rows[&at].state.as_str();
+        assert_eq!(
+            (rows.len(), state(0), state(1)),
+            (2, "CANCELLED", "NODE_FAIL")
+        );
+        let alone = parse("13|TIMEOUT|2026-01-01T00:00:01|n1\n");
+        assert_eq!(alone[&0].state, "TIMEOUT");
+    }
+
+    #[test]
+    fn what_keeps_accounts_is_read_from_the_configuration() {
+        let of = |kind: &str| {
+            is_kept(&format!(
+                "AccountingStorageHost   = localhost\nAccountingStorageType   = {kind}\nX = y\n"
+            ))
+        };
+        assert!(of("accounting_storage/slurmdbd"));
+        for none in ["accounting_storage/none", "(null)", ""] {
+            assert!(!of(none), "{none}");
+        }
+        assert!(!is_kept("nothing"));
+    }
+
+    #[test]
+    fn the_question_reaches_back_to_the_submission() {
+        let key = JobKey {
+            comment: "doe:ab".into(),
+            index: 3,
+        };
+        let words = question(&key, Duration::from_secs(5 * 3600));
+        assert!(words.contains(&"--name=doe:ab".into()), "{words:?}");
+        assert!(
+            words.contains(&"--starttime=now-53hours".into()),
+            "{words:?}"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! When something ended, by our clock. A node's clock may be off; the shared disk stamps the exit
+//! record by a clock that we can read too, and who waits sees it come. What a record says is left
+//! as it is while that can be true; else it is moved as a whole, and by how much is noted in its
+//! folder, so that whoever asks later is told the same.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::SlurmExecutor;
+use crate::error::Result;
+use crate::exec::Exit;
+use crate::exec::folder::{self, Record};
+
+/// What a stamp may be off by: disks count in seconds, and nodes write late.
+const STAMP_MS: i64 = 2000;
+/// How much later than it is there a record may be seen on another machine.
+const SIGHT_MS: i64 = 60_000;
+/// How long the clock of the shared disk is taken to be where it was seen.
+const HOLDS: Duration = Duration::from_secs(10);
+/// File of an execution: how many ms its record is ahead of our clock.
+const AHEAD: &str = "ahead_ms";
+
+/// How far the clock of the shared disk is ahead of ours, as of then.
+#[derive(Debug, Default)]
+pub(super) struct DiskClock(Mutex<Option<(Instant, i64)>>);
+
+impl SlurmExecutor {
+    /// A record by our clock. Who waited for it says between which two moments it came into sight,
+    /// Unix ms.
+    pub(super) fn by_our_clock(
+        &self,
+        dir: &Path,
+        exit: Exit,
+        seen: Option<(i64, i64)>,
+    ) -> Result<Exit> {
+        let path = dir.join(AHEAD);
+        let known = folder::read_if_there(&path)?;
+        let ahead = match known.and_then(|text| text.trim_end().parse().ok()) {
+            Some(ahead) => ahead,
+            None => {
+                let ended = i64::try_from(exit.ended_unix_ms).unwrap_or(i64::MAX);
+                let ahead = ahead_ms(ended, self.stamped_ms(&dir.join(folder::EXIT)), seen);
+                if ahead != 0 {
+                    // Where it cannot be written the next one finds out as we did.
+                    let _ = folder::write_private(&path, format!("{ahead}\n").as_bytes());
+                }
+                ahead
+            }
+        };
+        let ours = |unix_ms: u64| unix_ms.saturating_add_signed(ahead.saturating_neg());
+        Ok(Exit {
+            started_unix_ms: ours(exit.started_unix_ms),
+            ended_unix_ms: ours(exit.ended_unix_ms),
+            ..exit
+        })
+    }
+
+    /// When an execution ended, if it left a whole record.
+    pub(super) fn end_by_our_clock(&self, dir: &Path) -> Result<Option<u64>> {
+        match Record::read(dir)? {
+            Record::Whole(exit) => {
+                let exit = self.by_our_clock(dir, exit, None)?;
+                Ok(Some(exit.ended_unix_ms))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// When a file was written, as the disk says, by our clock.
+    fn stamped_ms(&self, path: &Path) -> Option<i64> {
+        let stamp = stamp_ms(path)?;
+        let mut known = self.disk.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = match *known {
+            Some((at, ahead)) if at.elapsed() < HOLDS => ahead,
+            _ => {
+                let now = self.root().join(".now");
+                let before = now_ms();
+                folder::write_private(&now, b"").ok()?;
+                let ahead = stamp_ms(&now)? - before.midpoint(now_ms());
+                *known = Some((Instant::now(), ahead));
+                ahead
+            }
+        };
+        Some(stamp - ahead)
+    }
+}
+
+/// How far a record that says it ended then is ahead of our clock; 0 where it may be right. The disk
+/// is believed unless who waited saw otherwise: on some the machine that writes stamps the file.
+fn ahead_ms(ended: i64, stamped: Option<i64>, seen: Option<(i64, i64)>) -> i64 {
+    let stamped = stamped.map(|at| (at - STAMP_MS, at + STAMP_MS));
+    let seen_ms = seen.map(|(from, to)| (from - SIGHT_MS, to + STAMP_MS));
+    let meet = |a: (i64, i64), b: (i64, i64)| a.0 <= b.1 && b.0 <= a.1;
+    let span = match (stamped, seen_ms) {
+        (Some(stamped), Some(seen)) if !meet(stamped, seen) => seen,
+        (Some(stamped), _) => stamped,
+        (None, Some(seen)) => seen,
+        (None, None) => return 0,
+    };
+    if (span.0..=span.1).contains(&ended) {
+        return 0;
+    }
+    // What comes into sight mostly does so at once.
+    let likely = match seen {
+        Some(seen) if Some(span) == seen_ms => seen,
+        _ => span,
+    };
+    ended - likely.0.midpoint(likely.1)
+}
+
+fn stamp_ms(path: &Path) -> Option<i64> {
+    fs::metadata(path).ok()?.modified().ok().map(unix_ms)
+}
+
+/// Now, by our clock.
+pub(super) fn now_ms() -> i64 {
+    unix_ms(SystemTime::now())
+}
+
+fn unix_ms(at: SystemTime) -> i64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 3_600_000;
+    const AT: i64 = 1_800_000_000_000;
+
+    #[test]
+    fn a_record_that_can_be_true_is_left_alone() {
+        let seen = Some((AT - 300, AT + 200));
+        for ended in [AT - 1900, AT, AT + 1900] {
+            assert_eq!(ahead_ms(ended, Some(AT), seen), 0);
+            assert_eq!(ahead_ms(ended, Some(AT), None), 0);
+        }
+        // Seen late, as on a disk whose clients look seldom.
+        assert_eq!(ahead_ms(AT - 50_000, None, seen), 0);
+        // Nothing is known.
+        assert_eq!(ahead_ms(AT - HOUR, None, None), 0);
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_put_right() {
+        let seen = Some((AT - 300, AT + 300));
+        for off in [-26 * HOUR, -420_000, 7000, 3 * HOUR] {
+            assert_eq!(ahead_ms(AT + off, Some(AT), None), off);
+            assert_eq!(ahead_ms(AT + off, Some(AT), seen), off);
+        }
+        // The node stamps its files itself: only who waited knows.
+        let (stamped, ended) = (Some(AT + HOUR), AT + HOUR);
+        assert_eq!(ahead_ms(ended, stamped, None), 0);
+        assert_eq!(ahead_ms(ended, stamped, seen), HOUR);
+    }
+}
