@@ -73,10 +73,14 @@ pub fn judge_describe(rule: &Rule) -> Value {
 fn role(role: &Role) -> Value {
     let Role {
         gpus,
-        exclusive: _, // scheduling
+        exclusive,
         site: _,
     } = role;
-    map([("gpus", optional(gpus.as_ref().map(|gpus| &gpus.text)))])
+    map([
+        ("gpus", optional(gpus.as_ref().map(|gpus| &gpus.text))),
+        // Sharing a host with other work changes what is measured.
+        ("exclusive", Value::from(*exclusive)),
+    ])
 }
 
 fn service(service: &ServiceDef) -> Value {

@@ -33,7 +33,6 @@ fn what_cannot_change_a_result_is_in_no_key() {
         ("size > 1 or", "size > 3 or"),
         ("within = \"1m\"", "within = \"2m\", fail_on_log = [\"x\"]"),
         ("size * 60", "size * 61"),
-        ("client = {}", "client = { exclusive = false }"),
         ("http = 8000", "http = 8001"),
         ("[\"mode\"]", "[\"size\"]"),
         ("out of memory", "OOM"),
@@ -61,6 +60,7 @@ fn what_can_change_a_result_is_in_the_key() {
         ("size * 2", "size * 3"),
         ("MODE = \"{{ mode }}\"", "MODE = \"x{{ mode }}\""),
         ("gpus = \"size\"", "gpus = \"size + 1\""),
+        ("client = {}", "client = { exclusive = false }"),
         ("exec serve", "exec  serve"),
         ("role = \"client\"", "role = \"server\""),
         (
