@@ -99,15 +99,13 @@ async fn carry_out(id: &str, instance: &str, state: &Shared) {
     std::fs::create_dir_all(&dir).unwrap();
     let script = dir.join("_script.sh");
     std::fs::write(&script, text).unwrap();
+    // The agent itself runs `sh -c FILE`, in a process that writes nothing meanwhile. Here others
+    // fork at any time, and one of their children may hold what was just written open for writing:
+    // such a file can be read, but not executed (ETXTBSY).
     let words: Vec<String> = run
         .into_iter()
-        .chain([
-            "sh".to_owned(),
-            "-c".to_owned(),
-            script.display().to_string(),
-        ])
+        .chain(["sh".to_owned(), script.display().to_string()])
         .collect();
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let mut command = tokio::process::Command::new(&words[0]);
     command
         .args(&words[1..])
