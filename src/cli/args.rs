@@ -134,10 +134,18 @@ fn remote_mode(word: &str) -> Result<RemoteMode, String> {
 /// What to do when another `doe` holds the workspace.
 #[derive(Debug, Args)]
 pub struct Waiting {
-    /// Wait for another doe that holds the workspace instead of giving up; with a time (90, 15m)
-    /// at most so long
+    /// Wait for another doe that holds the workspace; with a time (90, 15m) at most so long, with 0
+    /// not at all (default: builds wait, all others give up after two seconds)
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = waiting)]
     pub wait: Option<Wait>,
+}
+
+impl Waiting {
+    /// As builds have it: they wait for each other unless they are told not to.
+    pub fn of_build(&self) -> Self {
+        let wait = self.wait.or(Some(Wait(None)));
+        Self { wait }
+    }
 }
 
 /// How long to wait.

@@ -57,7 +57,7 @@ Examples:
   doe build //... -//phase2:L5-LowLevel --jobs 4
   doe build @failed
   doe build //phase2:p2-efa-4k-c1 --rerun
-  doe build //... --wait=2h              when another build may still be running
+  doe build //... --wait=2h              wait at most so long for another build (0: not at all)
   doe build //... --detach               as a job of Slurm, which goes on without you
 
 Ctrl-C: the first stops beginning anything new, the second cancels what runs, the third leaves.")]
@@ -109,7 +109,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         false => Recall::new(global, out),
     };
     if let Some(recall) = &mut recall
-        && let Some(code) = nothing::again(recall, &args.waiting, out, started)?
+        && let Some(code) = nothing::again(recall, &args.waiting.of_build(), out, started)?
     {
         return Ok(code);
     }
@@ -139,7 +139,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     }
 
     let command = command_line();
-    let lock = session::lock(&workspace.state_dir, &args.waiting, out)?;
+    let lock = session::lock(&workspace.state_dir, &args.waiting.of_build(), out)?;
     let store = Arc::new(Store::open(&workspace.state_dir)?);
     let recovered = store.recover(&lock)?;
     let mut decider = session::decider(&graph, platform, &store)?;

@@ -146,32 +146,35 @@ pub fn look_into_mirror(
     Ok(())
 }
 
-/// Takes the writer's lock; waits for it when asked to, and says for whom.
+/// Takes the writer's lock; waits for it as asked to, and says for whom.
 pub fn lock(state_dir: &Path, waiting: &Waiting, out: &mut Out) -> Result<WriterLock> {
     let lock = hold(state_dir, waiting, out)?;
     lock.settle()?;
     Ok(lock)
 }
 
-/// How long everybody waits for another, asked to or not.
+/// How long everybody waits for another who is not asked to.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long nobody is told for whom he waits: builds with nothing to do hold it for milliseconds.
+const SILENCE: Duration = Duration::from_millis(300);
 
 /// The right to write, for somebody who most likely will not: see [`WriterLock::hold`].
 pub fn hold(state_dir: &Path, waiting: &Waiting, out: &mut Out) -> Result<WriterLock> {
     let command = std::env::args().collect::<Vec<_>>().join(" ");
-    let Some(Wait(limit)) = waiting.wait else {
-        // Builds with nothing to do hold it for milliseconds: nobody is refused because of them.
-        return Ok(WriterLock::hold_within(
-            state_dir,
-            &command,
-            Some(GRACE),
-            &mut |_| {},
-        )?);
+    let hold = |limit, tell: &mut dyn FnMut(&str)| {
+        WriterLock::hold_within(state_dir, &command, limit, tell)
     };
-    let mut tell = |holder: &str| out.note(format!("waiting for {holder}"));
-    Ok(WriterLock::hold_within(
-        state_dir, &command, limit, &mut tell,
-    )?)
+    let Some(Wait(limit)) = waiting.wait else {
+        return Ok(hold(Some(GRACE), &mut |_| {})?);
+    };
+    let quiet = limit.map_or(SILENCE, |limit| limit.min(SILENCE));
+    match hold(Some(quiet), &mut |_| {}) {
+        Err(doe_cache::Error::Locked { .. }) => {}
+        held => return Ok(held?),
+    }
+    let mut tell =
+        |holder: &str| out.note(format!("waiting for {holder} (--wait=0 does not wait)"));
+    Ok(hold(limit.map(|limit| limit - quiet), &mut tell)?)
 }
 
 /// Threads for what waits for hosts.

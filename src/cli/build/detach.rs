@@ -49,7 +49,7 @@ pub fn run(
             .hint("`doe attach` follows it, `doe cancel --all` ends it"));
     }
     let runtime = session::runtime()?;
-    let (drivers, shorter) = runtime.block_on(submit(global, args, workspace, platform))?;
+    let (drivers, shorter) = runtime.block_on(submit(global, workspace, platform))?;
     let seen = match runtime.block_on(first_look(&drivers)) {
         Ok(seen) => seen,
         Err(error) => {
@@ -107,7 +107,6 @@ fn check(
 
 async fn submit(
     global: &Global,
-    args: &BuildArgs,
     workspace: &Workspace,
     platform: &Platform,
 ) -> Result<(Drivers, Option<Error>)> {
@@ -128,7 +127,7 @@ async fn submit(
         workspace: real(&workspace.root)?,
         state: real(&workspace.state_dir)?,
         doe: executor.install(&programs)?.join("doe"),
-        words: words(global, args),
+        words: words(global),
         count: platform.slurm.driver.count,
         at_unix_ms: now.map_or(0, |now| now.as_millis() as u64),
     };
@@ -138,7 +137,7 @@ async fn submit(
 }
 
 /// What this build was asked for, for one that runs in the workspace itself.
-fn words(global: &Global, args: &BuildArgs) -> Vec<String> {
+fn words(global: &Global) -> Vec<String> {
     let mut words = Vec::new();
     let mut given = std::env::args().skip(1);
     while let Some(word) = given.next() {
@@ -152,10 +151,6 @@ fn words(global: &Global, args: &BuildArgs) -> Vec<String> {
     // What follows `--` are targets.
     let end = words.iter().position(|word| word == "--");
     let targets = words.split_off(end.unwrap_or(words.len()));
-    // The one before may still be dying on a node that nobody hears.
-    if args.waiting.wait.is_none() {
-        words.push("--wait".into());
-    }
     // The environment of the client is not that of a job.
     if let (None, Ok(mode)) = (global.remote_cache, std::env::var(session::MODE_VARIABLE))
         && !mode.is_empty()
