@@ -49,6 +49,30 @@ conformance!(@one "attached", Some(rig()); tree::timeout tree::timeout_of_a_poli
     tree::cancel_ends_everything tree::cancel_is_polite_first tree::cancel_twice_and_late
     tree::own_group_does_not_hurt_the_logs tree::a_stopped_tree_is_ended);
 
+/// Its script has ended well, it is in no group of ours and holds no log: only its mark shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_nothing_shows_ends_with_doe() {
+    let mut rig = rig();
+    let dir = rig.scratch.path().to_owned();
+    let text = format!(
+        "setsid sh -c 'echo $$ >\"{0}/daemon\"; exec sleep 1003' </dev/null >/dev/null 2>&1 &
+        while [ ! -s '{0}/daemon' ]; do sleep 0.02; done",
+        dir.display()
+    );
+    let ran = rig.run(&rig.script(&text)).await;
+    assert_eq!(ran.exit.code, Some(0));
+    let pid = std::fs::read_to_string(dir.join("daemon")).unwrap();
+    let cmdline = format!("/proc/{}/cmdline", pid.trim());
+    let lives = || std::fs::read(&cmdline).is_ok_and(|line| line.ends_with(b"sleep\x001003\0"));
+    let executor = std::mem::replace(&mut rig.executor, self::rig().executor);
+    drop(executor);
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while lives() {
+        assert!(std::time::Instant::now() < until, "it goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[test]
 fn peer_process() {
     conformance::process::peer_process();

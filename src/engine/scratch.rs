@@ -4,7 +4,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use doe_cache::Digest;
 
@@ -15,8 +14,6 @@ use crate::error::{Error, Result};
 pub(crate) struct Scratch {
     run_dir: PathBuf,
     link: PathBuf,
-    /// Empty folders that nobody uses.
-    free: Mutex<Vec<PathBuf>>,
     made: AtomicU64,
 }
 
@@ -30,7 +27,6 @@ impl Scratch {
         Self {
             link: if made { link } else { run_dir.to_owned() },
             run_dir: run_dir.to_owned(),
-            free: Mutex::default(),
             made: AtomicU64::new(0),
         }
     }
@@ -43,25 +39,16 @@ impl Scratch {
         Ok(self.link.join(below))
     }
 
-    /// An empty folder for the temporary files of one process that ends with this program.
+    /// A folder of its own for the temporary files of one process that ends with this program.
     pub(crate) fn borrow(&self) -> Result<PathBuf> {
-        let free = self
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
-        match free {
-            Some(folder) => Ok(folder),
-            None => self.folder(&format!("b{}", self.made.fetch_add(1, Ordering::Relaxed))),
-        }
+        self.folder(&format!("b{}", self.made.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// Gives a borrowed folder back. Another may have it when nothing was left in it.
-    pub(crate) fn give_back(&self, folder: PathBuf) {
-        if std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none()) {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-            free.push(folder);
-        }
+    /// Gives a borrowed folder back. Nobody else gets it: what the process has left running may
+    /// still write there.
+    pub(crate) fn give_back(&self, folder: &Path) {
+        // One with something in it stays, for whoever looks closer.
+        let _ = std::fs::remove_dir(folder);
     }
 
     /// Removes the link of a run that was killed.
@@ -104,11 +91,12 @@ mod tests {
         let borrowed = [scratch.borrow().unwrap(), scratch.borrow().unwrap()];
         assert_ne!(borrowed[0], borrowed[1]);
         std::fs::write(borrowed[0].join("left"), "").unwrap();
-        let [used, clean] = borrowed;
-        scratch.give_back(used.clone());
-        scratch.give_back(clean.clone());
-        assert_eq!(scratch.borrow().unwrap(), clean);
-        assert!(!scratch.borrow().unwrap().join("left").exists());
+        borrowed.iter().for_each(|folder| scratch.give_back(folder));
+        assert_eq!(
+            borrowed.clone().map(|folder| folder.exists()),
+            [true, false]
+        );
+        assert!(!borrowed.contains(&scratch.borrow().unwrap()));
         let folder = scratch.folder("n17").unwrap();
         assert!(folder.as_os_str().len() < 60, "{folder:?}");
         std::os::unix::net::UnixListener::bind(folder.join("x".repeat(36))).unwrap();

@@ -40,11 +40,12 @@ const SMALLEST_LOG_BYTES: u64 = 4096;
 const LONGEST_TOKEN_BYTES: usize = 96;
 
 /// Variables that shells keep to themselves: they refuse or overwrite them.
-const OWN_VARIABLES: [&str; 20] = [
+const OWN_VARIABLES: [&str; 21] = [
     "_",
     "BASHOPTS",
     "BASHPID",
     "BASH_VERSINFO",
+    "DOE_GROUP",
     "DOE_TOKEN",
     "EUID",
     "GROUPS",

@@ -136,6 +136,7 @@ fn what_a_shell_would_refuse_or_change_is_refused_before() {
         ("A=B", ""),
         ("PPID", "1"),
         ("DOE_TOKEN", "other"),
+        ("DOE_GROUP", "other"),
         ("A", "nul\0"),
         ("A", &long),
     ] {

@@ -1,7 +1,8 @@
 //! Scripts that live and die with `doe`: direct children without wrapper, folder or record, for
 //! work that is pure and simply done again when `doe` was killed (analyses). Their logs are held
 //! in memory until they are kept elsewhere. All of them carry one mark, which the reaper knows
-//! before the first can: nothing of them stays behind, and there is no word about each of them.
+//! before the first can: when `doe` has gone nothing of them stays behind, and there is no word about
+//! each of them.
 
 use std::collections::HashMap;
 use std::io::pipe;
@@ -48,8 +49,6 @@ pub(super) struct Attached {
 struct Group {
     /// The mark of all of them, once the reaper knows it.
     mark: Option<Token>,
-    /// Scripts of which something may be left.
-    open: usize,
     /// Whether the reaper is being let go.
     is_closed: bool,
 }
@@ -240,10 +239,7 @@ impl Inner {
         command.env(TOKEN_VARIABLE, &token.0);
         command.env(GROUP_VARIABLE, &self.enter(&target)?.0);
         let started_unix_ms = unix_ms();
-        let child = command.spawn().map_err(|e| {
-            self.is_gone();
-            failed(e)
-        })?;
+        let child = command.spawn().map_err(failed)?;
         // It holds the other ends of the pipes, which would never close.
         drop(command);
         let pid = child.id();
@@ -327,15 +323,12 @@ impl Inner {
             let soon = tokio::time::timeout(Duration::from_millis(20), &mut reading);
             read_all = soon.await.is_ok();
         }
-        let mut gone = true;
         if !read_all || group_lives(pid) {
-            gone = self.killer.end(target.clone(), grace).await.is_ok();
+            // What will not go the reaper ends when we have gone.
+            let _ = self.killer.end(target.clone(), grace).await;
             if !read_all {
                 let _ = tokio::time::timeout(DRAIN, &mut reading).await;
             }
-        }
-        if gone {
-            self.is_gone();
         }
         (exit, timed_out)
     }
@@ -367,23 +360,13 @@ impl Inner {
                 group.mark.insert(mark).clone()
             }
         };
-        group.open += 1;
         Ok(mark)
     }
 
-    /// One script of which nothing is left.
-    fn is_gone(&self) {
-        let mut group = locked(&self.attached.group);
-        group.open = group.open.saturating_sub(1);
-    }
-
-    /// The reaper is about to be let go: when nothing of any of them is left it need not look.
+    /// The reaper is about to be let go. It keeps the mark: a script may have ended well and left a
+    /// process that neither its group nor its logs show.
     pub(super) fn leave_attached(&self) {
-        let mut group = locked(&self.attached.group);
-        group.is_closed = true;
-        if let (Some(reaper), Some(mark), 0) = (&self.reaper, &group.mark, group.open) {
-            reaper.forget(mark);
-        }
+        locked(&self.attached.group).is_closed = true;
     }
 
     /// Ends what carries the token of an attached script, whoever started it.
