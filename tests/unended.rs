@@ -359,6 +359,7 @@ impl<'l> Earlier<'l> {
             label: label.into(),
             action,
             home: self.home(),
+            work: Some(self.home().run_dir.join("nodes/n0")),
             scratch: "n0".into(),
             ports: Default::default(),
             attempt: 1,

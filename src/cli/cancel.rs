@@ -101,7 +101,10 @@ pub fn run(global: &Global, args: &CancelArgs, out: &mut Out) -> Result<u8> {
         .iter()
         .map(|job| format!("driver: job {job}"))
         .collect();
-    said.extend(cancel_what_is_left(&workspace, platform, label.as_deref())?);
+    let cancelled = cancel_what_is_left(&workspace, platform, label.as_deref(), &mut said);
+    if cancelled.is_err() && said.is_empty() {
+        return cancelled.map(|()| 0);
+    }
     if out.json {
         out.json(&json!({"ended": said}))?;
     } else if said.is_empty() {
@@ -111,28 +114,30 @@ pub fn run(global: &Global, args: &CancelArgs, out: &mut Out) -> Result<u8> {
             out.line(line)?;
         }
     }
-    Ok(0)
+    cancelled.map(|()| 0)
 }
 
+/// Adds what was ended, in words, also when something would not go.
 fn cancel_what_is_left(
     workspace: &Workspace,
     platform: &Platform,
     label: Option<&str>,
-) -> Result<Vec<String>> {
+    said: &mut Vec<String>,
+) -> Result<()> {
     // Without a reaper of its own: who guards the rest goes on to do so.
     let Some(local) = looking::local(workspace)? else {
-        return Ok(Vec::new());
+        return Ok(());
     };
     let lock = WriterLock::acquire(&workspace.state_dir, "doe cancel")?;
     let store = Store::open(&workspace.state_dir)?;
     let runtime = session::runtime()?;
-    let said = runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let hosts = fleet::left_on(platform, &store)?;
         let reached = Reached::new(workspace, platform, &hosts, local).await?;
         let found = reached.remains(&store).await?;
         let executor = reached.executor();
-        remains::cancel(found, label, &store, &*executor, &*reached.local).await
+        remains::cancel(found, label, &store, &*executor, &*reached.local, said).await
     });
     drop(lock);
-    said
+    ended
 }

@@ -164,6 +164,8 @@ fn latest(nodes: Vec<NodeUpdate>) -> Vec<NodeUpdate> {
 }
 
 fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsize) {
+    // Of notes for whose end nobody waits: whoever flushes is told.
+    let mut lost = None;
     while let Ok(first) = inbox.recv() {
         let orders = gather(first, inbox, under_way);
         let mut records = Vec::new();
@@ -185,6 +187,7 @@ fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsi
         };
         let all = store.write(&batch);
         for (at, node, digest, done) in waiting {
+            let is_empty = node.is_none();
             let result = match &all {
                 Ok(_) => Ok(digest),
                 // One bad record must not take the others with it.
@@ -203,10 +206,17 @@ fn write_all(store: &Store, inbox: &mpsc::Receiver<Order>, under_way: &AtomicUsi
                     written.map_err(|error| Error::from(cause(error)))
                 }
             };
-            if let Some(done) = done {
-                // Whoever asked may have gone.
-                let _ = done.send(result);
-            }
+            let Some(done) = done else {
+                lost = lost.or(result.err());
+                continue;
+            };
+            let is_flush = at.is_none() && is_empty;
+            let result = match lost.take_if(|_| is_flush) {
+                Some(error) => Err(error),
+                None => result,
+            };
+            // Whoever asked may have gone.
+            let _ = done.send(result);
         }
     }
 }
@@ -216,6 +226,25 @@ mod tests {
     use doe_cache::NodeState;
 
     use super::*;
+
+    /// The note of a run that is not there: as one that the disk refuses, nobody waits for it.
+    #[tokio::test]
+    async fn who_flushes_is_told_of_a_note_that_was_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let committer = Committer::new(store, None);
+        committer.flush().await.unwrap();
+        let note = NodeUpdate {
+            run_id: "nowhere".to_owned(),
+            label: "//t:a".to_owned(),
+            state: NodeState::Blocked,
+            reason: None,
+            record: None,
+        };
+        committer.note(note).unwrap();
+        committer.flush().await.unwrap_err();
+        committer.flush().await.unwrap();
+    }
 
     #[test]
     fn only_the_last_note_of_a_node_is_written() {

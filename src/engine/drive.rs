@@ -49,6 +49,8 @@ pub(super) struct Drive<'d, 's, 'w> {
     pub(super) reports: mpsc::UnboundedSender<Report>,
     /// Pieces of work whose last report has not come.
     pub(super) outstanding: usize,
+    /// Those of them that end with a record.
+    pub(super) executing: usize,
     /// How often the user asked to stop.
     pub(super) level: u8,
     /// Tasks that are to be executed and have not ended.
@@ -145,7 +147,7 @@ impl<'w> Drive<'_, '_, 'w> {
                 ));
             }
             self.journal.flush();
-            self.context.committer.expect(self.outstanding);
+            self.context.committer.expect(self.executing);
             tokio::select! {
                 report = inbox.recv() => {
                     let mut next = report;
@@ -400,9 +402,8 @@ impl<'w> Drive<'_, '_, 'w> {
     }
 
     pub(super) fn take(&mut self, report: Report) -> Result<()> {
-        if report.is_last() {
-            self.outstanding -= 1;
-        }
+        self.outstanding -= usize::from(report.is_last());
+        self.executing -= usize::from(matches!(report, Report::Done(..)));
         self.tell_unended()?;
         match report {
             Report::State(task, state) => {

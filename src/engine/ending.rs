@@ -49,7 +49,7 @@ impl Stuck {
 
 impl Remains {
     /// Ends all that is still in here and notes that it is over in what the dead runs announced: what
-    /// does not go stays open, and what went is not told again. What is said of it.
+    /// does not go stays open, and what went is not told again. Adds what is said of it.
     ///
     /// # Errors
     /// A process would not go, or it could not be noted.
@@ -58,19 +58,21 @@ impl Remains {
         store: &Store,
         executor: &dyn Executor,
         local: &dyn Executor,
-    ) -> Result<Vec<String>> {
-        let (said, over) = self.end(executor, local).await?;
+        said: &mut Vec<String>,
+    ) -> Result<()> {
+        let mut over = Vec::new();
+        let ended = self.end(executor, local, said, &mut over).await;
         for run in self.runs.iter().chain(&self.ended) {
             let run_dir = store.layout().runs().join(run);
             for token in over.iter().filter(|_| run_dir.is_dir()) {
                 intent::close(&run_dir, token)?;
             }
         }
-        Ok(said)
+        ended
     }
 
-    /// Ends all that is still in here, for good: what has not begun never will. What is said of it,
-    /// and the tokens that are over.
+    /// Ends all that is still in here, for good: what has not begun never will. Adds what is said of
+    /// it, and the tokens that are over, also when something else would not go.
     ///
     /// # Errors
     /// A process would not go.
@@ -78,9 +80,9 @@ impl Remains {
         &mut self,
         executor: &dyn Executor,
         local: &dyn Executor,
-    ) -> Result<(Vec<String>, Vec<Token>)> {
-        let mut said = Vec::new();
-        let mut over = Vec::new();
+        said: &mut Vec<String>,
+        over: &mut Vec<Token>,
+    ) -> Result<()> {
         for LeftNode { intent, standing } in std::mem::take(&mut self.nodes) {
             let mut pids = Vec::new();
             let mut stuck = None;
@@ -163,12 +165,12 @@ impl Remains {
             }
             over.push(intent.token);
         }
-        Ok((said, over))
+        Ok(())
     }
 }
 
 /// Cancels what a killed run left, with no build running: one pattern, or everything. The caller
-/// holds the writer's lock. What was done, in words.
+/// holds the writer's lock. Adds what was done, in words, also when something would not go.
 ///
 /// # Errors
 /// `nothing-runs` when there is no such pattern; a process would not go.
@@ -178,7 +180,8 @@ pub async fn cancel(
     store: &Store,
     executor: &dyn Executor,
     local: &dyn Executor,
-) -> Result<Vec<String>> {
+    said: &mut Vec<String>,
+) -> Result<()> {
     if let Some(label) = label {
         let labels: Vec<String> = remains
             .nodes
@@ -204,7 +207,7 @@ pub async fn cancel(
     }
     let homes = remains.homes();
     let elsewhere = remains.notices();
-    let mut said = remains.clear(store, executor, local).await?;
+    remains.clear(store, executor, local, said).await?;
     for run in remains.runs.iter().filter(|_| label.is_none()) {
         store.end_run(run, RunStatus::Abandoned)?;
     }
@@ -215,5 +218,5 @@ pub async fn cancel(
         homes.iter().for_each(|run| Scratch::forget(run));
     }
     said.extend(elsewhere);
-    Ok(said)
+    Ok(())
 }

@@ -125,6 +125,10 @@ pub struct NodeIntent {
     pub action: Digest,
     /// Whose folders it uses.
     pub home: Home,
+    /// Where its steps work: what was begun is gone on with there, wherever this program would work.
+    /// Earlier versions did not say.
+    #[serde(default)]
+    pub work: Option<PathBuf>,
     /// Name of its folder for temporary files.
     pub scratch: String,
     /// Ports that its steps were told.
@@ -403,6 +407,7 @@ mod tests {
                 run_dir: "/r".into(),
                 host_dir: "/h".into(),
             },
+            work: Some("/w/n".into()),
             scratch: "n0".into(),
             ports: PortMap::new(),
             attempt: 1,

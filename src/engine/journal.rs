@@ -111,6 +111,16 @@ impl<'s> Journal<'s> {
         });
     }
 
+    pub(super) fn warn_all<'m>(
+        &mut self,
+        code: &str,
+        messages: impl IntoIterator<Item = &'m String>,
+    ) {
+        for message in messages {
+            self.warn(code, message.clone(), None);
+        }
+    }
+
     fn keep_or_give_up(&mut self, written: std::io::Result<()>) {
         if let Err(cause) = written {
             self.file = None;

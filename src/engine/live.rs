@@ -138,6 +138,16 @@ impl<'w> Drive<'_, '_, 'w> {
         });
     }
 
+    /// Runs what ends with the record of a node.
+    fn spawn_node(
+        &mut self,
+        work: impl Future<Output = Report> + Send + 'static,
+        otherwise: impl FnOnce() -> Report + Send + 'static,
+    ) {
+        self.executing += 1;
+        self.spawn(work, otherwise);
+    }
+
     pub(super) fn service_event(
         &mut self,
         service: ServiceId,
@@ -407,7 +417,7 @@ impl<'w> Drive<'_, '_, 'w> {
         let logs = failure.logs.clone();
         let failure = Failure::of_service(failure);
         let began = job.acquired_unix_ms;
-        self.spawn(
+        self.spawn_node(
             async move {
                 let end = node_run::never_ran(&context, &job, &[], failure, logs).await;
                 Report::Done(task, Box::new(end))
@@ -444,7 +454,7 @@ impl<'w> Drive<'_, '_, 'w> {
         let context = self.context.clone();
         let reports = self.reports.clone();
         let began = job.acquired_unix_ms;
-        self.spawn(
+        self.spawn_node(
             async move {
                 for service in &mut used {
                     let token = &service.instance.handle.token;

@@ -171,7 +171,11 @@ async fn execute(
     let folder = format!("{}~{}", folder_of(&job.label), job.attempt);
     let home = job.home(context);
     let on_hosts = !job.roles.is_empty();
-    let work = context.work(home, &Path::new("nodes").join(&folder), on_hosts);
+    let begun = job.resumed.as_ref();
+    let work = match begun.and_then(|resumed| resumed.intent.work.clone()) {
+        Some(work) => work,
+        None => context.work(home, &Path::new("nodes").join(&folder), on_hosts),
+    };
     let kept = home.run_dir.join("out").join(&folder);
     let is_alone = !on_hosts && used.is_empty();
     let tmp = match &job.resumed {
@@ -223,7 +227,7 @@ async fn execute(
     }
     draft.failure = ran.failure;
     if is_alone && job.resumed.is_none() && draft.failure.is_none() {
-        context.scratch.give_back(tmp);
+        context.scratch.give_back(&tmp);
     }
     let mut began = match job.resumed {
         Some(_) => now_unix_ms(),
@@ -307,6 +311,7 @@ fn intent_of(
         label: job.label.to_string(),
         action: job.key,
         home: site.home.clone(),
+        work: Some(site.work.to_owned()),
         scratch: job.scratch(),
         ports,
         attempt: job.attempt,

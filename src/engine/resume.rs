@@ -86,7 +86,9 @@ impl Drive<'_, '_, '_> {
 
     async fn end_what_is_left(&mut self) -> Result<()> {
         let (executor, local) = (self.context.executor.clone(), self.context.local.clone());
-        let (said, over) = self.remains.end(&*executor, &*local).await?;
+        let (mut said, mut over) = (Vec::new(), Vec::new());
+        let ended = self.remains.end(&*executor, &*local, &mut said, &mut over);
+        let ended = ended.await;
         for message in said {
             self.journal.warn("leftovers", message, None);
         }
@@ -95,7 +97,7 @@ impl Drive<'_, '_, '_> {
         }
         let stuck = std::mem::take(&mut self.remains.stuck);
         self.context.unended.of_others(&self.context, stuck);
-        Ok(())
+        ended
     }
 
     /// What a killed run had begun of a task that would execute this.
@@ -118,6 +120,11 @@ impl Drive<'_, '_, '_> {
             // Its folder and its steps' tokens bear that name.
             self.remains
                 .put_back(left.intent, "its pattern has another name now");
+            return None;
+        }
+        if left.intent.work.is_none() {
+            self.remains
+                .put_back(left.intent, "another version of doe had begun it");
             return None;
         }
         let is_over = left.standing == Standing::Over;

@@ -165,7 +165,9 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     }
     let mut cleared = Vec::new();
     if !works {
-        cleared = remains.clear(&store, &*executor, &*local).await?;
+        let gone = remains.clear(&store, &*executor, &*local, &mut cleared);
+        gone.await
+            .inspect_err(|_| journal.warn_all("leftovers", &cleared))?;
     } else {
         unended::mark(&store, &run_id)?;
         // First the new run answers for what was left, then the old one need not any more.
@@ -188,15 +190,10 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         run_dir: run_dir.display().to_string(),
         command: options.command.clone(),
     });
-    for notice in options.notices.iter().cloned().chain(cleared) {
-        journal.warn("leftovers", notice, None);
-    }
-    for damage in damaged.iter().chain(&opening.damaged).cloned() {
-        journal.warn("damaged", damage, None);
-    }
-    for news in platform.probing.iter().flat_map(|probing| &probing.news) {
-        journal.warn("facts", news.clone(), None);
-    }
+    journal.warn_all("leftovers", options.notices.iter().chain(&cleared));
+    journal.warn_all("damaged", damaged.iter().chain(&opening.damaged));
+    let probing = platform.probing.iter();
+    journal.warn_all("facts", probing.flat_map(|probing| &probing.news));
     remote::tell_asked(&mut journal, &options);
     let estimates: BTreeMap<NodeId, f64> = prepared
         .tasks
@@ -270,6 +267,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
             abort,
             reports,
             outstanding: 0,
+            executing: 0,
             level: 0,
             jobs: Default::default(),
             leaders: Default::default(),
