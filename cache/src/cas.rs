@@ -14,7 +14,7 @@ use std::io::{self, Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A blob as it was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub struct Cas {
     verified: Mutex<HashSet<Digest>>,
     /// Whether a write failed, so that files may be in their places and not on disk.
     unsynced: AtomicBool,
+    /// The root, opened before the first blob is written: see `durable::publish_from`.
+    root: OnceLock<Option<File>>,
 }
 
 /// The maps are valid after every statement, so a panic elsewhere does not spoil them.
@@ -69,6 +71,7 @@ impl Cas {
             moving: Mutex::default(),
             verified: Mutex::default(),
             unsynced: AtomicBool::new(false),
+            root: OnceLock::new(),
         }
     }
 
@@ -172,8 +175,13 @@ impl Cas {
         }
         match groups.iter().all(Vec::is_empty) {
             true => Ok(()),
-            false => durable::publish_from(self.layout.root(), groups),
+            false => durable::publish_from(self.layout.root(), self.opened(), groups),
         }
+    }
+
+    fn opened(&self) -> Option<&File> {
+        let open = || File::open(self.layout.root()).ok();
+        self.root.get_or_init(open).as_ref()
     }
 
     /// Says that a write failed half-way: files may say more than the index does, and may not be
@@ -383,6 +391,7 @@ impl Cas {
                 root: self.layout.root().to_owned(),
             });
         }
+        self.opened();
         Ok(())
     }
 }

@@ -145,15 +145,20 @@ pub(crate) fn at(point: Point, what: &'static str, path: &Path) -> Result<()> {
 /// when a file of one group survives a crash, so do all files of the groups before it. On return
 /// everything is durable. Existing files are replaced, so content must follow from the name.
 pub(crate) fn publish(root: &Path, mut groups: Vec<Vec<(Temp, PathBuf)>>) -> Result<()> {
-    publish_from(root, &mut groups)
+    publish_from(root, None, &mut groups)
 }
 
 /// [`publish`], for whoever wants to have the files back that it did not come to. When it fails,
 /// names that were given may not be on disk, and no later call brings them there: see [`sync_all`].
-pub(crate) fn publish_from(root: &Path, groups: &mut [Vec<(Temp, PathBuf)>]) -> Result<()> {
+/// `opened` is the root, opened before anything of this was written.
+pub(crate) fn publish_from(
+    root: &Path,
+    opened: Option<&File>,
+    groups: &mut [Vec<(Temp, PathBuf)>],
+) -> Result<()> {
     let files: Vec<&Path> = groups.iter().flatten().map(|(t, _)| t.path()).collect();
     at(Point::BeforeFsync, "sync", root)?;
-    sync(root, &files)?;
+    sync(root, opened, &files)?;
     at(Point::AfterFsync, "sync", root)?;
     for group in groups {
         // Folders of which an entry is new.
@@ -178,7 +183,7 @@ pub(crate) fn publish_from(root: &Path, groups: &mut [Vec<(Temp, PathBuf)>]) -> 
         }
         let parents: Vec<&Path> = parents.iter().map(PathBuf::as_path).collect();
         at(Point::BeforeDirSync, "sync", root)?;
-        sync(root, &parents)?;
+        sync(root, opened, &parents)?;
         at(Point::AfterDirSync, "sync", root)?;
     }
     Ok(())
@@ -277,7 +282,7 @@ pub(crate) fn sync_parents<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Res
     // One that is gone too has nothing left to lose.
     let parents: Vec<&Path> = parents.into_iter().filter(|p| p.is_dir()).collect();
     match parents.first() {
-        Some(first) => sync(first, &parents),
+        Some(first) => sync(first, None, &parents),
         None => Ok(()),
     }
 }
@@ -321,12 +326,20 @@ pub(crate) fn any_below(dir: &Path) -> Result<bool> {
     Ok(false)
 }
 
-fn sync(root: &Path, paths: &[&Path]) -> Result<()> {
+/// A descriptor hears of failed writes from when it was opened on, and of earlier ones only while
+/// nobody else has been told of them: hence one that was `opened` before the writes.
+fn sync(root: &Path, opened: Option<&File>, paths: &[&Path]) -> Result<()> {
     #[cfg(target_os = "linux")]
     if paths.len() >= SYNC_ALL_FROM && syncfs_tells() {
-        let dir = File::open(root).map_err(|e| Error::io("open", root, &e))?;
-        return rustix::fs::syncfs(&dir).map_err(|e| Error::io("sync", root, &e.into()));
+        let io = |e: io::Error| Error::io("sync", root, &e);
+        let synced = match opened {
+            Some(dir) => rustix::fs::syncfs(dir),
+            None => rustix::fs::syncfs(File::open(root).map_err(io)?),
+        };
+        return synced.map_err(|e| io(e.into()));
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (root, opened);
     paths.iter().try_for_each(|path| sync_one(path))
 }
 
