@@ -12,7 +12,7 @@ use crate::record::Record;
 use crate::store::{Store, now_unix_ms};
 use crate::write;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -98,6 +98,22 @@ pub(crate) fn all_refused(layout: &Layout) -> Result<HashSet<Digest>> {
     Ok(named
         .filter(|record| refused(layout, record).is_some())
         .collect())
+}
+
+/// Why records are there, by the label that they were of. Of several of one label, any; a file that
+/// is no whole record says nothing.
+pub(crate) fn labels(layout: &Layout) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for path in records(layout)? {
+        let record = fs::read(&path).ok();
+        let record = record.and_then(|bytes| Record::from_bytes(&bytes).ok());
+        if let Some(record) = record {
+            let note = checked::read::<Note>(&note_of(&path)).ok();
+            let why = note.map_or_else(|| "no note says why".to_owned(), |note| note.why);
+            found.insert(record.label, why);
+        }
+    }
+    Ok(found)
 }
 
 fn note_of(file: &Path) -> PathBuf {

@@ -174,7 +174,9 @@ impl Store {
     /// # Errors
     /// [`Error::Database`], [`Error::Corrupt`] from the index.
     pub fn bulk(&self) -> Result<Snapshot> {
-        read::bulk(&self.index())
+        let mut snapshot = read::bulk(&self.index())?;
+        snapshot.load_refused(quarantine::labels(self.layout())?);
+        Ok(snapshot)
     }
 
     /// What the decision about one node looks at, which is a small part of [`Self::bulk`]: what
@@ -185,6 +187,7 @@ impl Store {
     pub fn slice(&self, label: &str, spec_key: &Digest, action_key: &Digest) -> Result<Snapshot> {
         let mut snapshot = Snapshot::new();
         read::slice(&self.index(), &mut snapshot, label, spec_key, action_key)?;
+        snapshot.load_refused(quarantine::labels(self.layout())?);
         Ok(snapshot)
     }
 

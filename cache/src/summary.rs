@@ -4,7 +4,7 @@
 
 use crate::digest::{Digest, DigestState};
 use crate::verdict::{CriterionStatus, ExecutionStatus, ValidityStatus};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 /// A record in short.
@@ -73,6 +73,8 @@ pub struct Snapshot {
     /// As `by_record`.
     by_action: OnceLock<Rows>,
     by_label: HashMap<Arc<str>, Standing>,
+    /// Why the last record under a label lies in quarantine, where one does.
+    refused: BTreeMap<String, String>,
 }
 
 impl Snapshot {
@@ -108,6 +110,15 @@ impl Snapshot {
     pub fn current(&self, label: &str) -> Option<&Summary> {
         let standing = self.by_label.get(label)?;
         standing.current.map(|i| &self.rows[i as usize])
+    }
+
+    /// Why a result of the label was put in quarantine, where one lies there.
+    pub fn refused(&self, label: &str) -> Option<&str> {
+        self.refused.get(label).map(String::as_str)
+    }
+
+    pub(crate) fn load_refused(&mut self, refused: BTreeMap<String, String>) {
+        self.refused = refused;
     }
 
     /// A record by digest, when it is one that a decision could look at.

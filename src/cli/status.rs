@@ -3,7 +3,7 @@
 use super::args::{Global, Targets};
 use super::out::Out;
 use super::session;
-use crate::engine::decide::{Decider, Decision};
+use crate::engine::decide::{Decider, Decision, Why};
 use crate::engine::followup;
 use crate::error::Result;
 use crate::graph::NodeId;
@@ -116,7 +116,7 @@ fn row(decider: &Decider<'_>, node: NodeId, decision: &Decision, blocked: Option
         Decision::Run { .. } if blocked.is_some() => ("blocked", blocked.unwrap_or_default()),
         Decision::Run { why, .. } => match refused {
             Some(state) => (state, why.to_string()),
-            None if last.is_some() => ("stale", why.to_string()),
+            None if last.is_some() || matches!(why, Why::PutAside(_)) => ("stale", why.to_string()),
             None => ("never ran", why.to_string()),
         },
         Decision::MayRun { because } => match blocked {

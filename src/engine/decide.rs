@@ -46,6 +46,8 @@ pub enum Hit {
 pub enum Why {
     /// Its label has no record.
     NeverRan,
+    /// Its only results lie in quarantine.
+    PutAside(String),
     /// What is asked for changed since the label's last record.
     Changed(Vec<Change>),
     /// The last attempt failed or its result was refused.
@@ -60,6 +62,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Why::NeverRan => f.write_str("never ran"),
+            Why::PutAside(why) => write!(f, "its result is in quarantine: {why}"),
             Why::Asked => f.write_str("asked to run again"),
             Why::LastFailed(reason) => write!(f, "failed when it last ran: {reason}"),
             Why::NotReusable(reason) => write!(f, "the last result is not reusable: {reason}"),
@@ -341,8 +344,12 @@ impl<'w> Decider<'w> {
     fn why(&self, node: NodeId, keyed: &Keyed) -> Why {
         let label = self.graph.label(node);
         let Some(last) = self.last(label) else {
-            return match self.snapshot.latest(&label.to_string()) {
-                None => Why::NeverRan,
+            let label = label.to_string();
+            return match self.snapshot.latest(&label) {
+                None => match self.snapshot.refused(&label) {
+                    Some(why) => Why::PutAside(why.to_owned()),
+                    None => Why::NeverRan,
+                },
                 Some(_) => Why::NotReusable("its record is no longer in the store".to_owned()),
             };
         };
