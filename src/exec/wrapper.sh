@@ -390,9 +390,10 @@ run() {
     ) >"$dir/.out" 2>"$dir/.err"
     status=$?
     # What the script and all it waited for have used of the processors: of a whole tree only the
-    # shell that was its parent knows, and only in a shell that does not fork to ask.
+    # shell that was its parent knows, and only in a shell that does not fork to ask. With `command`,
+    # for a special builtin whose file cannot be made takes the whole shell with it.
     cpu_user='' cpu_system=''
-    times >"$dir/.times" 2>/dev/null &&
+    { command times >"$dir/.times"; } 2>/dev/null &&
         { read -r cpu_user && read -r cpu_user cpu_system; } <"$dir/.times"
 
     timed_out=0
