@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::clock::now_ms;
 use super::guard::forsaken;
@@ -218,15 +218,6 @@ impl SlurmExecutor {
         }
     }
 
-    /// How old a file of the shared folder is, by the clock that stamps the files there.
-    fn age(&self, path: &Path) -> Option<Duration> {
-        let now = self.root().join(".now");
-        folder::write_private(&now, b"").ok()?;
-        let stamp =
-            |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
-        stamp(&now)?.duration_since(stamp(path)?).ok()
-    }
-
     /// Waits for the end.
     pub(super) async fn ended(&self, handle: &Handle) -> Result<Status> {
         self.check(handle)?;
@@ -404,6 +395,8 @@ fn lost(why: &str) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
