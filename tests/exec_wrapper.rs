@@ -555,6 +555,34 @@ fn where_no_file_can_be_made_what_ran_has_its_record() {
 }
 
 #[test]
+fn where_no_file_can_be_made_what_runs_is_ended_all_the_same() {
+    if FewFiles::mount().is_none() {
+        return cannot_mount();
+    }
+    under_each_shell(|shell| {
+        for limit in [Some(Duration::from_secs(2)), None] {
+            let outside = tempfile::tempdir().unwrap();
+            let mark = outside.path().join("ran");
+            let (dir, disk) = FewFiles::mount().unwrap();
+            let text = format!("echo >'{}'; sleep 1001", mark.display());
+            let execution = Execution::within(dir, shell, &text, limit);
+            let mut child = execution.start();
+            eventually("it runs", || mark.exists());
+            disk.leave(0);
+            match limit {
+                Some(_) => assert!(child.wait().unwrap().success()),
+                None => {
+                    execution.end("100");
+                    child.wait().unwrap();
+                }
+            }
+            let exit = execution.record();
+            assert_eq!((exit.timed_out, exit.signal), (limit.is_some(), Some(15)));
+        }
+    });
+}
+
+#[test]
 fn the_environment_is_made_clean_where_it_is_not() {
     under_each_shell(|shell| {
         let execution = Execution::new(shell, "env", None);

@@ -246,7 +246,8 @@ watch() {
         ) 2>/dev/null
         case $? in 1) sleep 1 ;; esac
     done
-    : >"$dir/unwanted"
+    # Not `:`, which takes the shell with it when the file cannot be made.
+    true >"$dir/unwanted"
     helpers="$helpers $me"
     end_tree "$grace_cs"
 }
@@ -491,7 +492,7 @@ end() {
     # shellcheck source=/dev/null
     . "$dir/job"
     helpers=''
-    : >"$dir/unwanted"
+    true >"$dir/unwanted"
     clock
     limit=$((now + 2000))
     while still "$leader:$ticks_of_leader"; do
