@@ -43,9 +43,10 @@ impl SlurmExecutor {
             None => {
                 let ended = i64::try_from(exit.ended_unix_ms).unwrap_or(i64::MAX);
                 let ahead = ahead_ms(ended, self.stamped_ms(&dir.join(folder::EXIT)), seen);
-                if ahead != 0 {
+                // That it may be right is worth noting by who saw it come, for others know less.
+                if ahead != 0 || seen.is_some() {
                     // Where it cannot be written the next one finds out as we did.
-                    let _ = folder::write_private(&path, format!("{ahead}\n").as_bytes());
+                    let _ = folder::replace(&path, format!("{ahead}\n").as_bytes());
                 }
                 ahead
             }
