@@ -59,14 +59,15 @@ impl SlurmExecutor {
         if !dir.exists() {
             return Ok(lost("its folder is gone"));
         }
-        if let Some(why) = forsaken(dir).await? {
-            return Ok(lost(why));
-        }
         let over = dir.join(OVER).exists();
         let record = match Record::read(dir)? {
             Record::Missing if over => seen_anew(dir)?,
             record => record,
         };
+        // After the record: what is ended may leave a good one, and is marked before.
+        if let Some(why) = forsaken(dir).await? {
+            return Ok(lost(why));
+        }
         match record {
             Record::Whole(_) if dir.join(INTERRUPTED).exists() => {
                 let said = match self.job(handle).await {
@@ -167,22 +168,23 @@ impl SlurmExecutor {
 
     /// The record, which may come into sight a moment after the end, or that there is none.
     async fn record_or(&self, handle: &Handle, why: &str) -> Result<Status> {
-        let begun = Instant::now();
+        let (begun, dir) = (Instant::now(), &handle.dir);
         loop {
             let late = begun.elapsed() > LAG;
             let record = match late {
-                true => seen_anew(&handle.dir)?,
-                false => Record::read(&handle.dir)?,
+                true => seen_anew(dir)?,
+                false => Record::read(dir)?,
             };
             match record {
-                Record::Whole(exit) if !handle.dir.join(INTERRUPTED).exists() => {
-                    return Ok(Status::Exited(self.by_our_clock(
-                        &handle.dir,
-                        exit,
-                        None,
-                    )?));
+                Record::Whole(exit) => {
+                    if let Some(why) = forsaken(dir).await? {
+                        return Ok(lost(why));
+                    }
+                    if dir.join(INTERRUPTED).exists() {
+                        return Ok(lost(&format!("Slurm ended it: {why}")));
+                    }
+                    return Ok(Status::Exited(self.by_our_clock(dir, exit, None)?));
                 }
-                Record::Whole(_) => return Ok(lost(&format!("Slurm ended it: {why}"))),
                 _ if late => {
                     return Ok(lost(&format!("{why}, and it left no exit record")));
                 }
