@@ -427,6 +427,22 @@ async fn what_slurm_ends_is_no_outcome_of_the_script() {
     assert_eq!(conformance::carriers(&token.0), [0; 0]);
     assert!(own.executor.ended_unix_ms(&handle).await.unwrap().is_some());
 
+    // Told to end, a script may say that all is well, and be quick about it.
+    std::fs::remove_file(own.file("up")).unwrap();
+    let trap = "trap 'exit 0' TERM; touch up; while :; do sleep 0.05; done";
+    let (_, handle) = own.begin(&own.script(trap)).await;
+    let number = own.jobs();
+    let number = number.lines().find(|line| line.contains("RUNNING"));
+    let number = number.unwrap().split(' ').next().unwrap();
+    own.slurm.ask("scancel", &[number]);
+    let status = loop {
+        match own.executor.poll(&handle).await.unwrap() {
+            Status::Running => tokio::time::sleep(Duration::from_millis(5)).await,
+            status => break status,
+        }
+    };
+    assert!(lost(&status, "Slurm ended its job"), "{status:?}");
+
     // Put back into the queue by somebody, it does not begin a second time.
     std::fs::remove_file(own.file("up")).unwrap();
     std::fs::remove_file(own.file("count")).unwrap();
@@ -482,7 +498,7 @@ async fn a_handle_survives_the_client_and_a_sweep_finds_what_runs() {
         return;
     };
     let own = Own::up(1).await;
-    let script = own.script("echo x; exit 3");
+    let script = own.script("sleep 1; echo x; exit 3");
     let token = conformance::token();
     let done = own.executor.start(&own.specs[0], &script, &token);
     let done = done.await.unwrap();

@@ -21,11 +21,11 @@ mine() {
 }
 
 # The end of the job's time, or somebody else than doe wants it to end: what comes of the script
-# is no outcome of it.
+# is no outcome of it. That its record is there already says nothing: Slurm tells the script too.
 interrupted() {
     mine || return
     # Not `:`, which takes the shell with it when the file cannot be made; an old one can be renamed.
-    [ -e "$dir/cancel" ] || [ -e "$dir/exit" ] || true >"$dir/interrupted" ||
+    [ -e "$dir/cancel" ] || [ -e "$dir/over" ] || true >"$dir/interrupted" ||
         mv -f "$dir/beat" "$dir/interrupted"
     true >"$dir/unwanted"
     /bin/sh "$wrapper" end "$dir" 20000 &

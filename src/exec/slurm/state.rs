@@ -69,7 +69,7 @@ impl SlurmExecutor {
             return Ok(lost(why));
         }
         match record {
-            Record::Whole(_) if dir.join(INTERRUPTED).exists() => {
+            Record::Whole(_) if is_interrupted(dir, over) => {
                 let said = match self.job(handle).await {
                     Ok(Known::Job(job)) => format!(": {}", told(&job, dir)),
                     Ok(Known::Forgotten) => match self.accounted(dir).await? {
@@ -79,6 +79,10 @@ impl SlurmExecutor {
                     _ => String::new(),
                 };
                 return Ok(lost(&format!("Slurm ended its job before it ended{said}")));
+            }
+            // Its task may be about to say that Slurm made it end.
+            Record::Whole(_) if !over && self.is_new(&dir.join(folder::EXIT)) => {
+                return Ok(Status::Running);
             }
             Record::Whole(exit) => {
                 return Ok(Status::Exited(self.by_our_clock(dir, exit, seen)?));
@@ -180,7 +184,7 @@ impl SlurmExecutor {
                     if let Some(why) = forsaken(dir).await? {
                         return Ok(lost(why));
                     }
-                    if dir.join(INTERRUPTED).exists() {
+                    if is_interrupted(dir, false) {
                         return Ok(lost(&format!("Slurm ended it: {why}")));
                     }
                     return Ok(Status::Exited(self.by_our_clock(dir, exit, None)?));
@@ -191,6 +195,11 @@ impl SlurmExecutor {
                 _ => tokio::time::sleep(LOOK).await,
             }
         }
+    }
+
+    /// Whether a file of the shared folder was written a moment ago.
+    fn is_new(&self, path: &Path) -> bool {
+        self.age(path).is_some_and(|age| age < LAG)
     }
 
     /// Whether an execution showed a sign of life lately: by our own clock since we look, and by
@@ -351,15 +360,27 @@ pub(super) fn is_over(dir: &Path) -> Result<bool> {
         || Claim::read(dir)?.is_some_and(revoked))
 }
 
-/// The record as the file server has it: a file that was once missed may count as missing on this
-/// machine for a while after it has come, until the folder is seen to have changed.
-fn seen_anew(dir: &Path) -> Result<Record> {
+/// Looks at a folder as the file server has it: a file that was once missed may count as missing
+/// on this machine for a while after it has come, until the folder is seen to have changed.
+fn look_anew(dir: &Path) {
     let mark = dir.join(format!(".seen-{}", nonce()));
-    // Where it cannot be made, there was time enough for the record to come into sight.
+    // Where it cannot be made, there was time enough for others to come into sight.
     if folder::write_private(&mark, b"").is_ok() {
         let _ = fs::remove_file(&mark);
     }
+}
+
+fn seen_anew(dir: &Path) -> Result<Record> {
+    look_anew(dir);
     Record::read(dir)
+}
+
+/// Whether Slurm made it end, by what its task says: that is there before `over` is.
+fn is_interrupted(dir: &Path, over: bool) -> bool {
+    if !over {
+        look_anew(dir);
+    }
+    dir.join(INTERRUPTED).exists()
 }
 
 /// What the wrapper had to say when it did not begin, and its code.

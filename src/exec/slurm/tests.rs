@@ -113,3 +113,26 @@ fn what_cannot_be_attended_to_does_not_begin() {
         }
     }
 }
+
+#[test]
+fn who_ends_a_job_is_noted_even_when_its_record_was_quicker() {
+    let record = "echo >$2/exit; echo >$2/ready";
+    for (cancelled, interrupted) in [(false, true), (true, false)] {
+        let task = Task::new();
+        let mut child = task.begin(&format!("{CLAIM}; {record}; {RUNS}"), "echo >$2/go");
+        task.wait_for("ready");
+        task.wait_for("beat");
+        if cancelled {
+            std::fs::write(task.run.join("cancel"), b"").unwrap();
+        }
+        terminate(&child);
+        child.wait().unwrap();
+        assert!(task.has(OVER));
+        assert_eq!(task.has("interrupted"), interrupted);
+    }
+    // What ended by itself is left alone by the end of its job.
+    let task = Task::new();
+    let mut child = task.begin(&format!("{CLAIM}; echo >$2/exit"), "exit 0");
+    child.wait().unwrap();
+    assert!(task.has(OVER) && !task.has("interrupted"));
+}
