@@ -1010,10 +1010,20 @@ async fn how_a_job_ended_that_nobody_saw_is_asked_of_the_accounts() {
     own.slurm.kill_accounts();
     // An answer holds for a moment.
     tokio::time::sleep(Duration::from_secs(4)).await;
+    let begun = std::time::Instant::now();
     let polled = conformance::bounded(own.executor.poll(&preempted));
     let polled = polled.await.unwrap();
+    let first = begun.elapsed();
     assert!(matches!(polled, Status::Lost { .. }), "{polled:?}");
     assert!(!lost(&polled, "accounting"), "{polled:?}");
+    // One has waited for all, and they for nothing but a record.
+    let begun = std::time::Instant::now();
+    let polls = [&preempted, &lost_node].map(|handle| own.executor.poll(handle));
+    for status in futures_util::future::join_all(polls).await {
+        assert!(!lost(&status.unwrap(), "accounting"));
+    }
+    let (others, lag) = (begun.elapsed(), Duration::from_millis(4500));
+    assert!(others < lag, "{others:?} after {first:?}");
 }
 
 impl Own {

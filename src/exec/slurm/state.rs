@@ -153,7 +153,7 @@ impl SlurmExecutor {
             if let Some(job) = self.accounting.ended(&key, age).await {
                 return Ok(Some(format!("{}, by its accounting", told(&job, dir))));
             }
-            if !self.accounting.is_kept().await {
+            if !self.accounting.may_answer().await {
                 break;
             }
         }
