@@ -16,6 +16,8 @@ use crate::exec::remote::call::nonce;
 
 /// What a stamp may be off by: disks count in seconds, and nodes write late.
 const STAMP_MS: i64 = 2000;
+/// By how much an end may be off whose record is left as it is.
+pub(super) const AS_IT_IS: Duration = Duration::from_millis(STAMP_MS.unsigned_abs());
 /// How much later than it is there a record may be seen on another machine.
 const SIGHT_MS: i64 = 60_000;
 /// How long the clock of the shared disk is taken to be where it was seen.
