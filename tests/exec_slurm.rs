@@ -427,6 +427,22 @@ async fn what_slurm_ends_is_no_outcome_of_the_script() {
     assert_eq!(conformance::carriers(&token.0), [0; 0]);
     assert!(own.executor.ended_unix_ms(&handle).await.unwrap().is_some());
 
+    // Told to end, a script may say that all is well, and be quick about it.
+    std::fs::remove_file(own.file("up")).unwrap();
+    let trap = "trap 'exit 0' TERM; touch up; while :; do sleep 0.05; done";
+    let (_, handle) = own.begin(&own.script(trap)).await;
+    let number = own.jobs();
+    let number = number.lines().find(|line| line.contains("RUNNING"));
+    let number = number.unwrap().split(' ').next().unwrap();
+    own.slurm.ask("scancel", &[number]);
+    let status = loop {
+        match own.executor.poll(&handle).await.unwrap() {
+            Status::Running => tokio::time::sleep(Duration::from_millis(5)).await,
+            status => break status,
+        }
+    };
+    assert!(lost(&status, "Slurm ended its job"), "{status:?}");
+
     // Put back into the queue by somebody, it does not begin a second time.
     std::fs::remove_file(own.file("up")).unwrap();
     std::fs::remove_file(own.file("count")).unwrap();
@@ -482,15 +498,20 @@ async fn a_handle_survives_the_client_and_a_sweep_finds_what_runs() {
         return;
     };
     let own = Own::up(1).await;
-    let script = own.script("echo x; exit 3");
+    let script = own.script("sleep 1; echo x; exit 3");
     let token = conformance::token();
     let done = own.executor.start(&own.specs[0], &script, &token);
     let done = done.await.unwrap();
-    own.wait(&done).await;
+    let told = own.wait(&done).await;
     let long = own.waiting("exit 5");
     let (token, running) = own.begin(&long).await;
     let again = own.again(Duration::from_secs(60)).await;
-    assert!(exited(&again.poll(&done).await.unwrap(), 3));
+    assert!(exited(&told, 3));
+    // To whom the disk would seem to say otherwise is told what who waited was.
+    let record = std::fs::File::open(done.dir.join("exit")).unwrap();
+    let long_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    record.set_modified(long_ago).unwrap();
+    assert_eq!(again.poll(&done).await.unwrap(), told);
     assert_eq!(again.log(&done, Stream::Stdout, 0).await.unwrap(), b"x\n");
     assert_eq!(again.poll(&running).await.unwrap(), Status::Running);
     let same = again.start(&own.specs[0], &long, &token).await.unwrap();
@@ -989,10 +1010,20 @@ async fn how_a_job_ended_that_nobody_saw_is_asked_of_the_accounts() {
     own.slurm.kill_accounts();
     // An answer holds for a moment.
     tokio::time::sleep(Duration::from_secs(4)).await;
+    let begun = std::time::Instant::now();
     let polled = conformance::bounded(own.executor.poll(&preempted));
     let polled = polled.await.unwrap();
+    let first = begun.elapsed();
     assert!(matches!(polled, Status::Lost { .. }), "{polled:?}");
     assert!(!lost(&polled, "accounting"), "{polled:?}");
+    // One has waited for all, and they for nothing but a record.
+    let begun = std::time::Instant::now();
+    let polls = [&preempted, &lost_node].map(|handle| own.executor.poll(handle));
+    for status in futures_util::future::join_all(polls).await {
+        assert!(!lost(&status.unwrap(), "accounting"));
+    }
+    let (others, lag) = (begun.elapsed(), Duration::from_millis(4500));
+    assert!(others < lag, "{others:?} after {first:?}");
 }
 
 impl Own {

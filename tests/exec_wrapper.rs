@@ -68,7 +68,15 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 impl Execution {
     fn new(shell: &'static [&'static str], text: &str, timeout: Option<Duration>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap(), shell, text, timeout)
+    }
+
+    fn within(
+        dir: tempfile::TempDir,
+        shell: &'static [&'static str],
+        text: &str,
+        timeout: Option<Duration>,
+    ) -> Self {
         let token = token();
         let script = Script {
             name: "step".into(),
@@ -463,6 +471,114 @@ fn a_long_log_keeps_both_ends() {
             .filter(|n| n.contains("cut") || n.contains("tail") || n == ".out" || n == ".err")
             .collect();
         assert!(left.is_empty(), "{left:?}");
+    });
+}
+
+/// A folder that is a file system of its own, with room for few files.
+struct FewFiles(PathBuf);
+
+impl FewFiles {
+    fn mount() -> Option<(tempfile::TempDir, Self)> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                "size=4m,nr_inodes=64,mode=700",
+                "tmpfs",
+            ])
+            .arg(dir.path())
+            .stderr(Stdio::null())
+            .status();
+        let path = dir.path().to_owned();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then_some((dir, Self(path)))
+    }
+
+    /// Makes files until so many more fit.
+    fn leave(&self, free: usize) {
+        let filler = |number: usize| self.0.join(format!("filler{number}"));
+        let count = (0..).find(|number| fs::write(filler(*number), b"").is_err());
+        for number in (0..count.unwrap()).rev().take(free) {
+            fs::remove_file(filler(number)).unwrap();
+        }
+    }
+}
+
+impl Drop for FewFiles {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Says that a test was passed over for want of the right to mount.
+fn cannot_mount() {
+    let why = "no right to mount a small file system here";
+    let note = format!("SKIPPED: {why}\n");
+    std::io::stderr().write_all(note.as_bytes()).unwrap();
+    let told = Case::own("wrapper");
+    told.into_iter().for_each(|told| told.skip(why));
+}
+
+#[test]
+fn where_no_file_can_be_made_what_ran_has_its_record() {
+    if FewFiles::mount().is_none() {
+        return cannot_mount();
+    }
+    under_each_shell(|shell| {
+        let (mut ran, mut without_times, mut whole) = (0, 0, 0);
+        for free in 0..14 {
+            let outside = tempfile::tempdir().unwrap();
+            let mark = outside.path().join("ran");
+            let (dir, disk) = FewFiles::mount().unwrap();
+            let text = format!("echo >'{}'; exit 3", mark.display());
+            let limit = Some(Duration::from_secs(100));
+            let execution = Execution::within(dir, shell, &text, limit);
+            fs::create_dir(execution.path("work folder")).unwrap();
+            disk.leave(free);
+            execution.start().wait().unwrap();
+            if mark.exists() {
+                let exit = execution.record();
+                assert_eq!(exit.code, Some(3), "{shell:?}: room for {free} files");
+                ran += 1;
+                without_times += usize::from(exit.cpu.is_none());
+                whole += usize::from(exit.cpu.is_some());
+            } else {
+                assert_eq!(Record::read(execution.dir.path()).unwrap(), Record::Missing);
+            }
+        }
+        assert!(ran < 14 && without_times > 0 && whole > 0, "{shell:?}");
+    });
+}
+
+#[test]
+fn where_no_file_can_be_made_what_runs_is_ended_all_the_same() {
+    if FewFiles::mount().is_none() {
+        return cannot_mount();
+    }
+    under_each_shell(|shell| {
+        for limit in [Some(Duration::from_secs(2)), None] {
+            let outside = tempfile::tempdir().unwrap();
+            let mark = outside.path().join("ran");
+            let (dir, disk) = FewFiles::mount().unwrap();
+            let text = format!("echo >'{}'; sleep 1001", mark.display());
+            let execution = Execution::within(dir, shell, &text, limit);
+            let mut child = execution.start();
+            eventually("it runs", || mark.exists());
+            disk.leave(0);
+            match limit {
+                Some(_) => assert!(child.wait().unwrap().success()),
+                None => {
+                    execution.end("100");
+                    child.wait().unwrap();
+                }
+            }
+            let exit = execution.record();
+            assert_eq!((exit.timed_out, exit.signal), (limit.is_some(), Some(15)));
+        }
     });
 }
 

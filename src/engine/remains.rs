@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
+use std::time::Duration;
 
 use doe_cache::{Digest, Run, RunStatus, Store};
 
@@ -282,7 +283,7 @@ impl Remains {
             }
             let executor = within.of(&service.intent.place, &service.intent.home);
             let ended = executor.ended_unix_ms(&service.handle).await?;
-            if !is_over || ended.is_none_or(|ended| ended < last_end) {
+            if !is_over || !outlived(ended, last_end, executor.ends_differ_by()) {
                 return torn(format!("service `{}` is gone", service.intent.name));
             }
         }
@@ -357,5 +358,26 @@ impl Remains {
         homes
             .chain(self.runs.iter().chain(&self.ended).cloned())
             .collect()
+    }
+}
+
+/// Whether what ended then was there until the last step ended, whatever their clocks.
+fn outlived(ended: Option<u64>, last_end: u64, differ_by: Duration) -> bool {
+    let differ_ms = u64::try_from(differ_by.as_millis()).unwrap_or(u64::MAX);
+    ended.is_some_and(|ended| ended >= last_end.saturating_add(differ_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_outlived_a_step_only_beyond_doubt() {
+        let doubt = Duration::from_secs(4);
+        assert!(outlived(Some(10_000), 10_000, Duration::ZERO));
+        assert!(!outlived(Some(9999), 10_000, Duration::ZERO));
+        assert!(!outlived(Some(13_999), 10_000, doubt));
+        assert!(outlived(Some(14_000), 10_000, doubt));
+        assert!(!outlived(None, 0, doubt));
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::procfs::ProcessId;
+use super::remote::call::nonce;
 use super::{Exit, Script, Token};
 use crate::error::{Error, Kind, Result};
 
@@ -225,6 +226,37 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
         .open(path)
         .and_then(|mut file| file.write_all(content))
         .map_err(|e| Error::io("write", path, &e))
+}
+
+/// Writes a private file that is whole or as it was, whoever reads it meanwhile.
+pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    put(path, content, false)
+}
+
+/// The same; it is on disk when this returns.
+pub fn durable(path: &Path, content: &[u8]) -> Result<()> {
+    put(path, content, true)
+}
+
+fn put(path: &Path, content: &[u8], sync: bool) -> Result<()> {
+    let new = path.with_file_name(format!(".new-{}", nonce()));
+    let put = || {
+        let mut open = fs::OpenOptions::new();
+        let mut file = open.write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(content)?;
+        if sync {
+            file.sync_all()?;
+        }
+        fs::rename(&new, path)?;
+        match path.parent().filter(|_| sync) {
+            Some(folder) => fs::File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    put().map_err(|e| {
+        let _ = fs::remove_file(&new);
+        Error::io("write", path, &e)
+    })
 }
 
 /// Who claimed an execution.

@@ -79,6 +79,10 @@ impl Executor for Masked {
         self.inner.tells_our_time()
     }
 
+    fn ends_differ_by(&self) -> Duration {
+        self.inner.ends_differ_by()
+    }
+
     fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {
         self.inner.poll(handle)
     }

@@ -227,6 +227,11 @@ pub trait Executor: Send + Sync {
         false
     }
 
+    /// By how much the ends of two exit records, of different hosts, may be in the wrong order.
+    fn ends_differ_by(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// What is known now.
     fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>>;
 

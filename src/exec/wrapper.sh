@@ -246,7 +246,8 @@ watch() {
         ) 2>/dev/null
         case $? in 1) sleep 1 ;; esac
     done
-    : >"$dir/unwanted"
+    # Not `:`, which takes the shell with it when the file cannot be made.
+    true >"$dir/unwanted"
     helpers="$helpers $me"
     end_tree "$grace_cs"
 }
@@ -390,9 +391,10 @@ run() {
     ) >"$dir/.out" 2>"$dir/.err"
     status=$?
     # What the script and all it waited for have used of the processors: of a whole tree only the
-    # shell that was its parent knows, and only in a shell that does not fork to ask.
+    # shell that was its parent knows, and only in a shell that does not fork to ask. With `command`,
+    # for a special builtin whose file cannot be made takes the whole shell with it.
     cpu_user='' cpu_system=''
-    times >"$dir/.times" 2>/dev/null &&
+    { command times >"$dir/.times"; } 2>/dev/null &&
         { read -r cpu_user && read -r cpu_user cpu_system; } <"$dir/.times"
 
     timed_out=0
@@ -490,7 +492,7 @@ end() {
     # shellcheck source=/dev/null
     . "$dir/job"
     helpers=''
-    : >"$dir/unwanted"
+    true >"$dir/unwanted"
     clock
     limit=$((now + 2000))
     while still "$leader:$ticks_of_leader"; do

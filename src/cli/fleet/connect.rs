@@ -47,7 +47,8 @@ pub(super) fn lease_of(workspace: &Workspace, platform: &Platform) -> Result<Str
         Some(word) if !word.trim().is_empty() => word,
         _ => {
             let word = nonce();
-            folder::write_private(&path, word.as_bytes())?;
+            // Half a word, or another one after a power cut, would attend to nothing that runs.
+            folder::durable(&path, word.as_bytes())?;
             word
         }
     };

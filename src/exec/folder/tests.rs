@@ -48,6 +48,22 @@ fn what_was_used_is_read_as_shells_say_it() {
 }
 
 #[test]
+fn a_file_is_replaced_as_a_whole_and_nothing_else_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    for put in [replace, durable] {
+        for text in ["long enough", "short"] {
+            put(&path, text.as_bytes()).unwrap();
+            assert_eq!(read_if_there(&path).unwrap().as_deref(), Some(text));
+        }
+    }
+    // A folder is not replaced by a file.
+    fs::create_dir(dir.path().join("folder")).unwrap();
+    assert!(durable(&dir.path().join("folder"), b"text").is_err());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
 fn a_whole_record_is_read_and_its_padding_ignored() {
     let exit = Exit {
         code: Some(3),

@@ -12,6 +12,9 @@ use crate::error::Result;
 
 /// How long an answer about one array holds: its tasks are mostly lost together.
 const HOLDS: Duration = Duration::from_secs(3);
+/// How long accounts that were not to be had are not asked for, by anybody: each question waits
+/// for as long as `sacct` tries.
+const AWAY: Duration = Duration::from_secs(60);
 /// How far the clocks of Slurm's machines may be off from that of the shared folder.
 const SKEW_H: u64 = 48;
 
@@ -22,7 +25,21 @@ type Rows = HashMap<u32, Job>;
 pub struct Accounting {
     queue: Arc<Queue>,
     is_kept: OnceCell<bool>,
-    last: Mutex<HashMap<String, (Instant, Arc<Rows>)>>,
+    asked: Mutex<Asked>,
+}
+
+/// What was asked lately.
+#[derive(Default)]
+struct Asked {
+    answers: HashMap<String, (Instant, Arc<Rows>)>,
+    failed: Option<Instant>,
+}
+
+impl Asked {
+    /// Whether the accounts were not to be had a moment ago.
+    fn is_away(&self) -> bool {
+        self.failed.is_some_and(|at| at.elapsed() < AWAY)
+    }
 }
 
 impl Accounting {
@@ -31,12 +48,12 @@ impl Accounting {
         Self {
             queue,
             is_kept: OnceCell::new(),
-            last: Mutex::default(),
+            asked: Mutex::default(),
         }
     }
 
     /// Whether the controller tells anybody how its jobs end. Found out once, when first of use.
-    pub async fn is_kept(&self) -> bool {
+    async fn is_kept(&self) -> bool {
         let look = async || -> Result<bool> {
             let arguments = ["show", "config"].map(str::to_owned);
             Ok(is_kept(&self.queue.ask("scontrol", &arguments).await?))
@@ -46,22 +63,32 @@ impl Accounting {
         kept.is_ok_and(|kept| *kept)
     }
 
+    /// Whether it is of use to ask again what was just asked in vain.
+    pub async fn may_answer(&self) -> bool {
+        self.is_kept().await && !self.asked.lock().await.is_away()
+    }
+
     /// How a job ended that was submitted not longer ago than this; nothing where the accounting
     /// has not heard of its end, or is not to be asked.
     pub async fn ended(&self, key: &JobKey, age: Duration) -> Option<Job> {
         if !self.is_kept().await {
             return None;
         }
-        let mut last = self.last.lock().await;
-        last.retain(|_, (asked, _)| asked.elapsed() < HOLDS);
-        let rows = match last.get(&key.comment) {
+        let mut asked = self.asked.lock().await;
+        asked.answers.retain(|_, (at, _)| at.elapsed() < HOLDS);
+        let rows = match asked.answers.get(&key.comment) {
             Some((_, rows)) => rows.clone(),
+            None if asked.is_away() => return None,
             None => {
-                // No answer holds as long: nobody waits for the next one after it.
-                let said = self.queue.ask("sacct", &question(key, age)).await;
-                let rows = Arc::new(parse(&said.unwrap_or_default()));
+                let Ok(said) = self.queue.ask("sacct", &question(key, age)).await else {
+                    asked.failed = Some(Instant::now());
+                    return None;
+                };
+                let rows = Arc::new(parse(&said));
                 let now = Instant::now();
-                last.insert(key.comment.clone(), (now, rows.clone()));
+                asked
+                    .answers
+                    .insert(key.comment.clone(), (now, rows.clone()));
                 rows
             }
         };

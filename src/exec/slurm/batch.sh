@@ -21,11 +21,13 @@ mine() {
 }
 
 # The end of the job's time, or somebody else than doe wants it to end: what comes of the script
-# is no outcome of it.
+# is no outcome of it. That its record is there already says nothing: Slurm tells the script too.
 interrupted() {
     mine || return
-    [ -e "$dir/cancel" ] || [ -e "$dir/exit" ] || : >"$dir/interrupted"
-    : >"$dir/unwanted"
+    # Not `:`, which takes the shell with it when the file cannot be made; an old one can be renamed.
+    [ -e "$dir/cancel" ] || [ -e "$dir/over" ] || true >"$dir/interrupted" ||
+        mv -f "$dir/beat" "$dir/interrupted"
+    true >"$dir/unwanted"
     /bin/sh "$wrapper" end "$dir" 20000 &
 }
 
@@ -54,19 +56,26 @@ hear() {
     printf '%-24s\n' $(($1 * 100 + ${2#0})) 1<>"$dir/lease.$here"
 }
 
+# In a file that is there before it begins: without one nobody could pass anything on, and it would
+# be ended in the middle.
+attends='' signed=''
+[ ! -e "$dir/attends" ] || { read -r attends <"$dir/attends" && hear; } 2>>"$dir/wrapper.log" || {
+    printf 'doe: could not write down that somebody attends to it\n' >>"$dir/wrapper.log"
+    printf '73\n' >"$dir/failed"
+    exit 73
+}
+
 # Whoever gives the environment of a job may give much: the wrapper starts from a clean one.
 setsid /bin/sh "$wrapper" run "$dir" </dev/null >/dev/null 2>>"$dir/wrapper.log" &
 child=$!
 trap interrupted TERM
 (
     trap '' TERM
-    turn=0 heard='' place='' signed='' attends=''
-    { read -r attends <"$dir/attends"; } 2>/dev/null
+    turn=0 heard='' place=''
     while kill -0 "$child" 2>/dev/null; do
         if [ -z "$place" ] && mine; then
             # Of several jobs for one token it is this one.
             place=1 turn=0
-            [ -z "$attends" ] || hear
             printf '%s %s\n' "$nonce" "$index" >"$dir/.slurm" && mv -f "$dir/.slurm" "$dir/slurm"
         fi
         if [ -z "$place" ]; then
@@ -96,7 +105,7 @@ kill -KILL "$watch" 2>/dev/null
 if mine; then
     # Killed, the wrapper left things behind. What would not go is not over.
     [ -e "$dir/exit" ] || /bin/sh "$wrapper" end "$dir" 5000 || exit 1
-    : >"$dir/over"
+    true >"$dir/over"
     # For whoever reads what Slurm says of the job.
     code=$(sed -n 's/^code=//p' "$dir/exit" 2>/dev/null)
     exit "${code:-1}"

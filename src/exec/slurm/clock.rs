@@ -12,9 +12,12 @@ use super::SlurmExecutor;
 use crate::error::Result;
 use crate::exec::Exit;
 use crate::exec::folder::{self, Record};
+use crate::exec::remote::call::nonce;
 
 /// What a stamp may be off by: disks count in seconds, and nodes write late.
 const STAMP_MS: i64 = 2000;
+/// By how much an end may be off whose record is left as it is.
+pub(super) const AS_IT_IS: Duration = Duration::from_millis(STAMP_MS.unsigned_abs());
 /// How much later than it is there a record may be seen on another machine.
 const SIGHT_MS: i64 = 60_000;
 /// How long the clock of the shared disk is taken to be where it was seen.
@@ -42,9 +45,10 @@ impl SlurmExecutor {
             None => {
                 let ended = i64::try_from(exit.ended_unix_ms).unwrap_or(i64::MAX);
                 let ahead = ahead_ms(ended, self.stamped_ms(&dir.join(folder::EXIT)), seen);
-                if ahead != 0 {
+                // That it may be right is worth noting by who saw it come, for others know less.
+                if ahead != 0 || seen.is_some() {
                     // Where it cannot be written the next one finds out as we did.
-                    let _ = folder::write_private(&path, format!("{ahead}\n").as_bytes());
+                    let _ = folder::replace(&path, format!("{ahead}\n").as_bytes());
                 }
                 ahead
             }
@@ -75,15 +79,50 @@ impl SlurmExecutor {
         let ahead = match *known {
             Some((at, ahead)) if at.elapsed() < HOLDS => ahead,
             _ => {
-                let now = self.root().join(".now");
-                let before = now_ms();
-                folder::write_private(&now, b"").ok()?;
-                let ahead = stamp_ms(&now)? - before.midpoint(now_ms());
+                let ahead = Moment::read(self.root())?.ahead_ms;
                 *known = Some((Instant::now(), ahead));
                 ahead
             }
         };
         Some(stamp - ahead)
+    }
+
+    /// How old a file of the shared folder is, by the clock that stamps the files there.
+    pub(super) fn age(&self, path: &Path) -> Option<Duration> {
+        let age_ms = Moment::read(self.root())?.disk_ms - stamp_ms(path)?;
+        u64::try_from(age_ms).ok().map(Duration::from_millis)
+    }
+}
+
+/// A moment, as the clock of a disk shows it.
+#[derive(Debug, PartialEq, Eq)]
+struct Moment {
+    /// By that clock, Unix ms.
+    disk_ms: i64,
+    /// How far it is ahead of ours.
+    ahead_ms: i64,
+}
+
+impl Moment {
+    /// Now, by the disk of a folder. A file of its own each time, and with something in it: one
+    /// that is emptied anew although it is empty keeps its stamp on some (NFSv4).
+    fn read(folder: &Path) -> Option<Self> {
+        let file = folder.join(format!(".now-{}", nonce()));
+        let before = now_ms();
+        // On a full disk it is there, if empty.
+        let _ = folder::write_private(&file, b"\n");
+        let disk_ms = stamp_ms(&file);
+        let after = now_ms();
+        let _ = fs::remove_file(&file);
+        Self::between(before, disk_ms?, after)
+    }
+
+    /// What took long tells nothing: the stamp may be from any moment of it.
+    fn between(before: i64, disk_ms: i64, after: i64) -> Option<Self> {
+        (0..STAMP_MS / 2).contains(&(after - before)).then(|| Self {
+            disk_ms,
+            ahead_ms: disk_ms - before.midpoint(after),
+        })
     }
 }
 
@@ -142,6 +181,27 @@ mod tests {
         assert_eq!(ahead_ms(AT - 50_000, None, seen), 0);
         // Nothing is known.
         assert_eq!(ahead_ms(AT - HOUR, None, None), 0);
+    }
+
+    #[test]
+    fn the_clock_of_a_disk_is_read_anew_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let begun = now_ms();
+        let moment = Moment::read(dir.path()).unwrap();
+        // A kernel stamps by a clock that ticks.
+        assert!(
+            (begun - 20..=now_ms()).contains(&moment.disk_ms),
+            "{moment:?}"
+        );
+        assert!(moment.ahead_ms.abs() < STAMP_MS, "{moment:?}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(Moment::read(&dir.path().join("none")), None);
+
+        let (disk_ms, ahead_ms) = (AT + HOUR, HOUR - 100);
+        let read = Some(Moment { disk_ms, ahead_ms });
+        assert_eq!(Moment::between(AT, disk_ms, AT + 200), read);
+        assert_eq!(Moment::between(AT, disk_ms, AT + STAMP_MS), None);
+        assert_eq!(Moment::between(AT, disk_ms, AT - 1), None);
     }
 
     #[test]

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::SlurmExecutor;
 use super::queue::{Job, JobKey, Queue};
-use super::submit::{durable, of_every_job, once};
+use super::submit::{of_every_job, once};
 use crate::error::{Error, Kind, Result};
-use crate::exec::folder::{self, quote};
+use crate::exec::folder::{self, durable, quote};
 use crate::exec::remote::call::nonce;
 
 const DRIVE: &str = include_str!("drive.sh");

@@ -9,6 +9,7 @@ use doe_cache::Digest;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use super::clock::AS_IT_IS;
 use super::state::is_over;
 use super::{NAME, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
@@ -83,6 +84,10 @@ impl Executor for SlurmExecutor {
 
     fn tells_our_time(&self) -> bool {
         true
+    }
+
+    fn ends_differ_by(&self) -> Duration {
+        AS_IT_IS * 2
     }
 
     fn poll<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Status>> {

@@ -273,36 +273,4 @@ impl SlurmExecutor {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-
-    /// The wrapper that it is given here claims the token and dies; how ending what it left goes
-    /// is up to the test.
-    #[test]
-    fn a_task_says_that_it_is_over_only_when_nothing_is_left() {
-        for (end, over) in [("exit 0", true), ("exit 1", false)] {
-            let root = tempfile::tempdir().unwrap();
-            let run = root.path().join("runs/t");
-            for dir in [&run, &root.path().join("arrays")] {
-                folder::make_private(dir).unwrap();
-            }
-            let file = |name: &str, text: &str| {
-                let path = root.path().join(name);
-                folder::write_private(&path, text.as_bytes()).unwrap();
-                path
-            };
-            file("arrays/n", "t\n");
-            let batch = file("batch.sh", BATCH);
-            let claim = "read -r boot </proc/sys/kernel/random/boot_id; echo $$ 1 $boot >$2/pid";
-            let wrapper = format!("case $1 in run) {claim}; exit 9 ;; end) {end} ;; esac\n");
-            let mut task = Command::new("/bin/sh");
-            task.arg(batch).arg(root.path()).arg("n");
-            task.arg(file("wrapper.sh", &wrapper));
-            task.env_remove("SLURM_ARRAY_TASK_ID");
-            assert_eq!(task.status().unwrap().code(), Some(1), "{end}");
-            assert_eq!(run.join(OVER).exists(), over, "{end}");
-        }
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::clock::now_ms;
 use super::guard::forsaken;
@@ -59,16 +59,17 @@ impl SlurmExecutor {
         if !dir.exists() {
             return Ok(lost("its folder is gone"));
         }
-        if let Some(why) = forsaken(dir).await? {
-            return Ok(lost(why));
-        }
         let over = dir.join(OVER).exists();
         let record = match Record::read(dir)? {
             Record::Missing if over => seen_anew(dir)?,
             record => record,
         };
+        // After the record: what is ended may leave a good one, and is marked before.
+        if let Some(why) = forsaken(dir).await? {
+            return Ok(lost(why));
+        }
         match record {
-            Record::Whole(_) if dir.join(INTERRUPTED).exists() => {
+            Record::Whole(_) if is_interrupted(dir, over) => {
                 let said = match self.job(handle).await {
                     Ok(Known::Job(job)) => format!(": {}", told(&job, dir)),
                     Ok(Known::Forgotten) => match self.accounted(dir).await? {
@@ -78,6 +79,10 @@ impl SlurmExecutor {
                     _ => String::new(),
                 };
                 return Ok(lost(&format!("Slurm ended its job before it ended{said}")));
+            }
+            // Its task may be about to say that Slurm made it end.
+            Record::Whole(_) if !over && self.is_new(&dir.join(folder::EXIT)) => {
+                return Ok(Status::Running);
             }
             Record::Whole(exit) => {
                 return Ok(Status::Exited(self.by_our_clock(dir, exit, seen)?));
@@ -148,7 +153,7 @@ impl SlurmExecutor {
             if let Some(job) = self.accounting.ended(&key, age).await {
                 return Ok(Some(format!("{}, by its accounting", told(&job, dir))));
             }
-            if !self.accounting.is_kept().await {
+            if !self.accounting.may_answer().await {
                 break;
             }
         }
@@ -167,28 +172,34 @@ impl SlurmExecutor {
 
     /// The record, which may come into sight a moment after the end, or that there is none.
     async fn record_or(&self, handle: &Handle, why: &str) -> Result<Status> {
-        let begun = Instant::now();
+        let (begun, dir) = (Instant::now(), &handle.dir);
         loop {
             let late = begun.elapsed() > LAG;
             let record = match late {
-                true => seen_anew(&handle.dir)?,
-                false => Record::read(&handle.dir)?,
+                true => seen_anew(dir)?,
+                false => Record::read(dir)?,
             };
             match record {
-                Record::Whole(exit) if !handle.dir.join(INTERRUPTED).exists() => {
-                    return Ok(Status::Exited(self.by_our_clock(
-                        &handle.dir,
-                        exit,
-                        None,
-                    )?));
+                Record::Whole(exit) => {
+                    if let Some(why) = forsaken(dir).await? {
+                        return Ok(lost(why));
+                    }
+                    if is_interrupted(dir, false) {
+                        return Ok(lost(&format!("Slurm ended it: {why}")));
+                    }
+                    return Ok(Status::Exited(self.by_our_clock(dir, exit, None)?));
                 }
-                Record::Whole(_) => return Ok(lost(&format!("Slurm ended it: {why}"))),
                 _ if late => {
                     return Ok(lost(&format!("{why}, and it left no exit record")));
                 }
                 _ => tokio::time::sleep(LOOK).await,
             }
         }
+    }
+
+    /// Whether a file of the shared folder was written a moment ago.
+    fn is_new(&self, path: &Path) -> bool {
+        self.age(path).is_some_and(|age| age < LAG)
     }
 
     /// Whether an execution showed a sign of life lately: by our own clock since we look, and by
@@ -216,15 +227,6 @@ impl SlurmExecutor {
                 age.is_none_or(|age| age < SILENCE * 2)
             }
         }
-    }
-
-    /// How old a file of the shared folder is, by the clock that stamps the files there.
-    fn age(&self, path: &Path) -> Option<Duration> {
-        let now = self.root().join(".now");
-        folder::write_private(&now, b"").ok()?;
-        let stamp =
-            |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
-        stamp(&now)?.duration_since(stamp(path)?).ok()
     }
 
     /// Waits for the end.
@@ -358,15 +360,27 @@ pub(super) fn is_over(dir: &Path) -> Result<bool> {
         || Claim::read(dir)?.is_some_and(revoked))
 }
 
-/// The record as the file server has it: a file that was once missed may count as missing on this
-/// machine for a while after it has come, until the folder is seen to have changed.
-fn seen_anew(dir: &Path) -> Result<Record> {
+/// Looks at a folder as the file server has it: a file that was once missed may count as missing
+/// on this machine for a while after it has come, until the folder is seen to have changed.
+fn look_anew(dir: &Path) {
     let mark = dir.join(format!(".seen-{}", nonce()));
-    // Where it cannot be made, there was time enough for the record to come into sight.
+    // Where it cannot be made, there was time enough for others to come into sight.
     if folder::write_private(&mark, b"").is_ok() {
         let _ = fs::remove_file(&mark);
     }
+}
+
+fn seen_anew(dir: &Path) -> Result<Record> {
+    look_anew(dir);
     Record::read(dir)
+}
+
+/// Whether Slurm made it end, by what its task says: that is there before `over` is.
+fn is_interrupted(dir: &Path, over: bool) -> bool {
+    if !over {
+        look_anew(dir);
+    }
+    dir.join(INTERRUPTED).exists()
 }
 
 /// What the wrapper had to say when it did not begin, and its code.
@@ -404,6 +418,8 @@ fn lost(why: &str) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]

@@ -3,8 +3,8 @@
 //! go as one array.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -220,32 +220,19 @@ fn write_ahead(root: &Path, nonce: &str, tokens: &[Token], minutes: u64) -> Resu
         .iter()
         .map(|token| format!("{}\n", token.0))
         .collect();
-    durable(&arrays.join(nonce), list.as_bytes())?;
+    folder::durable(&arrays.join(nonce), list.as_bytes())?;
     for (index, token) in tokens.iter().enumerate() {
         let dir = root.join("runs").join(&token.0);
         folder::write_private(&dir.join(LIMIT), format!("{minutes}\n").as_bytes())?;
         let path = dir.join(PLACE);
-        durable(&path, format!("{nonce} {index}\n").as_bytes())?;
+        folder::durable(&path, format!("{nonce} {index}\n").as_bytes())?;
     }
-    let io = |e: std::io::Error| Error::io("write", &arrays, &e);
-    File::open(&arrays)
-        .and_then(|dir| dir.sync_all())
-        .map_err(io)
+    Ok(())
 }
 
 /// Forgets that an execution was submitted: nothing of it will come.
 pub fn unplace(dir: &Path) {
     let _ = fs::remove_file(dir.join(PLACE));
-}
-
-/// Writes a file that is whole or not there, and on disk when this returns.
-pub fn durable(path: &Path, content: &[u8]) -> Result<()> {
-    let new = path.with_extension("new");
-    folder::write_private(&new, content)?;
-    let io = |e: std::io::Error| Error::io("write", path, &e);
-    let mut file = fs::OpenOptions::new().append(true).open(&new).map_err(io)?;
-    file.flush().and_then(|()| file.sync_all()).map_err(io)?;
-    fs::rename(&new, path).map_err(io)
 }
 
 /// Where an execution was submitted to; `None` when it never was.

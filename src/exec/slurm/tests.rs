@@ -1,0 +1,138 @@
+//! The task by itself: the wrapper that it is given claims the token as the right one does, and the
+//! rest is up to the test.
+
+use std::os::unix::fs::symlink;
+use std::process::{Child, Command};
+
+use super::*;
+
+const CLAIM: &str = "read -r boot </proc/sys/kernel/random/boot_id; echo $$ 1 $boot >$2/pid";
+/// Runs until it is to end.
+const RUNS: &str = "until [ -e $2/go ]; do sleep 0.02; done";
+
+/// A shared folder with one execution.
+struct Task {
+    root: tempfile::TempDir,
+    run: PathBuf,
+}
+
+impl Task {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let run = root.path().join("runs/t");
+        for dir in [&run, &root.path().join("arrays")] {
+            folder::make_private(dir).unwrap();
+        }
+        folder::write_private(&root.path().join("arrays/n"), b"t\n").unwrap();
+        Self { root, run }
+    }
+
+    /// Begins it with a wrapper that does this when it is told to run and to end.
+    fn begin(&self, run: &str, end: &str) -> Child {
+        let file = |name: &str, text: &str| {
+            let path = self.root.path().join(name);
+            folder::write_private(&path, text.as_bytes()).unwrap();
+            path
+        };
+        let wrapper = format!("case $1 in run) {run} ;; end) {end} ;; esac\n");
+        let mut task = Command::new("/bin/sh");
+        task.arg(file("batch.sh", BATCH)).arg(self.root.path());
+        task.arg("n").arg(file("wrapper.sh", &wrapper));
+        task.env_remove("SLURM_ARRAY_TASK_ID");
+        task.spawn().unwrap()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.run.join(name).exists()
+    }
+
+    fn wait_for(&self, name: &str) {
+        let begun = Instant::now();
+        while !self.has(name) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "no {name}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn terminate(task: &Child) {
+    let mut kill = Command::new("kill");
+    let status = kill.args(["-TERM", &task.id().to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn a_task_says_that_it_is_over_only_when_nothing_is_left() {
+    for (end, over) in [("exit 0", true), ("exit 1", false)] {
+        let task = Task::new();
+        let mut child = task.begin(&format!("{CLAIM}; exit 9"), end);
+        assert_eq!(child.wait().unwrap().code(), Some(1), "{end}");
+        assert_eq!(task.has(OVER), over, "{end}");
+    }
+}
+
+#[test]
+fn a_task_that_cannot_make_its_files_ends_what_it_runs_all_the_same() {
+    let task = Task::new();
+    for name in ["interrupted", "unwanted"] {
+        symlink("/nonexistent/file", task.run.join(name)).unwrap();
+    }
+    let mut child = task.begin(&format!("{CLAIM}; {RUNS}"), "echo >$2/go");
+    task.wait_for("beat");
+    terminate(&child);
+    child.wait().unwrap();
+    assert!(task.has("go") && task.has(OVER) && task.has("interrupted"));
+}
+
+#[test]
+fn what_cannot_be_attended_to_does_not_begin() {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    for (attends, works) in [(true, true), (true, false), (false, false)] {
+        let task = Task::new();
+        let lease = task.run.join(format!("lease.{}", boot.trim()));
+        if attends {
+            let file = task.root.path().join("sign").display().to_string();
+            folder::write_private(&task.run.join("attends"), format!("{file}\n").as_bytes())
+                .unwrap();
+        }
+        if !works {
+            std::fs::create_dir(&lease).unwrap();
+        }
+        let look = "[ ! -f $2/lease.* ] || echo >$2/leased";
+        let mut child = task.begin(&format!("{look}; {CLAIM}; echo >$2/exit"), "exit 0");
+        let code = child.wait().unwrap().code();
+        let refusal = state::refusal(&task.run).unwrap();
+        if attends && !works {
+            let refusal = refusal.unwrap();
+            assert!(refusal.contains("that somebody attends"), "{refusal}");
+            assert!(code == Some(73) && !task.has(folder::PID));
+        } else {
+            assert_eq!((refusal, task.has(OVER)), (None, true));
+            // It is there before the wrapper looks for it.
+            assert_eq!(task.has("leased"), attends);
+        }
+    }
+}
+
+#[test]
+fn who_ends_a_job_is_noted_even_when_its_record_was_quicker() {
+    let record = "echo >$2/exit; echo >$2/ready";
+    for (cancelled, interrupted) in [(false, true), (true, false)] {
+        let task = Task::new();
+        let mut child = task.begin(&format!("{CLAIM}; {record}; {RUNS}"), "echo >$2/go");
+        task.wait_for("ready");
+        task.wait_for("beat");
+        if cancelled {
+            std::fs::write(task.run.join("cancel"), b"").unwrap();
+        }
+        terminate(&child);
+        child.wait().unwrap();
+        assert!(task.has(OVER));
+        assert_eq!(task.has("interrupted"), interrupted);
+    }
+    // What ended by itself is left alone by the end of its job.
+    let task = Task::new();
+    let mut child = task.begin(&format!("{CLAIM}; echo >$2/exit"), "exit 0");
+    child.wait().unwrap();
+    assert!(task.has(OVER) && !task.has("interrupted"));
+}
