@@ -138,6 +138,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         return Ok(0);
     }
 
+    let caps = caps(args, platform)?;
     let command = command_line();
     let lock = session::lock(&workspace.state_dir, &args.waiting, out)?;
     let store = Arc::new(Store::open(&workspace.state_dir)?);
@@ -201,6 +202,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     if findings.iter().any(|d| d.severity == Severity::Error) {
         return Err(Error::from_diagnostics(findings));
     }
+    // What fails from here to the run leaves what a killed run began as it was.
     let fleet = runtime.block_on(fleet::make(&workspace, platform, near, &store, &doe))?;
 
     let source = Source {
@@ -239,7 +241,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
                 mirror: mirror.filter(|mirror| mirror.mode().writes()),
                 warmed,
                 followups,
-                caps: caps(args, platform)?,
+                caps,
             },
             remains: fleet.remains,
             interrupt: interrupts()?,
