@@ -274,6 +274,11 @@ fn without_its_value_nothing_begins() {
     workspace.replace("doe.toml", "secrets = [\"HF_TOKEN\"]\n", from_file, 1);
     let ran = doe(&workspace, &["build", "//p:all"], None).exits(2);
     assert!(ran.stderr.contains("cannot be read"), "{}", ran.stderr);
+    for (value, why) in [("\r\n", "is empty"), ("hf_\0secret", "holds a NUL byte")] {
+        workspace.write("token", value);
+        let ran = doe(&workspace, &["build", "//p:all"], None).exits(2);
+        assert!(ran.stderr.contains(why), "{}", ran.stderr);
+    }
     workspace.write("token", &format!("{OLD}\n"));
     workspace.write("scratch/go", "");
     doe(&workspace, &["build", "//p:all"], None).ok();

@@ -11,6 +11,7 @@ use crate::graph::NodeId;
 use crate::plan::model::{Platform, Workspace};
 use crate::plan::secrets::Origin;
 use crate::rule::model::RuleKind;
+use crate::rule::variables;
 
 /// Reads what there is.
 pub fn read(workspace: &Workspace, platform: &Platform) -> Secrets {
@@ -39,6 +40,10 @@ fn look(workspace: &Workspace, platform: &Platform) -> (BTreeMap<String, String>
             Origin::Variable(variable) => of_environment(variable),
             Origin::File(path) => of_file(workspace, path),
         };
+        let value = value.and_then(|value| match can_be_given(name, &value) {
+            Ok(()) => Ok(value),
+            Err(why) => Err((why, Vec::new())),
+        });
         match value {
             Ok(value) => drop(values.insert(name.clone(), value)),
             Err(why) => missing.push((name, why)),
@@ -77,6 +82,19 @@ pub fn demand(secrets: &Secrets, decider: &Decider<'_>, nodes: &[NodeId]) -> Res
 
 type Why = (String, Vec<String>);
 
+/// What no script could be started with is no value.
+fn can_be_given(name: &str, value: &str) -> std::result::Result<(), String> {
+    match value {
+        "" => Err(format!("the value of `{name}` is empty")),
+        value if value.contains('\0') => Err(format!("the value of `{name}` holds a NUL byte")),
+        value if !variables::fits(name, value) => Err(format!(
+            "the value of `{name}` has {} bytes, more than a program can be given",
+            value.len()
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn of_environment(variable: &str) -> std::result::Result<String, Why> {
     match std::env::var(variable) {
         Ok(value) if !value.is_empty() => Ok(value),
@@ -102,10 +120,13 @@ fn of_file(workspace: &Workspace, path: &str) -> std::result::Result<String, Why
     let path = file(workspace, path);
     let shown = path.display();
     match std::fs::read_to_string(&path) {
-        Ok(text) => match text.strip_suffix('\n').unwrap_or(&text) {
-            "" => Err((format!("the file `{shown}` is empty"), Vec::new())),
-            value => Ok(value.strip_suffix('\r').unwrap_or(value).to_owned()),
-        },
+        Ok(text) => {
+            let line = text.strip_suffix('\n').unwrap_or(&text);
+            match line.strip_suffix('\r').unwrap_or(line) {
+                "" => Err((format!("the file `{shown}` is empty"), Vec::new())),
+                value => Ok(value.to_owned()),
+            }
+        }
         Err(error) => Err((
             format!("the file `{shown}` cannot be read: {error}"),
             Vec::new(),
