@@ -170,7 +170,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let secrets = fleet::secrets::read(&workspace, platform);
     let mirror = session::mirror(global, &workspace)?;
     if mirror.is_none() {
-        fleet::secrets::demand(&secrets, &decider, &nodes)?;
+        fleet::secrets::demand(&secrets, &decider, &store, (&nodes, &followups))?;
     }
     let is_done = !args.rerun
         && (elsewhere || platform.probing.is_some())
@@ -211,7 +211,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         keep: true,
     };
     let warmed = warm(&mut decider, source, &nodes)?;
-    fleet::secrets::demand(&secrets, &decider, &nodes)?;
+    fleet::secrets::demand(&secrets, &decider, &store, (&nodes, &followups))?;
     if let Some(mirror) = &mirror {
         store.attach(mirror.clone());
     }

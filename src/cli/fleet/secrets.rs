@@ -3,8 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use doe_cache::Store;
+
 use super::file;
 use crate::engine::decide::{Decider, Decision};
+use crate::engine::followup::Choice;
+use crate::engine::followup::foresee::{Fate, Foreseen, foresee};
 use crate::error::{Error, Kind, Result, nearest};
 use crate::exec::secrets::Secrets;
 use crate::graph::NodeId;
@@ -66,18 +70,38 @@ fn look(workspace: &Workspace, platform: &Platform) -> (BTreeMap<String, String>
     (values, missing)
 }
 
-/// Fails when something would run that is to be given secrets of which one is missing.
-pub fn demand(secrets: &Secrets, decider: &Decider<'_>, nodes: &[NodeId]) -> Result<()> {
+/// Fails when something would run that is to be given secrets of which one is missing: among the
+/// nodes, and among what follow-ups are known to bring in. What these may bring in is spared.
+pub fn demand(
+    secrets: &Secrets,
+    decider: &Decider<'_>,
+    store: &Store,
+    (nodes, followups): (&[NodeId], &Choice),
+) -> Result<()> {
     let Err(missing) = secrets.demand() else {
         return Ok(());
     };
     let graph = decider.graph();
-    let gets_them = |node: &NodeId| graph.pattern(*node).rule.kind == RuleKind::Measure;
+    let gets_them = |node: NodeId, decision: &Decision| {
+        let runs = !matches!(decision, Decision::Reuse { .. } | Decision::Enough { .. });
+        runs && graph.pattern(node).rule.kind == RuleKind::Measure
+    };
     let plan = decider.plan(nodes)?;
-    let runs = plan
+    if plan
         .iter()
-        .any(|(node, decision)| gets_them(node) && !matches!(decision, Decision::Reuse { .. }));
-    if runs { Err(missing) } else { Ok(()) }
+        .any(|(node, decision)| gets_them(*node, decision))
+    {
+        return Err(missing);
+    }
+    let outlook = foresee(decider, store, followups, &plan)?;
+    let brought_in = |foreseen: &Foreseen| match &foreseen.fate {
+        Fate::Decided(_, decision) => gets_them(foreseen.node, decision),
+        Fate::Open(..) => false,
+    };
+    match outlook.nodes.iter().any(brought_in) {
+        true => Err(missing),
+        false => Ok(()),
+    }
 }
 
 type Why = (String, Vec<String>);
