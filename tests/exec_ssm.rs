@@ -90,6 +90,19 @@ fn script(text: &str, dir: &Path) -> Script {
     }
 }
 
+/// The same with a secret.
+fn private(text: &str, dir: &Path) -> Script {
+    let mut script = script(text, dir);
+    let env = [("DOE_SECRETS", "HF_TOKEN"), ("HF_TOKEN", "hf_0123456789")];
+    script.env = env.map(|(name, value)| (name.into(), value.into())).into();
+    script
+}
+
+/// What the bucket has of the start of a token with secrets.
+fn private_input(cloud: &Cloud, token: &str) -> std::path::PathBuf {
+    cloud.s3.file(&format!("doe/answers/{token}.in"))
+}
+
 /// How often a script that writes a line into `count` was run.
 fn runs_of(dir: &Path) -> usize {
     let text = std::fs::read_to_string(dir.join("work/count")).unwrap_or_default();
@@ -380,7 +393,8 @@ async fn what_a_killed_client_had_submitted_never_begins() {
     let comment = format!("doe:{}", token.0);
     let held = comment.clone();
     cloud.endpoint.faults(|faults| faults.hold = Some(held));
-    let script = script("echo once >>count; sleep 1001", dir.path());
+    let script = private("echo once >>count; sleep 1001", dir.path());
+    let input = private_input(&cloud, &token.0);
     {
         let specs = cloud.specs();
         let start = executor.start(&specs[0], &script, &token);
@@ -399,11 +413,13 @@ async fn what_a_killed_client_had_submitted_never_begins() {
     }
     drop(executor);
     assert_eq!(cloud.intents(), 1);
+    assert!(input.exists());
     // Who only looks takes nothing back.
     let again = cloud.connect(&root).await;
     assert_eq!(cloud.intents(), 1);
     again.recall(&cloud.specs()).await.unwrap();
     assert_eq!(cloud.intents(), 0);
+    assert!(!input.exists());
     cloud.endpoint.faults(|faults| faults.hold = None);
     let sent = cloud.endpoint.commands();
     let first = sent.iter().find(|c| c.comment == comment).unwrap();
@@ -411,8 +427,33 @@ async fn what_a_killed_client_had_submitted_never_begins() {
     // Nor does a copy that comes later begin.
     let late = again.start(&cloud.specs()[0], &script, &token).await;
     assert_eq!(late.unwrap_err().code, "not-started");
+    assert!(!input.exists());
     assert_eq!(runs_of(dir.path()), 0);
     assert_eq!(carriers(&token.0), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_with_secrets_that_nobody_takes_leaves_none_in_the_bucket() {
+    let Some(_told) = rig::own("ssm") else {
+        return;
+    };
+    let cloud = Cloud::up(None);
+    let dir = tempfile::tempdir().unwrap();
+    let patience = Duration::from_secs(2);
+    let executor = cloud.try_connect(&dir.path().join("root"), patience).await;
+    let executor = executor.unwrap();
+    cloud.endpoint.ping(&instance(1), Ping::ConnectionLost);
+    let (token, script) = (token(), private(COUNTING, dir.path()));
+    let started = bounded(executor.start(&cloud.specs()[0], &script, &token)).await;
+    assert_eq!(started.unwrap_err().code, "host-unreachable");
+    assert!(!private_input(&cloud, &token.0).exists());
+    assert_eq!(runs_of(dir.path()), 0);
+    // And where all goes well.
+    let token = conformance::token();
+    let handle = executor.start(&cloud.specs()[1], &script, &token).await;
+    bounded(executor.wait(&handle.unwrap())).await.unwrap();
+    assert!(!private_input(&cloud, &token.0).exists());
+    assert_eq!(runs_of(dir.path()), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -549,9 +590,14 @@ async fn what_was_submitted_to_another_instance_of_that_name_is_let_be() {
         "instance": instance(7), "comment": format!("doe:{}", token.0), "unix_s": 1});
     let path = cloud.notes().join(format!("{}.json", token.0));
     std::fs::write(&path, note.to_string()).unwrap();
+    let input = private_input(&cloud, &token.0);
+    std::fs::create_dir_all(input.parent().unwrap()).unwrap();
+    std::fs::write(&input, "HF_TOKEN=hf_0123456789").unwrap();
     executor.recall(&cloud.specs()).await.unwrap();
     // It may be on its way there, and is for the platform that has that instance.
     assert!(path.exists());
+    // That instance may have been replaced: it may have what it would read no more.
+    assert!(!input.exists());
     let listed = cloud.endpoint.asked("ListCommands");
     assert_eq!(listed, 0);
     let host = &cloud.specs()[0];

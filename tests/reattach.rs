@@ -125,6 +125,49 @@ fn jobs(workspace: &Workspace) -> Vec<serde_json::Value> {
     jobs.as_array().unwrap().clone()
 }
 
+/// Refused for what could be mended in a minute: that must not cost what runs.
+#[test]
+fn what_a_killed_doe_left_outlives_builds_that_are_refused() {
+    let workspace = served("10m", &[1]);
+    kill(build_until(&workspace, "two"));
+    let left = jobs(&workspace);
+    assert_eq!(left.len(), 2);
+    let still_there = |why: &str| {
+        // Longer than a reaper takes for two that end when they are told to.
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(jobs(&workspace), left, "{why}");
+    };
+    let refused = workspace.doe(&["build", "//t:all", "--max-cost", "1"]);
+    let told = refused.exits(2).stderr;
+    assert!(told.contains("what it costs"), "{told}");
+    still_there("no price");
+    // With a mirror, which does not answer, it is known late that something is to run at all.
+    if cfg!(feature = "aws") {
+        let before = workspace.read("doe.toml");
+        let with = before.replace(
+            "[platform.lab]\n",
+            "[platform.lab]\nsecrets = [\"DOE_NOBODY_SETS_THIS\"]\n",
+        );
+        let cache = "[cache]\nremote = \"s3://lab-doe/x\"\nendpoint = \"http://127.0.0.1:9\"\n";
+        workspace.write("doe.toml", &format!("{with}{cache}"));
+        let mut command = workspace.command(&["build", "//t:all"]);
+        command
+            .env("AWS_ACCESS_KEY_ID", "k")
+            .env("AWS_SECRET_ACCESS_KEY", "s");
+        let told = Ran::of(&["build"], command.output().unwrap())
+            .exits(2)
+            .stderr;
+        assert!(told.contains("DOE_NOBODY_SETS_THIS` is not set"), "{told}");
+        still_there("no secret");
+        workspace.write("doe.toml", &before);
+    }
+    go(&workspace);
+    let ended = build(&workspace);
+    assert_eq!(ended.summary()["ok"], 1);
+    assert_eq!(lines(&workspace, "two").len(), 1);
+    workspace.assert_nothing_runs();
+}
+
 /// What a killed build had taken over works in the folder of the one before, which has ended.
 #[test]
 fn a_collection_leaves_the_folders_of_what_still_runs() {

@@ -25,6 +25,7 @@ const NEW: &str = "hf_w0t4te&Jd6fGh1kAz5uRo9iPq";
 
 const RULES: &str = r#"
 [one]
+param.n = { type = "int", default = 1, doc = "which" }
 roles = { first = {} }
 [[one.service]]
 name = "server"
@@ -47,10 +48,12 @@ echo "and other words"
 printf %s "$HF_TOKEN" > SCRATCH/step
 while ! test -e SCRATCH/go; do sleep 0.05; done
 printf %s "$HF_TOKEN"
-echo '{"got": 1}' > {{ out.result }}
+echo '{"schema": "t-v1", "got": '{{ n }}'}' > {{ out.result }}
 """
 [one.output]
-result = { path = "r.json" }
+result = { path = "r.json", schema = "t-v1" }
+[one.metric]
+got = { from = "result", at = "/got", unit = "" }
 
 [sum]
 kind = "analysis"
@@ -274,6 +277,11 @@ fn without_its_value_nothing_begins() {
     workspace.replace("doe.toml", "secrets = [\"HF_TOKEN\"]\n", from_file, 1);
     let ran = doe(&workspace, &["build", "//p:all"], None).exits(2);
     assert!(ran.stderr.contains("cannot be read"), "{}", ran.stderr);
+    for (value, why) in [("\r\n", "is empty"), ("hf_\0secret", "holds a NUL byte")] {
+        workspace.write("token", value);
+        let ran = doe(&workspace, &["build", "//p:all"], None).exits(2);
+        assert!(ran.stderr.contains(why), "{}", ran.stderr);
+    }
     workspace.write("token", &format!("{OLD}\n"));
     workspace.write("scratch/go", "");
     doe(&workspace, &["build", "//p:all"], None).ok();
@@ -290,6 +298,82 @@ fn without_its_value_nothing_begins() {
         told.contains("clear-secret") && told.contains("secrets = ["),
         "{told}"
     );
+}
+
+#[test]
+fn what_a_follow_up_is_known_to_bring_in_asks_for_the_value_too() {
+    let workspace = lab(HERE);
+    let followup = "[[layer]]\nid = \"L\"\nrule = \"t.one\"\npattern = \"more\"\nadhoc = true\nsettings = { n = 2 }\n\
+                    [[followup]]\nid = \"up\"\npatterns = [\"L\"]\nwhen = \"got > 0\"\n";
+    let plan = workspace.read("plans/p.toml") + followup;
+    workspace.write("plans/p.toml", &plan);
+    workspace.write("scratch/go", "");
+    let first = ["build", "//p:all", "--no-followups", "--json"];
+    let first = doe(&workspace, &first, Some(OLD)).ok();
+    assert_eq!(first.summary()["ok"], 2);
+    std::fs::remove_file(workspace.path().join("scratch/server")).unwrap();
+    let ran = doe(&workspace, &["build", "//p:all"], None).exits(2);
+    assert!(
+        ran.stderr.contains("`HF_TOKEN` is not set"),
+        "{}",
+        ran.stderr
+    );
+    assert!(!workspace.path().join("scratch/server").exists());
+    let ran = doe(&workspace, &["build", "//p:all", "--json"], Some(OLD)).ok();
+    assert_eq!(ran.summary()["followups"], 1);
+    // Nothing of it runs any more.
+    let ran = doe(&workspace, &["build", "//p:all", "--json"], None).ok();
+    assert_eq!(ran.summary()["reused"], 2);
+}
+
+/// Services that do not become ready, and that die under their users.
+#[test]
+fn what_a_service_printed_that_failed_is_masked_and_not_kept() {
+    for (end, ready) in [
+        ("exit 3", "never"),
+        (
+            "while ! test -e SCRATCH/step; do sleep 0.05; done; exit 3",
+            "up",
+        ),
+    ] {
+        let workspace = lab(HERE);
+        let scratch = workspace.path().join("scratch");
+        let end = end.replace("SCRATCH", scratch.to_str().unwrap());
+        workspace.replace("rules/t.toml", "while sleep 0.1; do :; done", &end, 1);
+        workspace.replace(
+            "rules/t.toml",
+            "{{ work }}/up\", within",
+            &format!("{{{{ work }}}}/{ready}\", within"),
+            1,
+        );
+        let ran = doe(&workspace, &["build", "//p:a", "--json"], Some(OLD));
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        let log = ["logs", "//p:a", "--log", "service-server.stdout"];
+        let log = doe(&workspace, &log, None).ok().stdout;
+        assert!(log.contains("[secret HF_TOKEN]"), "{log}");
+        let state = workspace.path().join(".doe");
+        assert_eq!(files_with(&state, OLD), Vec::<PathBuf>::new(), "{ready}");
+        workspace.assert_nothing_runs();
+    }
+}
+
+/// What a killed build began and the next one does not want.
+#[test]
+fn what_a_killed_build_left_is_not_kept_as_it_was_printed() {
+    let workspace = lab(HERE);
+    let mut command = workspace.command(&["build", "//p:all"]);
+    let command = command.env("HF_TOKEN", OLD);
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    wait_for("the step to see it", LONG, || {
+        let text = std::fs::read_to_string(workspace.path().join("scratch/step"));
+        text.is_ok_and(|text| text == OLD).then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    doe(&workspace, &["cancel", "--all"], None).ok();
+    let state = workspace.path().join(".doe");
+    assert_eq!(files_with(&state, OLD), Vec::<PathBuf>::new());
+    workspace.assert_nothing_runs();
 }
 
 #[test]

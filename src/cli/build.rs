@@ -138,6 +138,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         return Ok(0);
     }
 
+    let caps = caps(args, platform)?;
     let command = command_line();
     let lock = session::lock(&workspace.state_dir, &args.waiting.of_build(), out)?;
     let store = Arc::new(Store::open(&workspace.state_dir)?);
@@ -169,7 +170,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     let secrets = fleet::secrets::read(&workspace, platform);
     let mirror = session::mirror(global, &workspace)?;
     if mirror.is_none() {
-        fleet::secrets::demand(&secrets, &decider, &nodes)?;
+        fleet::secrets::demand(&secrets, &decider, &store, (&nodes, &followups))?;
     }
     let is_done = !args.rerun
         && (elsewhere || platform.probing.is_some())
@@ -201,6 +202,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     if findings.iter().any(|d| d.severity == Severity::Error) {
         return Err(Error::from_diagnostics(findings));
     }
+    // What fails from here to the run leaves what a killed run began as it was.
     let fleet = runtime.block_on(fleet::make(&workspace, platform, near, &store, &doe))?;
 
     let source = Source {
@@ -209,7 +211,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         keep: true,
     };
     let warmed = warm(&mut decider, source, &nodes)?;
-    fleet::secrets::demand(&secrets, &decider, &nodes)?;
+    fleet::secrets::demand(&secrets, &decider, &store, (&nodes, &followups))?;
     if let Some(mirror) = &mirror {
         store.attach(mirror.clone());
     }
@@ -239,7 +241,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
                 mirror: mirror.filter(|mirror| mirror.mode().writes()),
                 warmed,
                 followups,
-                caps: caps(args, platform)?,
+                caps,
             },
             remains: fleet.remains,
             interrupt: interrupts()?,

@@ -10,7 +10,7 @@ use super::intent::{self, NodeIntent, Place, ServiceIntent};
 use super::remains::{LeftNode, Remains, Standing, executor_of};
 use super::scratch::Scratch;
 use crate::error::{Error, Kind, Result};
-use crate::exec::{Executor, Token};
+use crate::exec::{Executor, Handle, HostSpec, Token};
 
 /// Between the polite and the hard end of what nobody wants.
 const GRACE: Duration = Duration::from_secs(5);
@@ -89,7 +89,7 @@ impl Remains {
             for step in intent.all() {
                 let executor = executor_of(&step.place, &intent.home, executor, local);
                 let host = step.place.spec();
-                match executor.revoke(&host, &step.token, GRACE).await {
+                match end_whole(executor, &host, &step.token).await {
                     Ok(ended) => pids.extend(ended.map(|handle| handle.pid.to_string())),
                     // It did not go before: that is no reason to do nothing at all.
                     Err(error) if standing == Standing::Unended => stuck = Some(error),
@@ -130,6 +130,7 @@ impl Remains {
                 false => executor,
             };
             its.cancel(&handle, GRACE).await?;
+            let _ = its.discard(&handle).await;
             said.push(format!(
                 "ended what nobody had announced: {} (pid {})",
                 handle.token.0, handle.pid
@@ -142,7 +143,7 @@ impl Remains {
             let executor = executor_of(&intent.place, &intent.home, executor, local);
             let (name, run) = (&intent.name, &intent.home.run_id);
             let unended = self.unended_services.contains(&intent.token);
-            match executor.revoke(&host, &intent.token, GRACE).await {
+            match end_whole(executor, &host, &intent.token).await {
                 Ok(Some(handle)) => said.push(format!(
                     "ended service `{name}` of the {} {run} (pid {}): {}",
                     if unended { "run" } else { "killed run" },
@@ -167,6 +168,25 @@ impl Remains {
         }
         Ok(())
     }
+}
+
+/// Ends what was begun with a token, and removes what is left of it: its logs as its script printed
+/// them, which nobody takes over. What has not begun keeps its folder, by which it never will.
+async fn end_whole(
+    executor: &dyn Executor,
+    host: &HostSpec,
+    token: &Token,
+) -> Result<Option<Handle>> {
+    let ended = executor.revoke(host, token, GRACE).await?;
+    let begun = match &ended {
+        Some(handle) => Some(handle.clone()),
+        // It was over by itself, or never begun.
+        None => executor.find(host, token).await.ok().flatten(),
+    };
+    if let Some(handle) = begun {
+        let _ = executor.discard(&handle).await;
+    }
+    Ok(ended)
 }
 
 /// Cancels what a killed run left, with no build running: one pattern, or everything. The caller

@@ -368,6 +368,15 @@ impl<'w> Drive<'_, '_, 'w> {
             },
             move || Report::ServiceStopped(service, None),
         );
+        let context = self.context.clone();
+        self.spawn(
+            async move {
+                services::discard_unused(&context, instance).await;
+                // Said of a start that is known to be over, it is nothing but the last word.
+                Report::ServiceEnded(service, start)
+            },
+            move || Report::ServiceEnded(service, start),
+        );
         let holders = self.scheduler.service_lost(service);
         self.fail_those_that_wait(holders, reason, cause);
         self.end_users_of_broken(service)

@@ -3,7 +3,7 @@
 //! that uses it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ use crate::rule::action::{Binding, RealBinding, ServiceAction};
 use crate::rule::classes;
 use crate::rule::model::Rule;
 use crate::rule::render::render;
+
+/// Between two looks whether anybody still uses a service that died.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What is needed to start a service.
 #[derive(Debug)]
@@ -68,6 +71,8 @@ pub(super) struct Instance {
     pub release: Release,
     /// Bytes of its logs that are known to exist.
     seen: [AtomicU64; 2],
+    /// Whether nothing of it is left but its folder.
+    is_gone: AtomicBool,
 }
 
 /// Why a service is not there.
@@ -111,6 +116,7 @@ impl Instance {
             watched: Watched::not(),
             release: Release::default(),
             seen: Default::default(),
+            is_gone: AtomicBool::new(false),
             def,
         }
     }
@@ -319,6 +325,7 @@ pub(super) async fn start(
         watched: Watched::not(),
         release,
         seen: Default::default(),
+        is_gone: AtomicBool::new(false),
         def,
     };
     get_ready(context, instance, &action)
@@ -350,7 +357,9 @@ pub(super) async fn resume(
             up.map(|up| (up, sender))
         }
         Err(error) => {
-            stop(context, &instance).await;
+            if stop(context, &instance).await.0 {
+                let _ = context.executor.discard(&instance.handle).await;
+            }
             Err(ServiceFailure {
                 reason: format!("service `{}` could not be taken over: {error}", def.name),
                 cause: Cause::of(&error).unwrap_or(Cause::Service),
@@ -376,7 +385,12 @@ async fn get_ready(
             ..instance
         });
     };
-    let (_, taints) = stop(context, &instance).await;
+    let (gone, taints) = stop(context, &instance).await;
+    let logs = instance.logs(context, [0; 2]).await;
+    if gone {
+        // Whoever waits for it keeps these: what is left is a copy.
+        let _ = context.executor.discard(&instance.handle).await;
+    }
     Err(ServiceFailure {
         reason: format!("service `{}` {unready}", instance.def.name),
         cause: match &unready {
@@ -385,7 +399,7 @@ async fn get_ready(
             Unready::Error(error) => Cause::of(error).unwrap_or(Cause::Service),
             _ => Cause::Service,
         },
-        logs: instance.logs(context, [0; 2]).await,
+        logs,
         cancelled: matches!(unready, Unready::Cancelled),
         taints,
     })
@@ -399,8 +413,21 @@ pub(super) async fn stop(context: &Context, instance: &Instance) -> (bool, Optio
         context.unended.of_service(context, instance, &error);
         return (false, None);
     }
+    instance.is_gone.store(true, Ordering::Release);
     context.intents.done(&instance.handle.token);
     (true, instance.release.after(context).await)
+}
+
+/// Removes the logs of a service that died, once everybody who used it, and who ends what it left,
+/// has done with them.
+pub(super) async fn discard_unused(context: &Context, instance: Arc<Instance>) {
+    while Arc::strong_count(&instance) > 1 {
+        tokio::time::sleep(LOOK).await;
+    }
+    // What could not be ended keeps its folder.
+    if instance.is_gone.load(Ordering::Acquire) {
+        let _ = context.executor.discard(&instance.handle).await;
+    }
 }
 
 fn cancelled() -> Error {

@@ -13,6 +13,7 @@ use super::procfs::ProcessId;
 use super::remote::call::nonce;
 use super::{Exit, Script, Token};
 use crate::error::{Error, Kind, Result};
+use crate::rule::variables;
 
 /// The program that runs a script on a host (POSIX shell).
 pub const WRAPPER: &str = include_str!("wrapper.sh");
@@ -34,36 +35,9 @@ pub const EXIT: &str = "exit";
 /// What the wrapper itself had to say.
 pub const WRAPPER_LOG: &str = "wrapper.log";
 
-/// The longest text that Linux passes to a program as one string (`MAX_ARG_STRLEN`).
-const LONGEST_VARIABLE_BYTES: usize = 128 * 1024 - 1;
 /// The smallest log that has room for a head, a tail and the note between them.
 const SMALLEST_LOG_BYTES: u64 = 4096;
 const LONGEST_TOKEN_BYTES: usize = 96;
-
-/// Variables that shells keep to themselves: they refuse or overwrite them.
-const OWN_VARIABLES: [&str; 21] = [
-    "_",
-    "BASHOPTS",
-    "BASHPID",
-    "BASH_VERSINFO",
-    "DOE_GROUP",
-    "DOE_TOKEN",
-    "EUID",
-    "GROUPS",
-    "IFS",
-    "LINENO",
-    "OLDPWD",
-    "OPTARG",
-    "OPTERR",
-    "OPTIND",
-    "PPID",
-    "PWD",
-    "RANDOM",
-    "SECONDS",
-    "SHELLOPTS",
-    "SHLVL",
-    "UID",
-];
 
 /// What the wrapper must know beside the script.
 #[derive(Debug, Clone)]
@@ -151,12 +125,7 @@ pub fn check_script(script: &Script) -> Result<()> {
         return Err(refused(script, "it holds a NUL byte".to_string()));
     }
     for (name, value) in &script.env {
-        let mut bytes = name.bytes();
-        let is_name = bytes
-            .next()
-            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-            && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        if !is_name {
+        if !variables::is_name(name) {
             return Err(refused(
                 script,
                 format!(
@@ -164,7 +133,7 @@ pub fn check_script(script: &Script) -> Result<()> {
                 ),
             ));
         }
-        if OWN_VARIABLES.contains(&name.as_str()) {
+        if variables::is_own(name) {
             return Err(refused(
                 script,
                 format!(
@@ -178,7 +147,7 @@ pub fn check_script(script: &Script) -> Result<()> {
                 format!("the variable `{name}` holds a NUL byte"),
             ));
         }
-        if name.len() + value.len() + 1 > LONGEST_VARIABLE_BYTES {
+        if !variables::fits(name, value) {
             return Err(refused(
                 script,
                 format!(

@@ -329,6 +329,13 @@ impl Reaper {
         }
     }
 
+    /// Lets the reaper go without a word, as a `doe` that is killed does: it waits for the next one.
+    pub fn hand_back(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.pipe = None;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

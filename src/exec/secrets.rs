@@ -23,6 +23,8 @@ const SHORTEST_BEGIN_BYTES: usize = 4;
 #[derive(Clone, Default)]
 pub struct Secrets {
     values: BTreeMap<String, Arc<str>>,
+    /// What logs are searched for, each with its name, the shortest first.
+    hidden: Arc<Vec<(String, Vec<u8>)>>,
     missing: Option<Error>,
 }
 
@@ -35,9 +37,23 @@ impl fmt::Debug for Secrets {
 impl Secrets {
     /// These values; what is `missing` beside them is an error for whoever needs them.
     pub fn new(values: BTreeMap<String, String>, missing: Option<Error>) -> Self {
+        let mut hidden: Vec<(String, Vec<u8>)> = Vec::new();
+        for (name, value) in &values {
+            // Tools take white space off its ends, and print what has several lines line by line.
+            let forms = std::iter::once(value.as_str()).chain([value.trim()]);
+            for form in forms.chain(value.lines().map(str::trim)) {
+                let form = form.as_bytes();
+                let known = hidden.iter().any(|(_, other)| other == form);
+                if form.len() >= SHORTEST_MASKED_BYTES && !known {
+                    hidden.push((name.clone(), form.to_owned()));
+                }
+            }
+        }
+        hidden.sort_by_key(|(_, form)| form.len());
         let values = values.into_iter();
         Self {
             values: values.map(|(name, value)| (name, value.into())).collect(),
+            hidden: hidden.into(),
             missing,
         }
     }
@@ -74,19 +90,19 @@ impl Secrets {
 
     /// Puts masks over every value in a text, and over the begin of one at its very end.
     pub fn mask(&self, text: &mut [u8]) {
-        let mut hidden: Vec<(&String, &[u8])> = self.hidden().collect();
-        // One may be a part of another.
-        hidden.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
-        for (name, value) in hidden {
+        // One may be a part of another, or begin in it: each is looked for in what was printed, not
+        // in what the mask of another has left of it.
+        let printed = text.to_vec();
+        for (name, value) in self.hidden.iter() {
             let mask = mask_of(name, value.len());
             let mut from = 0;
-            while let Some(at) = find(&text[from..], value) {
+            while let Some(at) = find(&printed[from..], value) {
                 text[from + at..][..value.len()].copy_from_slice(&mask);
-                from += at + value.len();
+                from += at + 1;
             }
             let most = (value.len() - 1).min(text.len());
             let mut begins = (SHORTEST_BEGIN_BYTES..=most).rev();
-            if let Some(length) = begins.find(|length| text.ends_with(&value[..*length])) {
+            if let Some(length) = begins.find(|length| printed.ends_with(&value[..*length])) {
                 let at = text.len() - length;
                 text[at..].copy_from_slice(&mask[..length]);
             }
@@ -104,7 +120,7 @@ impl Secrets {
         stream: Stream,
         offset: u64,
     ) -> Result<Vec<u8>> {
-        let longest = self.hidden().map(|(_, value)| value.len()).max();
+        let longest = self.hidden.last().map(|(_, value)| value.len());
         // A value may have begun before the offset.
         let before = longest.map_or(0, |longest| longest as u64 - 1).min(offset);
         let mut text = executor.log(handle, stream, offset - before).await?;
@@ -112,12 +128,6 @@ impl Secrets {
         let before = usize::try_from(before).unwrap_or(usize::MAX);
         text.drain(..before.min(text.len()));
         Ok(text)
-    }
-
-    fn hidden(&self) -> impl Iterator<Item = (&String, &[u8])> {
-        let values = self.values.iter();
-        let values = values.map(|(name, value)| (name, value.as_bytes()));
-        values.filter(|(_, value)| value.len() >= SHORTEST_MASKED_BYTES)
     }
 }
 
@@ -203,6 +213,33 @@ mod tests {
             masked(&secrets(&[]), "abcdefghijklmnop"),
             "abcdefghijklmnop"
         );
+    }
+
+    #[test]
+    fn masks_that_meet_leave_nothing_of_either_value() {
+        let all = secrets(&[("A", "alice:passw0rd"), ("B", "passw0rd-long-key")]);
+        let text = "as alice:passw0rd-long-key.";
+        assert_eq!(masked(&all, text), "as [secre[secret B]*******.");
+        // The begin of one at the end of the log stands in the other.
+        let all = secrets(&[("A", "5678abcd"), ("B", "abcdefghijkl")]);
+        assert_eq!(masked(&all, "tok 12345678abcd"), "tok 1234[sec[sec");
+        // One that meets itself.
+        let all = secrets(&[("A", "abcabcabc")]);
+        assert_eq!(masked(&all, "abcabcabcabc."), "[se[secret]*.");
+    }
+
+    #[test]
+    fn what_tools_make_of_white_space_and_lines_is_masked_too() {
+        let all = secrets(&[("A", "abcdefghijkl\n")]);
+        assert_eq!(
+            masked(&all, "got 'abcdefghijkl' now"),
+            "got '[secret A]**' now"
+        );
+        assert_eq!(masked(&all, "abcdefghijkl\n."), "[secret A]***.");
+        let all = secrets(&[("KEY", "BEGIN-A-KEY\n  MIIEpAIBAAKC  \r\nshort\nEND-OF-IT\n")]);
+        let text = "1: BEGIN-A-KEY\n2: MIIEpAIBAAKC\n3: short\n4: END-OF-IT\n";
+        let wanted = "1: [secret]***\n2: [secret KEY]\n3: short\n4: [secret]*\n";
+        assert_eq!(masked(&all, text), wanted);
     }
 
     #[test]

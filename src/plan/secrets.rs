@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::model::Platform;
 use crate::error::{Diagnostic, Site};
-use crate::rule::clear;
-use crate::source::{Entry, ItemValue, Table, Text};
+use crate::rule::{clear, variables};
+use crate::source::{Entry, Item, ItemValue, Table, Text};
 
 /// Where the value of a secret comes from when something is about to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,21 +27,36 @@ pub struct Secret {
 }
 
 /// What scripts have of `doe` itself, and what tells them who they are.
-const TAKEN: [&str; 7] = [
-    "PATH",
-    "HOME",
-    "LANG",
-    "TMPDIR",
-    "DOE_TOKEN",
-    "DOE_GROUP",
-    "DOE_SECRETS",
-];
+const TAKEN: [&str; 5] = ["PATH", "HOME", "LANG", "TMPDIR", "DOE_SECRETS"];
 
 /// Reads `secrets = ["HF_TOKEN"]`, or `secrets = { HF_TOKEN = { file = "~/.hf-token" } }`.
 pub(super) fn read(table: &mut Table<'_>, platform: &mut Platform, diags: &mut Vec<Diagnostic>) {
-    let Some(item) = table.item("secrets") else {
-        return;
+    if let Some(item) = table.item("secrets") {
+        let mut found = Vec::new();
+        read_item(item, platform, &mut found);
+        diags.extend(found.into_iter().map(unshown));
+    }
+}
+
+/// A finding whose place is said in words: what stands there may be the secret itself, so neither
+/// the line is shown nor a better form of it.
+fn unshown(found: Diagnostic) -> Diagnostic {
+    let Some((site, _)) = found.sites.first() else {
+        return found;
     };
+    let text = format!("{} ({})", found.message, site.short());
+    match found.code {
+        // What its hints name are keys that there are.
+        "unknown-key" => Diagnostic {
+            message: text,
+            sites: Vec::new(),
+            ..found
+        },
+        _ => Diagnostic::error("bad-secret", text),
+    }
+}
+
+fn read_item(item: &Item, platform: &mut Platform, diags: &mut Vec<Diagnostic>) {
     if !matches!(item.value, ItemValue::Table(_)) {
         for name in item.as_texts("`secrets`", diags) {
             let from = Origin::Variable(name.text.clone());
@@ -64,12 +79,9 @@ fn origin(entry: &Entry, diags: &mut Vec<Diagnostic>) -> Option<Origin> {
     let mut table = match &entry.item.value {
         ItemValue::Table(_) => entry.item.as_table(&format!("secret `{name}`"), diags)?,
         _ => {
-            // What stands here may be the secret itself: the line is not shown.
-            let text = format!(
-                "secret `{name}` is to say where its value comes from, not what it is ({})",
-                entry.key.site.short()
-            );
-            diags.push(Diagnostic::error("bad-secret", text));
+            let text =
+                format!("secret `{name}` is to say where its value comes from, not what it is");
+            diags.push(Diagnostic::error("bad-secret", text).at(entry.key.site.clone(), ""));
             return None;
         }
     };
@@ -78,6 +90,11 @@ fn origin(entry: &Entry, diags: &mut Vec<Diagnostic>) -> Option<Origin> {
     table.remaining(diags, "of a secret");
     match (variable, file) {
         (None, Some(file)) => Some(Origin::File(file.text)),
+        (Some(variable), None) if !variables::is_name(&variable.text) => {
+            let text = format!("`env` of the secret `{name}` is no name of a variable");
+            diags.push(Diagnostic::error("bad-secret", text).at(variable.site, ""));
+            None
+        }
         (Some(variable), None) => Some(Origin::Variable(variable.text)),
         (None, None) => Some(Origin::Variable(name.clone())),
         (Some(_), Some(file)) => {
@@ -90,14 +107,11 @@ fn origin(entry: &Entry, diags: &mut Vec<Diagnostic>) -> Option<Origin> {
 
 fn add(platform: &mut Platform, name: Text, from: Origin, diags: &mut Vec<Diagnostic>) {
     let Text { text, site } = name;
-    let mut bytes = text.bytes();
-    let first = bytes.next();
-    let is_name = first.is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if !is_name || TAKEN.contains(&text.as_str()) {
+    let is_name = variables::is_name(&text);
+    if !is_name || variables::is_own(&text) || TAKEN.contains(&text.as_str()) {
         let text = match is_name {
-            true => format!("`{text}` is a variable of doe and cannot be a secret"),
-            false => format!("`{text}` cannot be a variable of the environment"),
+            true => format!("`{text}` belongs to doe or to the shell and cannot be a secret"),
+            false => "what stands in `secrets` is no name of a variable".to_owned(),
         };
         diags.push(Diagnostic::error("bad-secret", text).at(site, ""));
         return;
@@ -169,6 +183,8 @@ mod tests {
             "secrets = [\"NOT A NAME\"]",
             "secrets = [\"PATH\"]",
             "secrets = [\"1A\"]",
+            "secrets = [\"UID\"]",
+            "secrets = [\"IFS\"]",
             "secrets = { A = { env = \"B\", file = \"c\" } }",
         ] {
             let found = found(keys);
@@ -176,14 +192,25 @@ mod tests {
             assert_eq!(found[0].code, "bad-secret", "{keys}");
             assert_eq!(found[0].severity, Severity::Error);
         }
-        // The mistake that must not be repeated in a message.
-        let found = found("secrets = { A = \"hf_012345\" }");
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].code, "bad-secret");
-        assert!(!found[0].message.contains("hf_0"), "{found:#?}");
-        // Neither in the line that would be shown under it.
-        assert!(found[0].sites.is_empty());
-        assert!(found[0].message.contains("doe.toml:2:13"), "{found:#?}");
+        // The mistakes that must not be repeated in a message, nor in the line that would be shown
+        // under it.
+        for (keys, code, place) in [
+            ("{ A = \"hf_012345\" }", "bad-secret", "doe.toml:2:13"),
+            ("{ A = { value = \"hf_012345\" } }", "unknown-key", "2:19"),
+            ("{ A = { env = \"hf_01-2345\" } }", "bad-secret", "2:25"),
+            ("{ A = { file = [\"hf_012345\"] } }", "bad-secret", "2:26"),
+            ("[{ A = \"hf_012345\" }]", "bad-secret", "2:12"),
+            ("[\"hf_01.2345\"]", "bad-secret", "2:12"),
+            ("\"hf_012345\"", "bad-secret", "2:11"),
+        ] {
+            let found = found(&format!("secrets = {keys}"));
+            assert_eq!(found.len(), 1, "{keys}: {found:#?}");
+            assert_eq!(found[0].code, code, "{keys}");
+            let told = format!("{} {:?}", found[0].message, found[0].advice());
+            assert!(!told.contains("hf_0"), "{keys}: {told}");
+            assert!(found[0].sites.is_empty(), "{keys}");
+            assert!(told.contains(place), "{keys}: {told}");
+        }
     }
 
     #[test]

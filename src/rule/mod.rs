@@ -30,6 +30,7 @@ pub mod settings;
 mod sh_reader;
 pub mod shell;
 pub mod template;
+pub mod variables;
 
 pub use expr::Expr;
 pub use names::Names;

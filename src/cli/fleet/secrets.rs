@@ -3,14 +3,19 @@
 
 use std::collections::BTreeMap;
 
+use doe_cache::Store;
+
 use super::file;
 use crate::engine::decide::{Decider, Decision};
+use crate::engine::followup::Choice;
+use crate::engine::followup::foresee::{Fate, Foreseen, foresee};
 use crate::error::{Error, Kind, Result, nearest};
 use crate::exec::secrets::Secrets;
 use crate::graph::NodeId;
 use crate::plan::model::{Platform, Workspace};
 use crate::plan::secrets::Origin;
 use crate::rule::model::RuleKind;
+use crate::rule::variables;
 
 /// Reads what there is.
 pub fn read(workspace: &Workspace, platform: &Platform) -> Secrets {
@@ -39,6 +44,10 @@ fn look(workspace: &Workspace, platform: &Platform) -> (BTreeMap<String, String>
             Origin::Variable(variable) => of_environment(variable),
             Origin::File(path) => of_file(workspace, path),
         };
+        let value = value.and_then(|value| match can_be_given(name, &value) {
+            Ok(()) => Ok(value),
+            Err(why) => Err((why, Vec::new())),
+        });
         match value {
             Ok(value) => drop(values.insert(name.clone(), value)),
             Err(why) => missing.push((name, why)),
@@ -61,21 +70,54 @@ fn look(workspace: &Workspace, platform: &Platform) -> (BTreeMap<String, String>
     (values, missing)
 }
 
-/// Fails when something would run that is to be given secrets of which one is missing.
-pub fn demand(secrets: &Secrets, decider: &Decider<'_>, nodes: &[NodeId]) -> Result<()> {
+/// Fails when something would run that is to be given secrets of which one is missing: among the
+/// nodes, and among what follow-ups are known to bring in. What these may bring in is spared.
+pub fn demand(
+    secrets: &Secrets,
+    decider: &Decider<'_>,
+    store: &Store,
+    (nodes, followups): (&[NodeId], &Choice),
+) -> Result<()> {
     let Err(missing) = secrets.demand() else {
         return Ok(());
     };
     let graph = decider.graph();
-    let gets_them = |node: &NodeId| graph.pattern(*node).rule.kind == RuleKind::Measure;
+    let gets_them = |node: NodeId, decision: &Decision| {
+        let runs = !matches!(decision, Decision::Reuse { .. } | Decision::Enough { .. });
+        runs && graph.pattern(node).rule.kind == RuleKind::Measure
+    };
     let plan = decider.plan(nodes)?;
-    let runs = plan
+    if plan
         .iter()
-        .any(|(node, decision)| gets_them(node) && !matches!(decision, Decision::Reuse { .. }));
-    if runs { Err(missing) } else { Ok(()) }
+        .any(|(node, decision)| gets_them(*node, decision))
+    {
+        return Err(missing);
+    }
+    let outlook = foresee(decider, store, followups, &plan)?;
+    let brought_in = |foreseen: &Foreseen| match &foreseen.fate {
+        Fate::Decided(_, decision) => gets_them(foreseen.node, decision),
+        Fate::Open(..) => false,
+    };
+    match outlook.nodes.iter().any(brought_in) {
+        true => Err(missing),
+        false => Ok(()),
+    }
 }
 
 type Why = (String, Vec<String>);
+
+/// What no script could be started with is no value.
+fn can_be_given(name: &str, value: &str) -> std::result::Result<(), String> {
+    match value {
+        "" => Err(format!("the value of `{name}` is empty")),
+        value if value.contains('\0') => Err(format!("the value of `{name}` holds a NUL byte")),
+        value if !variables::fits(name, value) => Err(format!(
+            "the value of `{name}` has {} bytes, more than a program can be given",
+            value.len()
+        )),
+        _ => Ok(()),
+    }
+}
 
 fn of_environment(variable: &str) -> std::result::Result<String, Why> {
     match std::env::var(variable) {
@@ -102,10 +144,13 @@ fn of_file(workspace: &Workspace, path: &str) -> std::result::Result<String, Why
     let path = file(workspace, path);
     let shown = path.display();
     match std::fs::read_to_string(&path) {
-        Ok(text) => match text.strip_suffix('\n').unwrap_or(&text) {
-            "" => Err((format!("the file `{shown}` is empty"), Vec::new())),
-            value => Ok(value.strip_suffix('\r').unwrap_or(value).to_owned()),
-        },
+        Ok(text) => {
+            let line = text.strip_suffix('\n').unwrap_or(&text);
+            match line.strip_suffix('\r').unwrap_or(line) {
+                "" => Err((format!("the file `{shown}` is empty"), Vec::new())),
+                value => Ok(value.to_owned()),
+            }
+        }
         Err(error) => Err((
             format!("the file `{shown}` cannot be read: {error}"),
             Vec::new(),

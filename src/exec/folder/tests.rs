@@ -144,7 +144,7 @@ fn tokens_are_file_names_and_shell_words() {
 #[test]
 fn what_a_shell_would_refuse_or_change_is_refused_before() {
     let token = Token("t".into());
-    let long = "x".repeat(LONGEST_VARIABLE_BYTES);
+    let long = "x".repeat(variables::LONGEST_BYTES);
     for (name, value) in [
         ("A B", ""),
         ("1A", ""),

@@ -12,7 +12,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ struct Inner {
     children: Children,
     killer: Killer,
     reaper: Option<Arc<Reaper>>,
+    /// Whether something may be guarded that an earlier `doe` began.
+    has_taken_over: AtomicBool,
     blobs: Blobs,
     /// Executions whose leader is our child; the value turns true when their end is settled.
     running: Mutex<HashMap<Token, watch::Receiver<bool>>>,
@@ -89,7 +91,12 @@ struct Inner {
 
 impl Drop for LocalExecutor {
     fn drop(&mut self) {
-        self.leave();
+        // What another began and nobody has said to be unwanted: whoever fails before it could go
+        // on with that must not end it.
+        match self.inner.has_taken_over.load(Ordering::Acquire) {
+            true => self.hand_back(),
+            false => self.leave(),
+        }
     }
 }
 
@@ -121,6 +128,7 @@ impl LocalExecutor {
                 children,
                 killer: Killer::default(),
                 reaper,
+                has_taken_over: AtomicBool::new(false),
                 running: Mutex::default(),
                 ports: Ports::new(),
                 attached: attached::Attached::default(),
@@ -138,9 +146,20 @@ impl LocalExecutor {
         }
     }
 
+    /// Goes as if killed: what still runs goes on for the time to survive, and who comes next may go
+    /// on with it.
+    fn hand_back(&self) {
+        if let Some(reaper) = &self.inner.reaper {
+            self.inner.leave_attached();
+            reaper.hand_back();
+        }
+    }
+
     /// Executions of former lives under this root that left no exit record but living processes.
-    /// From here on our reaper guards them and no other does; cancel them or wait for them.
+    /// From here on our reaper guards them and no other does; cancel them or wait for them. Dropped
+    /// without [`LocalExecutor::leave`], the executor leaves them as it found them.
     pub async fn sweep(&self) -> Result<Vec<Handle>> {
+        self.inner.has_taken_over.store(true, Ordering::Release);
         let inner = self.inner.clone();
         blocking(move || inner.sweep()).await
     }

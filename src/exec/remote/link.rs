@@ -1,6 +1,7 @@
 //! What an executor needs of its connection beside commands: looks at the network from the host,
 //! files on their way back, and how fast it may be asked.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,6 +84,12 @@ pub trait Link: Line {
     /// Asks that a start does not come to its host any more; whether it does is not said.
     fn recall<'a>(&'a self, _token: &'a Token) -> BoxFuture<'a, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Removes what starts that were submitted by somebody who is dead would read on their way. The
+    /// tokens of which it could not be removed.
+    fn remove_inputs(&self) -> BoxFuture<'_, Result<HashSet<Token>>> {
+        Box::pin(std::future::ready(Ok(HashSet::new())))
     }
 
     /// A start is on its way no more, or does no harm.

@@ -222,6 +222,7 @@ impl RemoteExecutor {
     /// Takes back what an earlier `doe` had submitted and what is still on its way to these
     /// hosts, so that nothing begins behind the back of who looks next. Only for who may write.
     pub async fn recall(&self, hosts: &[HostSpec]) -> Result<()> {
+        let inputs_that_stay = self.link.remove_inputs().await?;
         for (name, token) in self.link.pending()? {
             // A host that is not needed now keeps its note for the run that needs it.
             let Some(host) = hosts.iter().find(|host| host.name == name) else {
@@ -231,7 +232,9 @@ impl RemoteExecutor {
             if self.find(host, &token).await?.is_none() {
                 self.revoke(host, &token, self.grace).await?;
             }
-            self.link.recalled(&token);
+            if !inputs_that_stay.contains(&token) {
+                self.link.recalled(&token);
+            }
         }
         Ok(())
     }

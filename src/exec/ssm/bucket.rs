@@ -146,10 +146,16 @@ impl Bucket {
         Ok(Some(sha.finalize().to_vec()))
     }
 
-    /// Takes an object away; one that stays does no harm.
-    pub(super) async fn remove(&self, name: &str) {
+    /// Takes an object away. Whether it is gone.
+    pub(super) async fn remove(&self, name: &str) -> bool {
         let request = self.client.delete_object().bucket(&self.name);
-        let _ = request.key(self.key(name)).send().await;
+        match request.key(self.key(name)).send().await {
+            Ok(_) => true,
+            // Some servers complain of what is not there.
+            Err(error) => error
+                .raw_response()
+                .is_some_and(|a| a.status().as_u16() == 404),
+        }
     }
 }
 

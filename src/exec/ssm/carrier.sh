@@ -15,6 +15,8 @@ for tool in base64 curl cut date id mktemp wc; do
 done
 box=$(mktemp -d) || exit 73
 trap 'rm -rf "$box"' EXIT
+# Not every shell does the above when it is ended by a signal.
+trap 'exit 143' HUP INT TERM
 # Moves a file along the link in "$box/link": arguments could be read by everybody on the host.
 carry() {
     tries=0
@@ -24,10 +26,13 @@ carry() {
         sleep "$tries"
     done
 }
-# For $1 seconds it is run again as long as it says no.
+# For $1 seconds it is run again as long as it says no. What it reads may hold secrets, and we may be
+# killed: it has no name any more when it is run, and is opened anew each time.
 answer() {
     began=$(date +%s)
-    until /bin/sh "$box/run" <"$box/in" >"$box/out" 2>"$box/err"; do
+    exec 3<"$box/in" && rm -f "$box/in" || exit 73
+    trap - HUP INT TERM
+    until /bin/sh "$box/run" </proc/self/fd/3 3<&- >"$box/out" 2>"$box/err"; do
         [ $? -ne 64 ] && [ $(($(date +%s) - began)) -lt "$1" ] || break
         sleep 0.2 2>/dev/null || sleep 1
     done

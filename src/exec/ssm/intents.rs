@@ -23,8 +23,16 @@ pub(super) struct Intent {
     pub instance: String,
     /// Comment of its commands.
     pub comment: String,
+    /// Whether what it reads is an object of the bucket, for it holds secrets.
+    #[serde(default = "perhaps")]
+    pub private: bool,
     /// When it was first sent, by our clock.
     pub unix_s: u64,
+}
+
+/// Notes of older versions do not say it.
+fn perhaps() -> bool {
+    true
 }
 
 impl Intent {
@@ -105,6 +113,7 @@ mod tests {
             host: "h".into(),
             instance: "i-0".into(),
             comment: format!("doe:{token}"),
+            private: false,
             unix_s,
         };
         intents.note(&intent("b", 1)).unwrap();

@@ -20,6 +20,8 @@ use super::verdict::{self, Verdict};
 use super::{Instance, Ssm, carry};
 use crate::exec::remote::call::{Broken, Input, Line, Raw, Request, nonce};
 
+/// The command that begins a script.
+const START: &str = "start";
 /// What a command may take beside what it is known to take.
 pub(super) const MARGIN: Duration = Duration::from_secs(120);
 /// What a transfer must manage on average.
@@ -39,21 +41,23 @@ impl Line for Ssm {
         async move {
             let instance = self.instance(host)?;
             let _slot = instance.slots.acquire().await;
-            let mark = nonce();
-            let mut sent = self.submit(host, instance, command, request, &mark).await?;
-            let answer = self.answer(&sent, request).await;
-            // Answered or given up: only who stops waiting leaves something to take back.
-            sent.is_watch = false;
-            let answer = answer?;
-            if sent.is_start && answer.stdout.ends_with(b" 0\n") {
+            let asked = self.ask(host, instance, command, request).await;
+            // Whatever came of it: who tries again puts it there again, and a command that comes to
+            // its host later finds nothing to read and claims nothing.
+            let is_clean = !request.private || {
+                let name = private_input(request.arguments[0]);
+                self.bucket.remove(&name).await
+            };
+            let (answer, id) = asked?;
+            if request.command == START && answer.stdout.ends_with(b" 0\n") {
                 let token = request.arguments[0];
                 let doubted = self.doubted().remove(token);
                 if doubted {
-                    self.take_back_others(token, &sent.id).await;
+                    self.take_back_others(token, &id).await;
                 }
-                self.intents.done(token);
-                if request.private {
-                    self.bucket.remove(&private_input(token)).await;
+                // Else whoever comes next removes what is in the bucket.
+                if is_clean {
+                    self.intents.done(token);
                 }
             }
             Ok(answer)
@@ -74,7 +78,6 @@ struct Sent<'a> {
     instance: &'a str,
     /// Name of its answer.
     name: String,
-    is_start: bool,
     /// How long its answer is waited for.
     limit: Duration,
     /// Whether nobody needs it any more when nobody waits: it is taken back then.
@@ -124,6 +127,22 @@ impl Ssm {
         }
     }
 
+    /// Sends a command and waits for its answer; also the number under which it was taken.
+    async fn ask(
+        &self,
+        host: &str,
+        instance: &Instance,
+        command: &str,
+        request: &Request<'_>,
+    ) -> std::result::Result<(Raw, String), Broken> {
+        let mark = nonce();
+        let mut sent = self.submit(host, instance, command, request, &mark).await?;
+        let answer = self.answer(&sent, request).await;
+        // Answered or given up: only who stops waiting leaves something to take back.
+        sent.is_watch = false;
+        answer.map(|answer| (answer, std::mem::take(&mut sent.id)))
+    }
+
     async fn submit<'a>(
         &'a self,
         host: &str,
@@ -132,7 +151,7 @@ impl Ssm {
         request: &Request<'_>,
         mark: &str,
     ) -> std::result::Result<Sent<'a>, Broken> {
-        let is_start = request.command == "start";
+        let is_start = request.command == START;
         let name = format!("answers/{mark}");
         let size_bytes = size_of(&request.input);
         let given = request.limit.unwrap_or_default();
@@ -141,19 +160,13 @@ impl Ssm {
         let own = if is_start { MARGIN / 4 } else { given };
         let waited = own + self.slack + transfer(size_bytes);
         let valid = self.delivery + waited + MARGIN;
-        let answer = self.bucket.writing(&name, valid, None).await?;
-        let feed = self.feed(request, valid).await?;
-        let again = request.again.unwrap_or_default();
-        let text = script::text(command, &feed, again, &answer).ok_or_else(|| Broken {
-            why: "the command is longer than SSM takes".into(),
-            hopeless: true,
-        })?;
         let comment = match request.arguments.first() {
             // The token is all that a lost submission is found by.
             Some(token) if is_start => format!("doe:{token}"),
             _ => format!("doe {} {mark}", request.command),
         };
         let comment: String = comment.chars().take(MOST_COMMENT).collect();
+        // Before anything of it is anywhere: what is in the bucket is found by this note.
         if is_start {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             let intent = Intent {
@@ -161,6 +174,7 @@ impl Ssm {
                 host: host.to_owned(),
                 instance: instance.id.clone(),
                 comment: comment.clone(),
+                private: request.private,
                 unix_s: now.map_or(0, |now| now.as_secs()),
             };
             self.intents.note(&intent).map_err(|e| Broken {
@@ -168,6 +182,13 @@ impl Ssm {
                 hopeless: true,
             })?;
         }
+        let answer = self.bucket.writing(&name, valid, None).await?;
+        let feed = self.feed(request, valid).await?;
+        let again = request.again.unwrap_or_default();
+        let text = script::text(command, &feed, again, &answer).ok_or_else(|| Broken {
+            why: "the command is longer than SSM takes".into(),
+            hopeless: true,
+        })?;
         let order = Order {
             instance: &instance.id,
             document: &self.document,
@@ -190,7 +211,6 @@ impl Ssm {
             id,
             instance: &instance.id,
             name,
-            is_start,
             limit: waited,
             is_watch: request.command == "await" || request.again.is_some(),
         })

@@ -1,6 +1,7 @@
 //! What an executor over Systems Manager needs beside commands: looks at the network made on the
 //! host, files through the bucket, and submissions that are taken back.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -111,9 +112,22 @@ impl Link for Ssm {
                         self.api.cancel(id).await.map_err(not_taken_back)?;
                     }
                 }
-                self.bucket.remove(&private_input(&intent.token)).await;
             }
             Ok(())
+        }
+        .boxed()
+    }
+
+    fn remove_inputs(&self) -> BoxFuture<'_, Result<HashSet<Token>>> {
+        async move {
+            let mut stay = HashSet::new();
+            // Those of every instance, also of one that was replaced: nobody reads them any more.
+            for intent in self.intents.open()?.into_iter().filter(|i| i.private) {
+                if !self.bucket.remove(&private_input(&intent.token)).await {
+                    stay.insert(Token(intent.token));
+                }
+            }
+            Ok(stay)
         }
         .boxed()
     }

@@ -112,6 +112,8 @@ pub(super) fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use super::*;
 
     fn signed(url: &str) -> Signed {
@@ -152,6 +154,77 @@ mod tests {
         let link = "<<'doe' || exit 73\nurl = \"http://h/?a&b\"\nheader = \"x-a: it's\"\ndoe\n";
         assert!(text.contains(link), "{text}");
         assert_eq!(text.matches("http").count(), 1, "{text}");
+    }
+
+    /// Runs a script on this machine, in a folder of its own, where `curl` keeps what it sends.
+    fn run_here(dir: &Path, shell: &str, script: &str) -> std::process::Child {
+        let curl = dir.join("curl");
+        let text = "#!/bin/sh\nwhile [ $# -gt 1 ]; do shift; done\ncat \"$1\" >\"$SENT\"\n";
+        std::fs::write(&curl, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&curl, mode).unwrap();
+        let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap());
+        let mut command = std::process::Command::new(shell);
+        command.args(["-c", script]).env("PATH", path);
+        command.env("TMPDIR", dir).env("SENT", dir.join("sent"));
+        command.spawn().unwrap()
+    }
+
+    fn files_with(dir: &Path, word: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                found.extend(files_with(&path, word));
+            } else if std::fs::read_to_string(&path).is_ok_and(|text| text.contains(word)) {
+                found.push(path);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn what_a_command_reads_has_no_name_while_it_runs_and_is_read_whole_each_time() {
+        for shell in ["dash", "bash"] {
+            let dir = tempfile::tempdir().unwrap();
+            let (go, turns) = (dir.path().join("go"), dir.path().join("turns"));
+            // The second time is the last one.
+            let command = format!(
+                "read -r all && [ \"$all\" = hf_''0123456789 ] || exit 64\n\
+                 echo turn >>'{turns}'\nwhile ! [ -e '{go}' ]; do sleep 0.02; done\n\
+                 [ $(wc -l <'{turns}') -ge 2 ]\n",
+                turns = turns.display(),
+                go = go.display(),
+            );
+            let feed = Feed::Inline(b"hf_0123456789\n");
+            let text = text(
+                &command,
+                &feed,
+                Duration::from_secs(60),
+                &signed("http://h/"),
+            );
+            // The words of this process are not a file.
+            let mut child = run_here(dir.path(), shell, &text.unwrap());
+            while !turns.exists() {
+                assert_eq!(child.try_wait().unwrap(), None, "{shell}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(
+                files_with(dir.path(), "hf_0"),
+                [PathBuf::new(); 0],
+                "{shell}"
+            );
+            std::fs::write(&go, "").unwrap();
+            assert!(child.wait().unwrap().success(), "{shell}");
+            let count = std::fs::read_to_string(&turns).unwrap().lines().count();
+            assert_eq!(count, 2, "{shell}");
+            let sent = std::fs::read_to_string(dir.path().join("sent")).unwrap();
+            assert_eq!(sent, "doe-answer 0\n", "{shell}");
+            // Nor is anything left.
+            let left = std::fs::read_dir(dir.path()).unwrap().flatten();
+            let boxes = left.filter(|entry| entry.path().is_dir()).count();
+            assert_eq!(boxes, 0, "{shell}");
+        }
     }
 
     #[test]
