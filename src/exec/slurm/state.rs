@@ -305,8 +305,9 @@ impl SlurmExecutor {
                     Known::Job(job) if job.is_open() && !job.waits() => {
                         // It does not heed.
                         let force = !forced && begun.elapsed() > grace + SLOW;
-                        if let (true, Some(key)) = (force, placed(dir)?) {
-                            self.scancel(&key, &job).await;
+                        if force {
+                            // Asked for anew: a number seen a while ago may be another's by now.
+                            self.dismiss(dir).await;
                         }
                         forced |= force;
                     }
@@ -326,8 +327,8 @@ impl SlurmExecutor {
         Ok(())
     }
 
-    /// Takes a job that will do nothing out of the queue, where the controller can be told: it is
-    /// its claim that keeps it from doing anything.
+    /// Takes a job that is to do nothing any more out of the queue, where the controller can be
+    /// told: it is its claim, or its task, that keeps it from doing anything.
     pub(super) async fn dismiss(&self, dir: &Path) {
         let Ok(Some(key)) = placed(dir) else {
             return;
