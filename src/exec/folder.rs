@@ -14,6 +14,9 @@ use super::remote::call::nonce;
 use super::{Exit, Script, Token};
 use crate::error::{Error, Kind, Result};
 
+mod late;
+pub use late::{Late, late};
+
 /// The program that runs a script on a host (POSIX shell).
 pub const WRAPPER: &str = include_str!("wrapper.sh");
 
