@@ -45,6 +45,36 @@ fn rig() -> Rig {
 
 conformance!("local", Some(rig()));
 
+/// The sleep of a host stops all of it; so do some who want a host for themselves.
+#[tokio::test]
+async fn what_was_stopped_in_the_middle_has_no_outcome() {
+    let told = rig::told::Case::own("local");
+    let rig = rig();
+    let mut script = rig.script("until [ -e go ]; do sleep 0.1; done");
+    script.timeout = Some(Duration::from_secs(300));
+    let handle = rig.start(&script).await;
+    let signal = |signal: &str| {
+        let group = format!("-{}", handle.pid);
+        let mut kill = std::process::Command::new("kill");
+        assert!(
+            kill.args([signal, "--", &group])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    signal("-STOP");
+    tokio::time::sleep(Duration::from_secs(27)).await;
+    std::fs::write(rig.path("work/go"), b"").unwrap();
+    signal("-CONT");
+    let waited = conformance::bounded(rig.executor.wait(&handle)).await;
+    let status = waited.unwrap();
+    let why = "its host slept or all of it was stopped in the middle, so it was ended";
+    assert_eq!(status, doe::exec::Status::Lost { why: why.into() });
+    drop(told);
+}
+
 #[test]
 fn peer_process() {
     conformance::process::peer_process();

@@ -464,6 +464,26 @@ async fn what_slurm_ends_is_no_outcome_of_the_script() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_slurm_suspended_has_no_outcome() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(1).await;
+    let (token, handle) = own.begin(&own.waiting("exit 5")).await;
+    let number = own.jobs().split(' ').next().unwrap().to_owned();
+    // Its watcher has begun to sleep.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    own.slurm.ask("scontrol", &["suspend", &number]);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(own.executor.poll(&handle).await.unwrap(), Status::Running);
+    own.go();
+    own.slurm.ask("scontrol", &["resume", &number]);
+    let status = own.wait(&handle).await;
+    assert!(lost(&status, "stopped in the middle"), "{status:?}");
+    assert_eq!(conformance::carriers(&token.0), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_slurm_refuses_or_lets_wait_for_ever_is_an_error_at_once() {
     let Some(_told) = rig::own("slurm") else {
         return;

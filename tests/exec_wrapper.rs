@@ -313,6 +313,49 @@ fn what_gets_no_sign_of_life_ends_itself() {
 }
 
 #[test]
+fn what_was_stopped_in_the_middle_has_no_outcome() {
+    let stop = |child: &Child, signal: &str| {
+        let group = format!("-{}", child.id());
+        let mut kill = Command::new("kill");
+        assert!(
+            kill.args([signal, "--", &group])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    under_each_shell(|shell| {
+        let slow = "cd \"${0%/*}\"; echo >up; until [ -e go ]; do sleep 0.02; done";
+        // It goes on for a while, ends just as it goes on, or was stopped for no time to speak of.
+        for (stopped_ms, ends, words) in [
+            (3000, false, "lost its host slept or all of it was stopped"),
+            (3000, true, "lost its host slept or all of it was stopped"),
+            (200, true, "exited "),
+        ] {
+            let execution = Execution::new(shell, slow, Some(Duration::from_secs(100)));
+            let job = execution.read("job") + "gap_cs=150\n";
+            fs::write(execution.path("job"), job).unwrap();
+            let mut child = execution.start();
+            eventually("it runs", || execution.path("up").exists());
+            // Its watcher wakes up again and again.
+            std::thread::sleep(Duration::from_millis(2500));
+            assert!(execution.status().starts_with("running "), "{shell:?}");
+            stop(&child, "-STOP");
+            std::thread::sleep(Duration::from_millis(stopped_ms));
+            if ends {
+                fs::write(execution.path("go"), b"").unwrap();
+            }
+            stop(&child, "-CONT");
+            assert!(child.wait().unwrap().success());
+            assert_eq!(carriers(&execution.token.0), [0; 0], "{shell:?}");
+            let status = execution.status();
+            assert!(status.starts_with(words), "{shell:?}, {ends}: {status}");
+            assert!(!execution.record().timed_out);
+        }
+    });
+}
+
+#[test]
 fn a_leader_that_is_killed_leaves_nothing_for_ever() {
     under_each_shell(|shell| {
         let execution = leased(shell, 100);

@@ -15,6 +15,9 @@ use super::{Exit, Script, Token};
 use crate::error::{Error, Kind, Result};
 use crate::rule::variables;
 
+mod late;
+pub use late::{Late, late};
+
 /// The program that runs a script on a host (POSIX shell).
 pub const WRAPPER: &str = include_str!("wrapper.sh");
 

@@ -211,33 +211,41 @@ is_forsaken() {
     printf 3 1<>"$dir/.late"
 }
 
-# Ends the tree when the time is up, or when nobody has given a sign of life for too long. Marks
-# it in a file that exists, so a full disk does not matter.
+# Ends the tree when the time is up, when nobody has given a sign of life for too long, or when all
+# of it was stopped for a while. Marks it in a file that exists, so a full disk does not matter.
 watch() {
     read -r me _ </proc/self/stat
     clock
-    begun=$now signed=$now missed=''
+    begun=$now signed=$now missed='' last=$now
     while clock; do
-        limit=''
+        # The host slept, or somebody stopped its processes: what was measured has a gap.
+        if [ $((now - last)) -gt "$gap_cs" ]; then
+            printf 4 1<>"$dir/.late"
+            break
+        fi
+        last=$now
+        limit=$((now + gap_cs / 5))
         if [ "$timeout_cs" -gt 0 ]; then
-            limit=$((begun + timeout_cs))
-            if [ "$now" -ge "$limit" ]; then
+            over=$((begun + timeout_cs))
+            if [ "$now" -ge "$over" ]; then
                 printf 1 1<>"$dir/.late"
                 break
             fi
+            [ "$over" -ge "$limit" ] || limit=$over
         fi
         if [ "$survive_cs" -gt 0 ]; then
             read_sign
             alone=$((signed + survive_cs))
             if [ "$now" -lt "$alone" ]; then
                 missed=''
-            elif [ -n "$missed" ] && is_forsaken; then
+            elif [ -n "$missed" ] && [ "$now" -ge "$missed" ] && is_forsaken; then
                 break
             else
                 # Once more after a while: the host may have slept, and whoever attends to this too.
-                missed=1 alone=$((now + survive_cs / 8 + 100))
+                [ -n "$missed" ] && [ "$now" -lt "$missed" ] || missed=$((now + survive_cs / 8 + 100))
+                alone=$missed
             fi
-            if [ -z "$limit" ] || [ "$alone" -lt "$limit" ]; then limit=$alone; fi
+            [ "$alone" -ge "$limit" ] || limit=$alone
         fi
         span_of $((limit - now))
         (
@@ -250,6 +258,18 @@ watch() {
     true >"$dir/unwanted"
     helpers="$helpers $me"
     end_tree "$grace_cs"
+}
+
+# Whether the watcher sleeps for longer than it meant to: all of us were stopped, and go on just now.
+was_stopped() {
+    children_of "$watcher"
+    clock
+    for pid in $found; do
+        { read -r line <"/proc/$pid/stat"; } 2>/dev/null || continue
+        parse_stat "$line"
+        [ $((now - ticks)) -le "$gap_cs" ] || return 0
+    done
+    return 1
 }
 
 stop_watch() {
@@ -323,6 +343,8 @@ run() {
     case $dir in /*) ;; *) fail 64 "expected an absolute folder, not \`$dir\`" ;; esac
     exec </dev/null 2>>"$dir/wrapper.log" >&2
     token='' work='' timeout_cs=0 grace_cs=0 cap_bytes=0 adopts=0 survive_cs=0 lease='' private=''
+    # A stop of this length is told from a busy host, whose watcher may come late to its turns.
+    gap_cs=2500
     # shellcheck source=/dev/null
     . "$dir/job"
     # Who gives us the token gives us this environment too, and saves us the way round.
@@ -402,8 +424,11 @@ run() {
         read -r late <"$dir/.late"
         case $late in
         1) timed_out=1 && wait "$watcher" ;;
-        3) wait "$watcher" ;;
-        *) stop_watch ;;
+        3 | 4) wait "$watcher" ;;
+        *)
+            if was_stopped; then printf 4 1<>"$dir/.late"; fi
+            stop_watch
+            ;;
         esac
     fi
     left_nothing || end_tree "$grace_cs"
@@ -442,6 +467,15 @@ read_late() {
     return 0
 }
 
+# Says why it was ended, where that is no outcome of it.
+decided() {
+    case $late in
+    3) echo 'lost nobody attended to it for longer than it may survive, so it was ended' ;;
+    4) echo 'lost its host slept or all of it was stopped in the middle, so it was ended' ;;
+    *) return 1 ;;
+    esac
+}
+
 # Prints how long ago it ended, where the host was not restarted since.
 age() {
     [ "$boot" = "$boot_of_leader" ] || return 0
@@ -463,11 +497,10 @@ status() {
     if [ "$boot" = "$boot_of_leader" ] && still "$leader:$ticks_of_leader"; then
         alive=1
     fi
-    forsaken='lost nobody attended to it for longer than it may survive, so it was ended'
     # Looked for after the process: a record that comes in between is seen.
     if [ -f "$dir/exit" ]; then
         read_late
-        if [ "$late" = 3 ]; then echo "$forsaken"; else echo "exited $(age)"; fi
+        decided || echo "exited $(age)"
         cat "$dir/exit"
     elif [ -n "$alive" ]; then
         # Being thought about takes a moment; what was decided does not run any more.
@@ -476,7 +509,7 @@ status() {
             turns=$((turns + 1))
             nap 1
         done
-        if [ "$late" = 3 ]; then echo "$forsaken"; else echo "running $leader $ticks_of_leader"; fi
+        decided || echo "running $leader $ticks_of_leader"
     elif [ "$boot" != "$boot_of_leader" ]; then
         echo 'lost the host was rebooted'
     else

@@ -39,7 +39,10 @@ impl Inner {
             _ if handle.dir.join(REAPED).exists() => {
                 lost("it was ended because the doe that had started it died".to_string())
             }
-            Record::Whole(exit) => Ok(Status::Exited(exit)),
+            Record::Whole(exit) => match folder::late(&handle.dir)?.is_lost() {
+                Some(why) => lost(why.to_string()),
+                None => Ok(Status::Exited(exit)),
+            },
             Record::Torn => lost("its exit record is not whole".to_string()),
             Record::Missing if claim.is_none() => {
                 lost(format!("its folder `{}` is gone", handle.dir.display()))

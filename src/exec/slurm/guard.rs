@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::{LOOK, SlurmExecutor};
 use crate::error::{Error, Result};
-use crate::exec::folder::{self, quote};
+use crate::exec::folder::{self, Late, quote};
 use crate::exec::remote::call::nonce;
 
 /// Longest that a node hears nothing of us.
@@ -21,7 +21,6 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 const THOUGHT: Duration = Duration::from_secs(5);
 /// File of an execution that names the file of who attends to it.
 const ATTENDS: &str = "attends";
-const FORSAKEN: &str = "nobody attended to it for longer than it may survive, so it was ended";
 
 /// What executions are told, and who signs.
 pub(super) struct Guard {
@@ -93,16 +92,14 @@ impl SlurmExecutor {
     }
 }
 
-/// Why an execution counts as lost when nobody attended to it for too long. One that is being
-/// thought about is waited for: what was decided does not run any more.
+/// Why an execution counts as lost that its wrapper has ended. One that is being thought about is
+/// waited for: what was decided does not run any more.
 pub(super) async fn forsaken(dir: &Path) -> Result<Option<&'static str>> {
     let begun = Instant::now();
     loop {
-        let late = folder::read_if_there(&dir.join(".late"))?.unwrap_or_default();
-        match late.as_bytes().first() {
-            Some(b'3') => return Ok(Some(FORSAKEN)),
-            Some(b'2') if begun.elapsed() < THOUGHT => tokio::time::sleep(LOOK / 5).await,
-            _ => return Ok(None),
+        match folder::late(dir)? {
+            Late::Thinks if begun.elapsed() < THOUGHT => tokio::time::sleep(LOOK / 5).await,
+            late => return Ok(late.is_lost()),
         }
     }
 }
