@@ -420,6 +420,18 @@ fn over_ssm_the_service_never_has_it() {
     ));
     build(&workspace, &[root]);
     assert_masked(&workspace);
+    // Nothing of it is left on its way: neither in the bucket nor where the hosts unpack commands.
+    let answers = cloud.s3.file("hosts/answers");
+    let entries = std::fs::read_dir(&answers).into_iter().flatten().flatten();
+    let inputs = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".in"));
+    assert_eq!(inputs.count(), 0);
+    assert_eq!(files_with(&answers, OLD), Vec::<PathBuf>::new());
+    for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        // As `mktemp -d` names them.
+        if entry.file_name().to_string_lossy().starts_with("tmp.") {
+            assert_eq!(files_with(&entry.path(), OLD), Vec::<PathBuf>::new());
+        }
+    }
     let commands = cloud.endpoint.commands();
     assert!(
         commands
