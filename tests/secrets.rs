@@ -10,6 +10,8 @@ mod cloud;
 mod rig;
 #[cfg(feature = "aws")]
 mod s3;
+#[path = "rig/slurm.rs"]
+mod slurm;
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -395,6 +397,29 @@ fn over_ssh_it_is_in_no_argument_and_in_no_folder_that_stays() {
     ));
     build(&workspace, &[root]);
     assert_masked(&workspace);
+}
+
+#[test]
+fn over_slurm_it_is_in_no_job_and_in_no_folder_that_stays() {
+    if rig::skipped() {
+        return;
+    }
+    let slurm = slurm::Slurm::up(2);
+    let shared = slurm.hosts.dir().join("shared");
+    let workspace = lab(&format!(
+        "executor = \"slurm\"\nroles = {{ \"*\" = \"{}\" }}\n\
+         slurm = {{ config = \"{}\", root = \"{}\", partition = \"debug\", patience = \"60s\" }}\n\
+         [platform.lab.host.\"{}[1-2]\"]\naddress = \"{}[1-2]\"\n",
+        slurm.hosts.name(1),
+        slurm.config().display(),
+        shared.join("%w").display(),
+        slurm.hosts.prefix,
+        slurm.hosts.address(0).trim_end_matches('0'),
+    ));
+    build(&workspace, &[shared]);
+    assert_masked(&workspace);
+    let jobs = slurm.ask("scontrol", &["show", "job", "-d"]);
+    assert!(!jobs.is_empty() && !holds(jobs.as_bytes(), OLD), "{jobs}");
 }
 
 #[cfg(feature = "aws")]
