@@ -10,6 +10,8 @@ mod cloud;
 mod rig;
 #[cfg(feature = "aws")]
 mod s3;
+#[path = "rig/slurm.rs"]
+mod slurm;
 mod support;
 
 use std::path::{Path, PathBuf};
@@ -397,6 +399,29 @@ fn over_ssh_it_is_in_no_argument_and_in_no_folder_that_stays() {
     assert_masked(&workspace);
 }
 
+#[test]
+fn over_slurm_it_is_in_no_job_and_in_no_folder_that_stays() {
+    if rig::skipped() {
+        return;
+    }
+    let slurm = slurm::Slurm::up(2);
+    let shared = slurm.hosts.dir().join("shared");
+    let workspace = lab(&format!(
+        "executor = \"slurm\"\nroles = {{ \"*\" = \"{}\" }}\n\
+         slurm = {{ config = \"{}\", root = \"{}\", partition = \"debug\", patience = \"60s\" }}\n\
+         [platform.lab.host.\"{}[1-2]\"]\naddress = \"{}[1-2]\"\n",
+        slurm.hosts.name(1),
+        slurm.config().display(),
+        shared.join("%w").display(),
+        slurm.hosts.prefix,
+        slurm.hosts.address(0).trim_end_matches('0'),
+    ));
+    build(&workspace, &[shared]);
+    assert_masked(&workspace);
+    let jobs = slurm.ask("scontrol", &["show", "job", "-d"]);
+    assert!(!jobs.is_empty() && !holds(jobs.as_bytes(), OLD), "{jobs}");
+}
+
 #[cfg(feature = "aws")]
 #[test]
 fn over_ssm_the_service_never_has_it() {
@@ -420,6 +445,18 @@ fn over_ssm_the_service_never_has_it() {
     ));
     build(&workspace, &[root]);
     assert_masked(&workspace);
+    // Nothing of it is left on its way: neither in the bucket nor where the hosts unpack commands.
+    let answers = cloud.s3.file("hosts/answers");
+    let entries = std::fs::read_dir(&answers).into_iter().flatten().flatten();
+    let inputs = entries.filter(|entry| entry.file_name().to_string_lossy().ends_with(".in"));
+    assert_eq!(inputs.count(), 0);
+    assert_eq!(files_with(&answers, OLD), Vec::<PathBuf>::new());
+    for entry in std::fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        // As `mktemp -d` names them.
+        if entry.file_name().to_string_lossy().starts_with("tmp.") {
+            assert_eq!(files_with(&entry.path(), OLD), Vec::<PathBuf>::new());
+        }
+    }
     let commands = cloud.endpoint.commands();
     assert!(
         commands

@@ -35,6 +35,8 @@ pub const PID: &str = "pid";
 pub const REVOKED: &str = "revoked";
 /// The exit record.
 pub const EXIT: &str = "exit";
+/// How the names of folders begin that are not in their place yet.
+pub const UNPLACED: &str = ".new-";
 /// What the wrapper itself had to say.
 pub const WRAPPER_LOG: &str = "wrapper.log";
 
@@ -229,6 +231,33 @@ fn put(path: &Path, content: &[u8], sync: bool) -> Result<()> {
         let _ = fs::remove_file(&new);
         Error::io("write", path, &e)
     })
+}
+
+/// Makes a private folder with these files, to be put in its place. One that cannot be made whole is
+/// removed: it may hold secrets.
+pub fn make_filled<'a>(
+    dir: &Path,
+    files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> Result<()> {
+    make_private(dir)?;
+    let mut files = files.into_iter();
+    let filled = files.try_for_each(|(name, content)| write_private(&dir.join(name), content));
+    if filled.is_err() {
+        let _ = fs::remove_dir_all(dir);
+    }
+    filled
+}
+
+/// Removes folders that somebody who was killed was about to put in place. `is_left` is asked with
+/// what comes behind the begin of the name, which all of them have.
+pub fn remove_unplaced(runs: &Path, is_left: impl Fn(&str, &fs::DirEntry) -> bool) {
+    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(UNPLACED));
+        if rest.is_some_and(|rest| is_left(rest, &entry)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Who claimed an execution.

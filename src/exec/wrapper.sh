@@ -299,9 +299,10 @@ give_up() {
     rm -f "$2.cut" "$2.tail"
 }
 
-# Removes what holds secrets: mostly it is gone, for it removes itself when it is read.
+# Removes what holds secrets: mostly it is gone, for it removes itself when it is read. A start that
+# was broken off, or came second, may have left more of it.
 forget() {
-    [ -z "$private" ] || rm -f "$dir/env" "$dir/payload"
+    [ -z "$private" ] || rm -f "$dir/env" "$dir/payload" "$dir"/.new-* "$dir"/.env-*
 }
 
 # Waits until the logs are written. Who escaped us may hold a pipe for ever: not longer than 2 s.

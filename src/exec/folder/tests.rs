@@ -244,3 +244,22 @@ proptest! {
         let _ = parse_facts(&text);
     }
 }
+
+#[test]
+fn a_folder_that_is_not_in_its_place_does_not_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let new = dir.path().join(".new-1-1");
+    // As on a full disk: one of its files cannot be written.
+    let files = [
+        ("env", &b"export A='hf_0123456789'\n"[..]),
+        ("no/such", b""),
+    ];
+    assert!(make_filled(&new, files).is_err());
+    assert!(!new.exists());
+    make_filled(&new, files[..1].iter().copied()).unwrap();
+    let placed = dir.path().join("token");
+    make_filled(&placed, files[..1].iter().copied()).unwrap();
+    make_filled(&dir.path().join(".new-2-1"), []).unwrap();
+    remove_unplaced(dir.path(), |rest, _| rest.starts_with("1-"));
+    assert!(!new.exists() && placed.exists() && dir.path().join(".new-2-1").exists());
+}

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
 use super::{ABOUT, About, Inner, NAME, locked};
@@ -170,6 +171,11 @@ impl Inner {
 
     pub(super) fn sweep(&self) -> Result<Vec<Handle>> {
         let runs = self.layout.runs();
+        folder::remove_unplaced(&runs, |rest, _| {
+            // Who only looks may be about to run a script of its own here.
+            let pid = rest.split('-').next().unwrap_or_default();
+            !Path::new("/proc").join(pid).exists()
+        });
         let entries = fs::read_dir(&runs).map_err(|e| Error::io("read", &runs, &e))?;
         let boot_id = procfs::boot_id();
         let mut open = BTreeMap::new();

@@ -70,15 +70,10 @@ impl Inner {
         let about = serde_json::to_vec(&about).map_err(|e| {
             Error::new(Kind::Bug, "json", "could not describe an execution").cause(e)
         })?;
-        let temporary =
-            self.layout
-                .runs()
-                .join(format!(".new-{}-{}", std::process::id(), unique()));
-        folder::make_private(&temporary)?;
-        for (name, content) in &files {
-            folder::write_private(&temporary.join(name), content.as_bytes())?;
-        }
-        folder::write_private(&temporary.join(ABOUT), &about)?;
+        let name = format!("{}{}-{}", folder::UNPLACED, std::process::id(), unique());
+        let temporary = self.layout.runs().join(name);
+        let files = files.iter().map(|(name, text)| (*name, text.as_bytes()));
+        folder::make_filled(&temporary, files.chain([(ABOUT, &about[..])]))?;
         if let Err(cause) = fs::rename(&temporary, &dir) {
             let _ = fs::remove_dir_all(&temporary);
             if !dir.exists() {
@@ -161,8 +156,12 @@ impl Inner {
             let (inner, host_copy) = (self.clone(), host.clone());
             let (script_copy, token_copy) = (script.clone(), token.clone());
             let launch =
-                blocking(move || inner.launch(&host_copy, &script_copy, &token_copy)).await?;
-            let (pid, child) = match launch {
+                blocking(move || inner.launch(&host_copy, &script_copy, &token_copy)).await;
+            if launch.is_err() && dir.exists() {
+                // Unless somebody has it, nobody will: its environment may hold secrets.
+                let _ = folder::revoke_claim(&dir);
+            }
+            let (pid, child) = match launch? {
                 Launch::Claimed(claim) => {
                     return Ok(self.handle(&host.name, token, claim.leader));
                 }

@@ -113,29 +113,47 @@ link() {
     done
 }
 
+# Removes what may hold secrets of the execution in $dir: nobody reads it any more.
+forget() {
+    rm -f "$dir/env" "$dir/payload" "$dir"/.new-* "$dir"/.env-*
+}
+
+# Lays what standard input holds, $1 bytes, into $dir. Fails with $why.
+lay() {
+    new=$dir/.new-$own
+    why='could not write the script'
+    cat >"$new" || return 73
+    # The connection may have ended in the middle.
+    why='the script arrived in part'
+    [ "$(wc -c <"$new")" -eq "$1" ] || return 65
+    # The first one stays, whatever comes later.
+    ln "$new" "$dir/payload" 2>/dev/null
+    rm -f "$new"
+    why='the script is not whole'
+    read -r head job env script <"$dir/payload" || return 73
+    why='could not write the script: the disk may be full'
+    for part in job env script; do
+        case $part in job) size=$job ;; env) size=$env ;; script) size=$script ;; esac
+        tail -c +$((head + 1)) "$dir/payload" | head -c "$size" >"$dir/.$part-$own" &&
+            [ "$(wc -c <"$dir/.$part-$own")" -eq "$size" ] &&
+            mv -f "$dir/.$part-$own" "$dir/$part" || return 73
+        head=$((head + size))
+    done
+}
+
 start() {
     token=$1 wrapper=$2 bytes=$3
     dir=$root/runs/$token
+    [ -s "$dir/pid" ] || mkdir -p "$dir" || fail 73 "could not make the folder $dir"
+    code=0
+    [ -s "$dir/pid" ] || lay "$bytes" || code=$?
+    # Who has the token by now may be done with it, and have removed what we read.
     if [ ! -s "$dir/pid" ]; then
-        mkdir -p "$dir" || fail 73 "could not make the folder $dir"
-        new=$dir/.new-$own
-        cat >"$new" || fail 73 'could not write the script'
-        # The connection may have ended in the middle.
-        if [ "$(wc -c <"$new")" -ne "$bytes" ]; then
-            rm -f "$new"
-            fail 65 'the script arrived in part'
+        if [ "$code" != 0 ]; then
+            forget
+            rm -f "$dir/.job-$own" "$dir/.script-$own"
+            fail "$code" "$why"
         fi
-        # The first one stays, whatever comes later.
-        ln "$new" "$dir/payload" 2>/dev/null
-        rm -f "$new"
-        read -r head job env script <"$dir/payload" || fail 73 'the script is not whole'
-        for part in job env script; do
-            case $part in job) size=$job ;; env) size=$env ;; script) size=$script ;; esac
-            tail -c +$((head + 1)) "$dir/payload" | head -c "$size" >"$dir/.$part-$own" &&
-                [ "$(wc -c <"$dir/.$part-$own")" -eq "$size" ] &&
-                mv -f "$dir/.$part-$own" "$dir/$part" || fail 73 'could not write the script: the disk may be full'
-            head=$((head + size))
-        done
         setsid /bin/sh "$wrapper" run "$dir" </dev/null >/dev/null 2>>"$dir/wrapper.log" &
         child=$!
         turns=0
@@ -145,17 +163,21 @@ start() {
                 child=$$
             elif ! kill -0 "$child" 2>/dev/null && [ ! -s "$dir/pid" ]; then
                 cat "$dir/wrapper.log" >&2
+                forget
                 fail 70 'it did not begin'
             fi
             turns=$((turns + 1))
             if [ "$turns" -gt 1500 ]; then
                 : >"$dir/unwanted"
                 [ "$child" = $$ ] || kill -KILL "$child" 2>/dev/null
+                forget
                 fail 70 'it did not begin within 30 s'
             fi
             sleep 0.02 2>/dev/null || sleep 1
         done
     fi
+    # Taken back meanwhile: nobody else removes what we wrote after that.
+    claimed "$token" || forget
     cat "$dir/pid"
 }
 
@@ -174,8 +196,7 @@ revoke() {
     { printf '0 0 revoked\n' >"$dir/pid" && made=1; } 2>/dev/null
     set +C
     if [ -n "$made" ]; then
-        # Nobody needs it any more, and it may hold secrets.
-        rm -f "$dir/env" "$dir/payload"
+        forget
         return 0
     fi
     # Whoever has just made the claim is about to write it.

@@ -8,6 +8,8 @@ mod clock;
 mod executor;
 mod greet;
 mod guard;
+#[cfg(test)]
+mod host_tests;
 mod link;
 mod ports;
 pub mod ssh;

@@ -40,6 +40,8 @@ use crate::error::{Error, Kind, Result};
 
 const BATCH: &str = include_str!("batch.sh");
 const NAME: &str = "slurm";
+/// A folder that is not in its place after this time will never be.
+const UNPLACED_FOR: Duration = Duration::from_secs(3600);
 /// Between looks at the shared folder.
 const LOOK: Duration = Duration::from_millis(100);
 /// File of an execution that names its host.
@@ -197,6 +199,10 @@ impl SlurmExecutor {
     /// # Errors
     /// `Infra`, when the controller does not answer or the folder cannot be read.
     pub async fn recall(&self, known: &HashSet<Token>) -> Result<()> {
+        folder::remove_unplaced(&self.layout.runs(), |_, entry| {
+            let changed = entry.metadata().and_then(|meta| meta.modified());
+            changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > UNPLACED_FOR))
+        });
         let jobs = self.queue.jobs(true).await?;
         for (token, dir) in self.runs()? {
             if known.contains(&token) || dir.join(folder::PID).exists() {

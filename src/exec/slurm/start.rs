@@ -131,12 +131,11 @@ impl SlurmExecutor {
         if whole() {
             return Ok(());
         }
-        let new = self.layout.runs().join(format!(".new-{}", nonce()));
-        folder::make_private(&new)?;
-        for (name, text) in texts {
-            folder::write_private(&new.join(name), text.as_bytes())?;
-        }
-        folder::write_private(&new.join(HOST), format!("{}\n", host.name).as_bytes())?;
+        let new = format!("{}{}", folder::UNPLACED, nonce());
+        let new = self.layout.runs().join(new);
+        let host = format!("{}\n", host.name);
+        let files = texts.iter().map(|(name, text)| (*name, text.as_bytes()));
+        folder::make_filled(&new, files.chain([(HOST, host.as_bytes())]))?;
         if let Err(cause) = fs::rename(&new, dir) {
             let _ = fs::remove_dir_all(&new);
             // A folder with something in it is not replaced.
