@@ -21,7 +21,7 @@ use super::schedule::{ServiceId, TaskId};
 use super::services::{self, Instance, ServiceDef, ServiceFailure};
 use super::steps::{Failure, Used};
 use super::unended;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::exec::{HostSpec, Status};
 
 pub(super) use super::reports::Report;
@@ -189,7 +189,7 @@ impl<'w> Drive<'_, '_, 'w> {
                     Err(failure) => Report::ServiceFailed(service, Box::new(failure)),
                 }
             },
-            move || Report::ServiceFailed(service, Box::new(start_defect(&key))),
+            move || Report::ServiceFailed(service, Box::new(ServiceFailure::defect(&key))),
         );
     }
 
@@ -222,7 +222,7 @@ impl<'w> Drive<'_, '_, 'w> {
                     Err(failure) => Report::ServiceFailed(service, Box::new(failure)),
                 }
             },
-            move || Report::ServiceFailed(service, Box::new(start_defect(&name))),
+            move || Report::ServiceFailed(service, Box::new(ServiceFailure::defect(&name))),
         );
     }
 
@@ -431,7 +431,7 @@ impl<'w> Drive<'_, '_, 'w> {
                 let end = node_run::never_ran(&context, &job, &[], failure, logs).await;
                 Report::Done(task, Box::new(end))
             },
-            move || Report::Done(task, Box::new(defect(began))),
+            move || Report::Done(task, Box::new(NodeEnd::defect(began))),
         );
     }
 
@@ -488,22 +488,7 @@ impl<'w> Drive<'_, '_, 'w> {
                 drop(in_use);
                 Report::Done(task, Box::new(end))
             },
-            move || Report::Done(task, Box::new(defect(began))),
+            move || Report::Done(task, Box::new(NodeEnd::defect(began))),
         );
     }
-}
-
-fn start_defect(name: &str) -> ServiceFailure {
-    ServiceFailure {
-        reason: format!("service `{name}` could not be started: a defect of doe"),
-        cause: Cause::Service,
-        logs: Vec::new(),
-        cancelled: false,
-        taints: None,
-    }
-}
-
-fn defect(began_unix_ms: u64) -> NodeEnd {
-    let error = Error::new(Kind::Bug, "panic", "a defect of doe ended the node");
-    NodeEnd::unrecorded(began_unix_ms, &error)
 }

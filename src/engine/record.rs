@@ -21,7 +21,7 @@ use super::made::Made;
 use super::node_run::Draft;
 use super::steps::{Failure, Used};
 use super::{monitor, moved};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::rule::classes::is_infrastructure;
 use crate::rule::model::RuleKind;
 
@@ -55,6 +55,12 @@ pub(super) struct NodeEnd {
 }
 
 impl NodeEnd {
+    /// The end of an execution that panicked.
+    pub(super) fn defect(acquired_unix_ms: u64) -> Self {
+        let error = Error::new(Kind::Bug, "panic", "a defect of doe ended the node");
+        Self::unrecorded(acquired_unix_ms, &error)
+    }
+
     /// The end of an execution that could not even be recorded.
     pub(super) fn unrecorded(acquired_unix_ms: u64, error: &Error) -> Self {
         Self {

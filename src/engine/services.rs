@@ -91,6 +91,17 @@ pub(super) struct ServiceFailure {
 }
 
 impl ServiceFailure {
+    /// Work for it panicked.
+    pub(super) fn defect(name: &str) -> Self {
+        Self {
+            reason: format!("service `{name}` could not be started: a defect of doe"),
+            cause: Cause::Service,
+            logs: Vec::new(),
+            cancelled: false,
+            taints: None,
+        }
+    }
+
     /// Whether the infrastructure is the cause.
     pub(super) fn is_of_infrastructure(&self, rule: &Rule) -> bool {
         let logs = self.logs.iter();

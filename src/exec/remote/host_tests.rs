@@ -115,7 +115,7 @@ fn a_start_that_was_taken_back_on_its_way_leaves_nothing_to_read() {
     let _ = input.write_all(&rest);
     drop(input);
     child.wait_with_output().unwrap();
-    assert_eq!(host.secrets(), [PathBuf::new(); 0]);
+    assert_eq!(host.secrets(), Vec::<PathBuf>::new());
     assert!(!exists(&host.path("work")));
 }
 
@@ -128,7 +128,7 @@ fn what_a_start_left_that_was_broken_off_is_removed() {
     let told = child.wait_with_output().unwrap();
     let why = String::from_utf8_lossy(&told.stderr).into_owned();
     assert!(why.contains("arrived in part"), "{why}");
-    assert_eq!(host.secrets(), [PathBuf::new(); 0]);
+    assert_eq!(host.secrets(), Vec::<PathBuf>::new());
     // Killed it could not do that: who takes it back does.
     let (mut child, input, _) = host.half("true");
     soon("it is on its way", || !host.secrets().is_empty());
@@ -155,5 +155,5 @@ fn a_second_start_points_to_the_first_and_leaves_nothing_to_read() {
     assert_eq!(String::from_utf8_lossy(&second.stdout), first);
     std::fs::write(host.path("go"), "").unwrap();
     soon("it ends", || host.dir().join("exit").exists());
-    assert_eq!(host.secrets(), [PathBuf::new(); 0]);
+    assert_eq!(host.secrets(), Vec::<PathBuf>::new());
 }

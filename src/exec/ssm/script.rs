@@ -211,7 +211,7 @@ mod tests {
             }
             assert_eq!(
                 files_with(dir.path(), "hf_0"),
-                [PathBuf::new(); 0],
+                Vec::<PathBuf>::new(),
                 "{shell}"
             );
             std::fs::write(&go, "").unwrap();
