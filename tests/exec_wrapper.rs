@@ -562,8 +562,10 @@ fn cannot_mount() {
     let why = "no right to mount a small file system here";
     let note = format!("SKIPPED: {why}\n");
     std::io::stderr().write_all(note.as_bytes()).unwrap();
-    let told = Case::own("wrapper");
-    told.into_iter().for_each(|told| told.skip(why));
+    for shell in SHELLS {
+        let told = Case::own(&format!("wrapper under {}", shell.join(" ")));
+        told.into_iter().for_each(|told| told.skip(why));
+    }
 }
 
 #[test]
