@@ -217,6 +217,42 @@ fn a_further_attempt_that_died_with_its_doe_is_begun_anew_under_its_number() {
     workspace.assert_nothing_runs();
 }
 
+/// Killed while the record of the first attempt comes to the disk, wherever that is: it is stored or
+/// not, and its number is given once.
+#[test]
+fn killed_while_an_attempt_is_recorded_it_is_recorded_once() {
+    for point in [
+        "after-rename",
+        "before-commit",
+        "after-commit",
+        "before-announce",
+    ] {
+        let mut killed = 0;
+        for count in 1.. {
+            let workspace = flaky(3, "1ms");
+            go(&workspace);
+            let mut command = workspace.command(&["build", "//t:all", "--json"]);
+            let fault = format!("{point}:{count}:kill");
+            let ran = command.env("DOE_FAULT", &fault).output().unwrap();
+            if ran.status.success() {
+                break;
+            }
+            assert_eq!(ran.status.code(), None, "{fault}: {ran:?}");
+            killed += 1;
+            build(&workspace);
+            let found = attempts(&workspace);
+            let numbers: Vec<u32> = found.iter().map(|(n, _)| *n).collect();
+            let expected: Vec<u32> = (1..=numbers.len() as u32).collect();
+            assert_eq!(numbers, expected, "{fault}: {found:?}");
+            assert_eq!(found.last().unwrap().1, "ok", "{fault}: {found:?}");
+            // The second may have been torn before it left a record.
+            assert!((2..=3).contains(&begun(&workspace)), "{fault}: {found:?}");
+            workspace.assert_nothing_runs();
+        }
+        assert!(killed > 0, "{point} is never passed");
+    }
+}
+
 /// Killed again and again at random moments, with attempts that are spoiled in between: in the end every
 /// attempt that ended has one record, numbers run on, and none is there twice.
 #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
-use doe_cache::{Digest, Run, RunStatus, Store};
+use doe_cache::{Digest, Filter, Run, RunStatus, Store};
 
 use super::ending::Stuck;
 pub use super::ending::cancel;
@@ -123,6 +123,8 @@ pub struct Remains {
     pub(super) stuck: Vec<Stuck>,
     pub(super) services: Vec<LeftService>,
     pub(super) nodes: Vec<LeftNode>,
+    /// By label: the record of an execution that its run stored and could not close any more.
+    pub(super) recorded: BTreeMap<String, Digest>,
     /// Services of runs that ended: those could not end them.
     pub(super) unended_services: HashSet<Token>,
     /// What runs and no run announced.
@@ -190,7 +192,13 @@ impl Remains {
             for intent in open.nodes {
                 if !seen.contains(&intent.token) {
                     seen.push(intent.token.clone());
-                    let standing = remains.standing(&intent, within).await?;
+                    let standing = match record_of(store, &intent)? {
+                        Some(record) => {
+                            remains.recorded.insert(intent.label.clone(), record);
+                            Standing::Torn("its result is stored".into())
+                        }
+                        None => remains.standing(&intent, within).await?,
+                    };
                     remains.nodes.push(LeftNode { intent, standing });
                 }
             }
@@ -359,6 +367,25 @@ impl Remains {
             .chain(self.runs.iter().chain(&self.ended).cloned())
             .collect()
     }
+}
+
+/// The record of this execution, by what no other execution shares with it: which attempt of what it
+/// was, and since when.
+fn record_of(store: &Store, intent: &NodeIntent) -> Result<Option<Digest>> {
+    let filter = Filter {
+        label: Some(intent.label.clone()),
+        ..Filter::default()
+    };
+    let found = store.list(&filter)?;
+    let mut found = found.iter().filter(|it| it.action_key == intent.action);
+    let is_it = found.find(|it| {
+        // One that cannot be read is as good as not there.
+        store.record(&it.record).is_ok_and(|record| {
+            record.attempt == intent.attempt
+                && record.timings.started_unix_ms == intent.acquired_unix_ms
+        })
+    });
+    Ok(is_it.map(|it| it.record))
 }
 
 /// Whether what ended then was there until the last step ended, whatever their clocks.

@@ -20,6 +20,7 @@ use crate::analysis::sample::{rng, uniform};
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::label::Label;
+use crate::rule::classes::is_infrastructure;
 use crate::rule::retry::RetryPolicy;
 
 /// The seed of the pause after an attempt: another one for every attempt of every node and run,
@@ -54,20 +55,28 @@ impl Retries {
     /// Takes over what killed runs were to try again: noted for this run before those are closed.
     pub(super) fn take_over(
         store: &Store,
-        dead: &[String],
+        (dead, recorded): (&[String], &BTreeMap<String, Digest>),
         run_id: &str,
         graph: &Graph<'_>,
         nodes: &[NodeId],
     ) -> Result<Self> {
-        let mut left = BTreeMap::new();
+        // By label: how it stood last, and after which record, where it had not ended.
+        let mut stood: BTreeMap<String, Option<Option<Digest>>> = BTreeMap::new();
         for run in dead.iter().rev() {
             for node in store.run_nodes(run)? {
-                match node.record.filter(|_| !node.state.is_terminal()) {
-                    Some(record) => left.insert(node.label, record),
-                    None => left.remove(&node.label),
-                };
+                let open = !node.state.is_terminal();
+                stood.insert(node.label, open.then_some(node.record));
             }
         }
+        // What was stored just before the end no note may know of.
+        for (label, record) in recorded {
+            if let Some(last) = stood.entry(label.clone()).or_insert(Some(None)) {
+                *last = Some(*record);
+            }
+        }
+        let left = stood.into_iter();
+        let left = left.filter_map(|(label, stood)| Some((label, stood??)));
+        let mut left: BTreeMap<String, Digest> = left.collect();
         if left.is_empty() {
             return Ok(Self::default());
         }
@@ -126,7 +135,9 @@ impl Drive<'_, '_, '_> {
         let Ok(record) = self.context.store.record(&digest) else {
             return;
         };
-        if record.action_key == *action && record.attempt < job.retry.attempts {
+        let class = record.verdicts.execution.class.as_deref();
+        let spoiled = class.is_some_and(|class| is_infrastructure(&job.rule, class));
+        if record.action_key == *action && spoiled && record.attempt < job.retry.attempts {
             job.attempt = record.attempt + 1;
             job.previous = Some(Previous::of(digest, &record));
             let (attempt, of) = (job.attempt, job.retry.attempts);

@@ -174,7 +174,8 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         let announced = Intents::new(&run_dir)?;
         announced.announce(remains.intents()).await?;
         intents = Some(announced);
-        retries = Retries::take_over(&store, &remains.runs, &run_id, graph, &tasks)?;
+        let dead = (&*remains.runs, &remains.recorded);
+        retries = Retries::take_over(&store, dead, &run_id, graph, &tasks)?;
     }
     for dead in &remains.runs {
         store.end_run(dead, RunStatus::Abandoned)?;

@@ -168,7 +168,7 @@ start() {
             fi
             turns=$((turns + 1))
             if [ "$turns" -gt 1500 ]; then
-                : >"$dir/unwanted"
+                true >"$dir/unwanted"
                 [ "$child" = $$ ] || kill -KILL "$child" 2>/dev/null
                 forget
                 fail 70 'it did not begin within 30 s'
