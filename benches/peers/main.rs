@@ -40,14 +40,17 @@ fn main() {
     let rounds = rounds.and_then(|text| text.parse().ok()).unwrap_or(7);
     let doe = std::env::var("DOE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_doe").to_owned());
     let peers = peers();
+    // Removed when all is measured: where many files were removed within the last minutes ext4 makes
+    // new ones slowly.
+    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("no folder: {error}"));
     check(&doe, rounds);
+    if scratch && let Err(error) = from_scratch(&doe, &peers, folder.path()) {
+        panic!("from scratch: {error}");
+    }
     for size in sizes {
-        if let Err(error) = measure(&doe, &peers, size, rounds) {
+        if let Err(error) = measure(&doe, &peers, size, rounds, folder.path()) {
             panic!("at {size} tasks: {error}");
         }
-    }
-    if scratch && let Err(error) = from_scratch(&doe, &peers) {
-        panic!("from scratch: {error}");
     }
 }
 
@@ -124,16 +127,14 @@ fn measure(
     peers: &[(&'static str, String)],
     size: usize,
     rounds: usize,
+    folder: &Path,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let root = tempfile::tempdir()?;
+    let root = folder.join(size.to_string());
     let dag = Dag::new(size);
-    let ours = root.path().join("doe");
+    let ours = root.join("doe");
     dag.write_workspace(&ours, "a")?;
     fill::fill(&ours)?;
-    let dirs: Vec<_> = peers
-        .iter()
-        .map(|(name, _)| root.path().join(name))
-        .collect();
+    let dirs: Vec<_> = peers.iter().map(|(name, _)| root.join(name)).collect();
     let mut tools = vec![tool("doe", doe, &["build", "//..."], &ours)];
     for ((name, program), dir) in peers.iter().zip(&dirs) {
         match *name {
@@ -204,6 +205,7 @@ fn measure(
 fn from_scratch(
     doe: &str,
     peers: &[(&'static str, String)],
+    folder: &Path,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let (size, goal) = SCRATCH_BAR;
     let dag = Dag::new(size);
@@ -211,18 +213,18 @@ fn from_scratch(
     let words = ["build", "//...", "--jobs", &cores.to_string()];
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); peers.len() + 1];
     // In turns, so that a machine that slows down does so for all of them.
-    for _ in 0..SCRATCH_ROUNDS {
+    for round in 0..SCRATCH_ROUNDS {
         for (at, (name, program)) in peers.iter().enumerate() {
-            let dir = tempfile::tempdir()?;
+            let dir = folder.join(format!("{name}-{round}"));
             match *name {
-                "make" => dag.write_make(dir.path())?,
-                _ => dag.write_ninja(dir.path())?,
+                "make" => dag.write_make(&dir)?,
+                _ => dag.write_ninja(&dir)?,
             }
-            times[at].push(peer(name, program, dir.path()).time_ms());
+            times[at].push(peer(name, program, &dir).time_ms());
         }
-        let dir = tempfile::tempdir()?;
-        dag.write_workspace(dir.path(), "a")?;
-        times[peers.len()].push(tool("doe", doe, &words, dir.path()).time_ms());
+        let dir = folder.join(format!("doe-{round}"));
+        dag.write_workspace(&dir, "a")?;
+        times[peers.len()].push(tool("doe", doe, &words, &dir).time_ms());
     }
     let mut medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
     let names = peers.iter().map(|(name, _)| *name).chain(["doe"]);

@@ -227,7 +227,7 @@ async fn execute(
     }
     draft.failure = ran.failure;
     if is_alone && job.resumed.is_none() && draft.failure.is_none() {
-        context.scratch.give_back(&tmp);
+        context.scratch.give_back(tmp);
     }
     let mut began = match job.resumed {
         Some(_) => now_unix_ms(),

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use doe_cache::Digest;
 
@@ -14,6 +15,8 @@ use crate::error::{Error, Result};
 pub(crate) struct Scratch {
     run_dir: PathBuf,
     link: PathBuf,
+    /// Empty folders that were given back.
+    free: Mutex<Vec<PathBuf>>,
     made: AtomicU64,
 }
 
@@ -27,6 +30,7 @@ impl Scratch {
         Self {
             link: if made { link } else { run_dir.to_owned() },
             run_dir: run_dir.to_owned(),
+            free: Mutex::default(),
             made: AtomicU64::new(0),
         }
     }
@@ -39,16 +43,28 @@ impl Scratch {
         Ok(self.link.join(below))
     }
 
-    /// A folder of its own for the temporary files of one process that ends with this program.
+    /// An empty folder for the temporary files of one process that ends with this program, under a
+    /// name that no other process was ever told.
     pub(crate) fn borrow(&self) -> Result<PathBuf> {
-        self.folder(&format!("b{}", self.made.fetch_add(1, Ordering::Relaxed)))
+        let name = || format!("b{}", self.made.fetch_add(1, Ordering::Relaxed));
+        let free = locked(&self.free).pop();
+        if let Some(free) = free {
+            // Making and removing one for each process is what file systems are slow at.
+            let folder = free.with_file_name(name());
+            if std::fs::rename(&free, &folder).is_ok() && is_empty(&folder) {
+                return Ok(folder);
+            }
+        }
+        self.folder(&name())
     }
 
-    /// Gives a borrowed folder back. Nobody else gets it: what the process has left running may
-    /// still write there.
-    pub(crate) fn give_back(&self, folder: &Path) {
-        // One with something in it stays, for whoever looks closer.
-        let _ = std::fs::remove_dir(folder);
+    /// Gives a borrowed folder back. Another process may get it under another name: what this one
+    /// has left running does not find it any more. One with something in it stays, for whoever
+    /// looks closer.
+    pub(crate) fn give_back(&self, folder: PathBuf) {
+        if is_empty(&folder) {
+            locked(&self.free).push(folder);
+        }
     }
 
     /// Removes the link of a run that was killed.
@@ -63,6 +79,14 @@ impl Drop for Scratch {
             remove(&self.link);
         }
     }
+}
+
+fn locked(free: &Mutex<Vec<PathBuf>>) -> MutexGuard<'_, Vec<PathBuf>> {
+    free.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 fn link_of(run_id: &str) -> PathBuf {
@@ -91,12 +115,18 @@ mod tests {
         let borrowed = [scratch.borrow().unwrap(), scratch.borrow().unwrap()];
         assert_ne!(borrowed[0], borrowed[1]);
         std::fs::write(borrowed[0].join("left"), "").unwrap();
-        borrowed.iter().for_each(|folder| scratch.give_back(folder));
-        assert_eq!(
-            borrowed.clone().map(|folder| folder.exists()),
-            [true, false]
-        );
-        assert!(!borrowed.contains(&scratch.borrow().unwrap()));
+        let [used, clean] = borrowed;
+        scratch.give_back(used.clone());
+        scratch.give_back(clean.clone());
+        // The empty one, but what may still run does not find it; then a new one.
+        let again = [scratch.borrow().unwrap(), scratch.borrow().unwrap()];
+        assert!(again.iter().all(|folder| is_empty(folder)));
+        assert!(!again.contains(&used) && !again.contains(&clean));
+        assert_eq!((used.exists(), clean.exists()), (true, false));
+        // One that was written to after it was given back is nobody's.
+        scratch.give_back(again[0].clone());
+        std::fs::write(again[0].join("late"), "").unwrap();
+        assert!(is_empty(&scratch.borrow().unwrap()));
         let folder = scratch.folder("n17").unwrap();
         assert!(folder.as_os_str().len() < 60, "{folder:?}");
         std::os::unix::net::UnixListener::bind(folder.join("x".repeat(36))).unwrap();
