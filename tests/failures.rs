@@ -191,7 +191,7 @@ fn two_builds_at_once_do_not_run_anything_twice() {
     let workspace = small("0.01");
     let (mut first, out) = workspace.spawn(&["build", "//phase2:L1-Unified", "--json"]);
     wait_running(&out, "//phase2:p2-unified-1k-c1");
-    let second = workspace.doe(&["build", "//phase2:L1-Unified", "--json"]);
+    let second = workspace.doe(&["build", "//phase2:L1-Unified", "--json", "--wait=0"]);
     assert_eq!(second.code, 5, "{}", second.stderr);
     assert!(
         second.stderr.contains(&first.id().to_string()),

@@ -260,6 +260,16 @@ watch() {
     end_tree "$grace_cs"
 }
 
+# Waits until the watcher sleeps or has decided: when all of us go on after a stop it wakes up as the
+# script ends, and is about to say so.
+let_it_look() {
+    turns=0
+    while children_of "$watcher" && [ -z "$found" ] && [ "$turns" -lt 200 ] && stat_of "$watcher"; do
+        nap 1
+        turns=$((turns + 1))
+    done
+}
+
 # Whether the watcher sleeps for longer than it meant to: all of us were stopped, and go on just now.
 was_stopped() {
     children_of "$watcher"
@@ -422,6 +432,7 @@ run() {
 
     timed_out=0
     if [ -n "$watcher" ]; then
+        let_it_look
         read -r late <"$dir/.late"
         case $late in
         1) timed_out=1 && wait "$watcher" ;;
