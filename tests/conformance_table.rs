@@ -180,8 +180,10 @@ fn page() -> String {
 /// What the wrapper's tests under a shell came to.
 fn under(shell: &str) -> String {
     let executor = format!("wrapper under {shell}");
-    let folder = told::folder().join(executor.replace([' ', '/'], "_"));
-    let lines = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let lines = std::fs::read_dir(told::folder_of(&executor))
+        .into_iter()
+        .flatten()
+        .flatten();
     let lines = lines.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
     let lines: Vec<String> = lines.collect();
     match lines.iter().find(|line| *line != "passed") {

@@ -38,7 +38,8 @@ async fn all_members_run_at_the_same_time() {
     // Nobody gets past this unless all four have begun and none has been waited for.
     let lab = Lab::new(&gang(ALL_ARE_THERE, ""), &pattern("one", "gang", ""));
     let built = lab.build().await;
-    assert_eq!(built.node(&label("one")).outcome, Outcome::Ok);
+    let one = built.node(&label("one"));
+    assert_eq!(one.outcome, Outcome::Ok, "{:?}", one.reason);
     assert_eq!(lab.lines("there").len(), 4);
     let record = lab.record(&label("one"));
     let hosts = &record.provenance.hosts;

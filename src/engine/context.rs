@@ -2,6 +2,8 @@
 //! environment of a script is. Made once, never changed.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -263,14 +265,18 @@ pub(super) fn now_unix_ms() -> u64 {
     now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// A name for a run: begins with its time, so that names sort as runs began.
+/// A name for a run: begins with its time, so that names sort as runs began. What ends it is drawn,
+/// for processes are told apart by it, and two programs may begin in one millisecond under one
+/// number: in one process, on two machines, in two containers.
 pub(super) fn new_run_id() -> String {
     let ms = now_unix_ms();
     let time = UNIX_EPOCH + std::time::Duration::from_millis(ms);
     let text = humantime::format_rfc3339_seconds(time).to_string();
     let stamp: String = text.chars().filter(char::is_ascii_alphanumeric).collect();
     let stamp = stamp.trim_end_matches('Z');
-    format!("{stamp}-{:03}-{:x}", ms % 1000, std::process::id())
+    // Keyed by the system's random numbers, each time anew.
+    let drawn = RandomState::new().build_hasher().finish();
+    format!("{stamp}-{:03}-{:08x}", ms % 1000, drawn >> 32)
 }
 
 /// The last lines of a log, for people: at most `lines` and 4 KiB, without control characters.
@@ -318,7 +324,9 @@ mod tests {
     }
 
     #[test]
-    fn run_ids_sort_by_time() {
+    fn run_ids_sort_by_time_and_are_given_once() {
+        let ids: std::collections::HashSet<String> = (0..1000).map(|_| new_run_id()).collect();
+        assert_eq!(ids.len(), 1000);
         let id = new_run_id();
         assert_eq!(id.find('-'), Some(15), "{id}");
         assert!(id.starts_with("20"));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
@@ -95,11 +95,7 @@ impl Timeline {
         let called = |outcome: &str| ended(&std::fs::read_to_string(&out).unwrap(), outcome);
         let called: BTreeSet<String> = &called("ok") | &called("reused");
         let copy = self.dir.path().join("cut.img");
-        // Nobody syncs anything while it is copied: the power goes at one moment.
-        let doe = Pid::from_child(&child);
-        let _ = kill_process(doe, Signal::STOP);
-        std::fs::copy(&image, &copy).unwrap();
-        let _ = kill_process(doe, Signal::CONT);
+        at_one_moment(&child, &image, &copy);
         self.end(child);
         let after = Disk::mount(&copy, &self.dir.path().join("cut"));
         let survivor = Workspace::at(&after.path().join("w"));
@@ -136,6 +132,19 @@ impl Timeline {
         drop(after);
         std::fs::remove_file(copy).unwrap();
     }
+}
+
+/// Copies a disk as it is at one moment, while a build writes to it. A sync that is under way goes on
+/// in a process that is stopped, so what changes while it is copied is copied again.
+fn at_one_moment(doe: &Child, image: &Path, copy: &Path) {
+    let pid = Pid::from_child(doe);
+    let _ = kill_process(pid, Signal::STOP);
+    wait_for("a moment without a write", Duration::from_secs(60), || {
+        let bytes = std::fs::read(image).unwrap();
+        let is_still = bytes == std::fs::read(image).unwrap();
+        is_still.then(|| std::fs::write(copy, bytes).unwrap())
+    });
+    let _ = kill_process(pid, Signal::CONT);
 }
 
 /// Calls a program that must succeed.
@@ -205,7 +214,7 @@ fn what_was_called_done_survives_a_power_cut() {
         });
         let done = called_ok(&out);
         let copy = dir.path().join(format!("cut{cut}.img"));
-        std::fs::copy(&image, &copy).unwrap();
+        at_one_moment(&child, &image, &copy);
         let after = Disk::mount(&copy, &dir.path().join(format!("cut{cut}")));
         let survivor = after.mount.join("w");
         // The path of the workspace is no input.

@@ -42,9 +42,13 @@ pub fn line(executor: &str, case: &str) -> Option<String> {
     std::fs::read_to_string(file(executor, case)).ok()
 }
 
+/// Where the lines of one executor are.
+pub fn folder_of(executor: &str) -> PathBuf {
+    folder().join(executor.replace([' ', '/'], "_"))
+}
+
 fn file(executor: &str, case: &str) -> PathBuf {
-    let name = case.replace([' ', '/'], "_");
-    folder().join(executor.replace('/', "_")).join(name)
+    folder_of(executor).join(case.replace([' ', '/'], "_"))
 }
 
 /// The test that runs, by the name that the harness gives its thread; none where it gives none.
