@@ -593,10 +593,10 @@ async fn wide_layers_go_through_arrays_and_few_questions() {
     );
     std::io::stderr().write_all(note.as_bytes()).unwrap();
     let seconds = begun.elapsed().as_secs();
-    // One for each node, and few more.
+    // One for each node, and few more; the slower the disk, the later the last of them come.
     assert!(
-        (2..=count as u64 / 20).contains(&submissions),
-        "{submissions} submissions"
+        (2..=count as u64 / 20 + seconds).contains(&submissions),
+        "{submissions} submissions in {seconds} s"
     );
     assert!(
         (1..=seconds + 20).contains(&questions),

@@ -19,8 +19,10 @@ use crate::exec::{Ask, HostSpec, Token};
 
 /// File of an execution that names its array and its place there.
 const PLACE: &str = "slurm";
-/// Starts that come within this time go together.
+/// Starts that come within this time of each other go together,
 const GATHER: Duration = Duration::from_millis(25);
+/// unless the first of them has waited this long: where the disk is slow they come one by one.
+const GATHER_MOST: Duration = Duration::from_millis(500);
 /// Most tasks of one array; controllers allow 1001 by default.
 const MOST: usize = 1000;
 /// Between two tries to submit.
@@ -77,11 +79,7 @@ impl Submitter {
         let (sender, mut inbox) = mpsc::unbounded_channel::<Asked>();
         tokio::spawn(async move {
             while let Some(first) = inbox.recv().await {
-                let mut asked = vec![first];
-                tokio::time::sleep(GATHER).await;
-                while let Ok(more) = inbox.try_recv() {
-                    asked.push(more);
-                }
+                let asked = gather(first, &mut inbox).await;
                 let mut arrays: BTreeMap<Shape, Vec<Asked>> = BTreeMap::new();
                 for one in asked {
                     let start = &one.0;
@@ -112,6 +110,19 @@ impl Submitter {
         self.0.send((start, sender)).map_err(|_| broken())?;
         receiver.await.map_err(|_| broken())?
     }
+}
+
+/// What comes together with a start.
+async fn gather(first: Asked, inbox: &mut mpsc::UnboundedReceiver<Asked>) -> Vec<Asked> {
+    let begun = Instant::now();
+    let mut asked = vec![first];
+    while let Some(left) = GATHER_MOST.checked_sub(begun.elapsed()) {
+        match tokio::time::timeout(GATHER.min(left), inbox.recv()).await {
+            Ok(Some(more)) => asked.push(more),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    asked
 }
 
 async fn submit(queue: &Queue, place: &Place, kind: &Shape, array: Vec<Asked>) {
