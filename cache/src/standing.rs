@@ -44,10 +44,18 @@ impl Standing {
             let (s, ns) = (Value::Int(log.mtime()), Value::Int(log.mtime_nsec()));
             looks.push(Value::List(vec![size, s, ns]));
         }
-        // Who deletes a record or a blob changes the folder it was in.
-        for (name, folder) in [("records", layout.records()), ("blobs", layout.cas())] {
-            folders(&mut looks, name, &folder)?;
-        }
+        // Who deletes a record or a blob changes the folder it was in. To look at all of them is
+        // most of what nothing to do costs, so two threads do.
+        let (records, blobs) = std::thread::scope(|scope| {
+            let blobs =
+                std::thread::Builder::new().spawn_scoped(scope, || folders("blobs", &layout.cas()));
+            let records = folders("records", &layout.records());
+            let blobs = blobs.ok().and_then(|thread| thread.join().ok());
+            (records, blobs)
+        });
+        looks.extend(records?);
+        // Where no thread is to be had.
+        looks.extend(blobs.unwrap_or_else(|| folders("blobs", &layout.cas()))?);
         let mut key = KeyEncoder::new("doe.standing", 1);
         key.entry("looks", &Value::List(looks));
         Ok(Some(Self {
@@ -90,9 +98,11 @@ fn mark(name: &str, meta: &Metadata) -> Value {
     ])
 }
 
-fn folders(looks: &mut Vec<Value>, name: &str, dir: &Path) -> Result<()> {
-    let Some(own) = meta(dir)? else { return Ok(()) };
-    looks.push(mark(name, &own));
+fn folders(name: &str, dir: &Path) -> Result<Vec<Value>> {
+    let Some(own) = meta(dir)? else {
+        return Ok(Vec::new());
+    };
+    let mut looks = vec![mark(name, &own)];
     let failed = |e| Error::io("look at", dir, &e);
     let mut inside = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
@@ -103,7 +113,7 @@ fn folders(looks: &mut Vec<Value>, name: &str, dir: &Path) -> Result<()> {
     for (below, meta) in inside {
         looks.push(mark(&format!("{name}/{}", below.to_string_lossy()), &meta));
     }
-    Ok(())
+    Ok(looks)
 }
 
 #[cfg(test)]
