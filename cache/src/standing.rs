@@ -31,7 +31,18 @@ impl Standing {
         let Some(file) = meta(&layout.index())? else {
             return Ok(None);
         };
-        let Some(generation) = Generation::of(layout.root())? else {
+        // To look at all of this is most of what nothing to do costs, so it is done side by side.
+        let sides = [("records", layout.records()), ("blobs", layout.cas())];
+        let (generation, sides) = std::thread::scope(|scope| {
+            let looking = sides.each_ref().map(|(name, folder)| {
+                let look = move || folders(name, folder);
+                std::thread::Builder::new().spawn_scoped(scope, look).ok()
+            });
+            let generation = Generation::of(layout.root());
+            let seen = looking.map(|thread| thread.and_then(|thread| thread.join().ok()));
+            (generation, seen.into_iter().zip(&sides))
+        });
+        let Some(generation) = generation? else {
             return Ok(None);
         };
         let Generation { epoch, count } = generation;
@@ -44,18 +55,11 @@ impl Standing {
             let (s, ns) = (Value::Int(log.mtime()), Value::Int(log.mtime_nsec()));
             looks.push(Value::List(vec![size, s, ns]));
         }
-        // Who deletes a record or a blob changes the folder it was in. To look at all of them is
-        // most of what nothing to do costs, so two threads do.
-        let (records, blobs) = std::thread::scope(|scope| {
-            let blobs =
-                std::thread::Builder::new().spawn_scoped(scope, || folders("blobs", &layout.cas()));
-            let records = folders("records", &layout.records());
-            let blobs = blobs.ok().and_then(|thread| thread.join().ok());
-            (records, blobs)
-        });
-        looks.extend(records?);
-        // Where no thread is to be had.
-        looks.extend(blobs.unwrap_or_else(|| folders("blobs", &layout.cas()))?);
+        // Who deletes a record or a blob changes the folder it was in.
+        for (seen, (name, folder)) in sides {
+            // Here, where no thread was to be had.
+            looks.extend(seen.unwrap_or_else(|| folders(name, folder))?);
+        }
         let mut key = KeyEncoder::new("doe.standing", 1);
         key.entry("looks", &Value::List(looks));
         Ok(Some(Self {
