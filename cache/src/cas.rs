@@ -206,15 +206,22 @@ impl Cas {
         self.locate(digest).map(|(_, size)| size)
     }
 
-    /// Where the blob's file lies, to hand it to another program. A staged blob moves with the
-    /// next flush. The content is not verified; [`Self::open`] does that.
+    /// Where the blob's file lies for good, to hand it to another program; a staged one is brought
+    /// there first. The content is not verified; [`Self::open`] does that.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`]; [`Error::Io`] when it cannot be brought there.
     pub fn path(&self, digest: &Digest) -> Result<PathBuf> {
-        self.locate(digest)
-            .map(|(path, _)| path)
-            .ok_or_else(|| missing(digest))
+        let place = self.layout.blob(digest);
+        loop {
+            match self.locate(digest) {
+                Some((path, _)) if path == place => return Ok(place),
+                // Also when it is in its place already: who staged the same content at the same
+                // time left a second copy.
+                Some(_) => self.flush_one(digest)?,
+                None => return Err(missing(digest)),
+            }
+        }
     }
 
     fn locate(&self, digest: &Digest) -> Option<(PathBuf, u64)> {
@@ -235,7 +242,7 @@ impl Cas {
     fn open_file(&self, digest: &Digest) -> Result<(File, PathBuf)> {
         let mut moved = false;
         loop {
-            let path = self.path(digest)?;
+            let (path, _) = self.locate(digest).ok_or_else(|| missing(digest))?;
             match File::open(&path) {
                 Ok(file) => return Ok((file, path)),
                 // A flush took it from `tmp/` to its place, which happens once.

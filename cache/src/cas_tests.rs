@@ -205,6 +205,25 @@ fn threads_may_put_the_same_blob() {
     assert!(files_below(&root.path().join("tmp")).is_empty());
 }
 
+/// Whoever was told where a blob lies finds it there, whatever is flushed meanwhile.
+#[test]
+fn a_blob_lies_for_good_where_it_is_said_to_lie() {
+    let root = tempfile::tempdir().unwrap();
+    let cas = cas(root.path());
+    let staged = cas.stage_bytes(b"staged").unwrap();
+    let path = cas.path(&staged.digest).unwrap();
+    cas.flush().unwrap();
+    assert_eq!(fs::read(path).unwrap(), b"staged");
+    // Two have looked for the same blob before either had staged it; the second comes when the
+    // first one's is in its place.
+    let late = Temp::with(&cas.layout.tmp(), b"twice").unwrap();
+    let blob = cas.put_bytes(b"twice").unwrap();
+    cas.stage(blob, late);
+    let path = cas.path(&blob.digest).unwrap();
+    cas.flush().unwrap();
+    assert_eq!(fs::read(path).unwrap(), b"twice");
+}
+
 /// A staged blob is never out of sight, not even on its way to its place.
 #[test]
 fn a_blob_stays_in_sight_while_others_flush() {
@@ -254,9 +273,10 @@ fn what_was_not_synced_is_staged_anew_or_missing() {
     let cas = cas(root.path());
     let fails = |faults: &str| fault::here::with(faults, || cas.flush()).unwrap_err();
     let blob = cas.stage_bytes(b"kept").unwrap();
-    let first = cas.path(&blob.digest).unwrap();
+    let lies = || cas.locate(&blob.digest).unwrap().0;
+    let first = lies();
     fails("before-fsync:1:error");
-    assert_ne!(cas.path(&blob.digest).unwrap(), first);
+    assert_ne!(lies(), first);
     assert!(!first.exists());
     assert_eq!(cas.get(&blob.digest).unwrap(), b"kept");
     // No room for a copy.
@@ -265,7 +285,7 @@ fn what_was_not_synced_is_staged_anew_or_missing() {
     assert_eq!(cas.stage_bytes(b"kept").unwrap(), blob);
     // The copy is of something else, though the blob was held against its digest before.
     assert_eq!(cas.get(&blob.digest).unwrap(), b"kept");
-    let path = cas.path(&blob.digest).unwrap();
+    let path = lies();
     fs::remove_file(&path).unwrap();
     fs::write(&path, b"torn").unwrap();
     fails("before-fsync:1:error");
