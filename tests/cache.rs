@@ -332,6 +332,31 @@ fn a_damaged_input_is_made_again_by_the_build_that_needs_it() {
     lab.assert_nothing_runs();
 }
 
+/// A build with nothing to do reads no result but those that it shows.
+#[test]
+fn a_damaged_result_that_is_shown_is_made_again() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    for cut in [true, false] {
+        let record = record_of(&lab, "//lab:sum");
+        let file = format!(".doe/records/{}/{record}.json", &record[..2]);
+        let file = lab.path().join(file);
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        if cut {
+            std::fs::write(&file, &bytes[..bytes.len() / 3]).unwrap();
+        }
+        let built = lab.doe(&["build", "//..."]).ok();
+        assert!(built.stdout.contains("1 ok, 2 reused"), "{}", built.stdout);
+        assert!(built.stdout.contains(" //lab:sum"), "{}", built.stdout);
+        let again = lab.doe(&["build", "//..."]).ok().stdout;
+        assert!(again.contains("0 ok, 3 reused"), "{again}");
+    }
+    // The one whose file is gone is told of once.
+    lab.doe(&["cache", "verify"]).exits(7);
+    lab.doe(&["cache", "verify"]).ok();
+}
+
 #[test]
 fn a_record_whose_file_is_gone_stands_for_nothing() {
     let lab = lab("1, 2", false);

@@ -216,6 +216,10 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         store.attach(mirror.clone());
     }
 
+    let shown = match out.json {
+        true => Vec::new(),
+        false => shown(&graph, &nodes, &needed),
+    };
     let mut console = Console::new(out);
     console.gather = recall.is_some().then(|| Gather::new(out.json));
     let ended = runtime.block_on(async {
@@ -225,6 +229,7 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         let request = Request {
             decider: &mut decider,
             targets: &nodes,
+            shown: &shown,
             store: store.clone(),
             executor: masked(fleet.executor, &secrets),
             local: fleet.local,
@@ -376,13 +381,26 @@ pub struct Numbers {
     pub more: u64,
 }
 
+fn has_numbers(graph: &Graph<'_>, node: NodeId) -> bool {
+    let rule = &graph.pattern(node).rule;
+    rule.kind == RuleKind::Analysis && !rule.metrics.is_empty()
+}
+
+/// Whose numbers are shown when all goes well.
+fn shown(graph: &Graph<'_>, nodes: &[NodeId], needed: &[NodeId]) -> Vec<NodeId> {
+    if !nodes.iter().any(|node| has_numbers(graph, *node)) {
+        return Vec::new();
+    }
+    let order = graph.order().iter().copied();
+    let shown =
+        order.filter(|node| has_numbers(graph, *node) && needed.binary_search(node).is_ok());
+    shown.take(MOST_SHOWN).collect()
+}
+
 /// The first analyses among the nodes whose numbers are at hand.
 fn numbers(decider: &Decider<'_>, store: &Store, nodes: &[NodeId]) -> Result<Numbers> {
     let graph = decider.graph();
-    let has_numbers = |node: &NodeId| {
-        let rule = &graph.pattern(*node).rule;
-        rule.kind == RuleKind::Analysis && !rule.metrics.is_empty()
-    };
+    let has_numbers = |node: &NodeId| has_numbers(graph, *node);
     let mut numbers = Numbers {
         shown: Vec::new(),
         more: 0,

@@ -78,6 +78,8 @@ pub struct Request<'a, 'w> {
     pub decider: &'a mut Decider<'w>,
     /// What is asked for; what it depends on is added.
     pub targets: &'a [NodeId],
+    /// Whose results the caller reads at the end: what is damaged of them is made again.
+    pub shown: &'a [NodeId],
     /// Results.
     pub store: Arc<Store>,
     /// Runs what has a role.
@@ -118,6 +120,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
     let Request {
         decider,
         targets,
+        shown,
         store,
         executor,
         local,
@@ -126,10 +129,8 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         interrupt,
         sink,
     } = request;
-    let started = Instant::now();
-    let run_id = new_run_id();
-    let graph = decider.graph();
-    let platform = decider.platform();
+    let (started, run_id) = (Instant::now(), new_run_id());
+    let (graph, platform) = (decider.graph(), decider.platform());
     let wanted: BTreeSet<NodeId> = graph.closure(targets, false).into_iter().collect();
     let mut journal = Journal::new(sink);
     journal.remote.clone_from(&options.warmed.imported);
@@ -142,7 +143,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         mut rejudged,
         made,
         warnings: damaged,
-    } = survey(&store, decider, &run_id, &wanted)?;
+    } = survey(&store, decider, &run_id, &wanted, shown)?;
     let mut watch = Watch::new(graph, &options.followups, &wanted);
     let opening = at_the_begin(&mut watch, &store, decider, &run_id, &mut finals)?;
     rejudged.extend(&opening.rejudged);

@@ -31,12 +31,13 @@ pub(super) struct Survey {
     pub warnings: Vec<String>,
 }
 
-/// Looks at every wanted node.
+/// Looks at every wanted node; what is `shown` at the end is read.
 pub(super) fn survey(
     store: &Store,
     decider: &mut Decider<'_>,
     run_id: &str,
     wanted: &BTreeSet<NodeId>,
+    shown: &[NodeId],
 ) -> Result<Survey> {
     let mut rejudged = Vec::new();
     let mut warnings = Vec::new();
@@ -49,7 +50,11 @@ pub(super) fn survey(
         let (damaged, error) = match found? {
             Ok((finals, ended, tasks, planned)) => {
                 let mut made = Known::default();
-                match unreadable(store, decider, &finals, &tasks, &mut made)? {
+                let damage = match unreadable(store, decider, &finals, &tasks, &mut made)? {
+                    None => unshowable(store, &finals, shown)?,
+                    damage => damage,
+                };
+                match damage {
                     Some(damage) => damage,
                     None => {
                         return Ok(Survey {
@@ -133,6 +138,28 @@ fn look(
     }
     tasks.sort_unstable();
     Ok(Ok((finals, ended, tasks, planned)))
+}
+
+/// The first record of what is shown that cannot be read.
+fn unshowable(store: &Store, finals: &[Option<Final>], shown: &[NodeId]) -> Result<Option<Damage>> {
+    let ended = shown
+        .iter()
+        .filter_map(|node| finals[node.index()].as_ref());
+    let good = ended.filter(|ended| ended.outcome.is_good());
+    for record in good.filter_map(|ended| ended.record) {
+        match store.record(&record) {
+            Ok(_) => {}
+            Err(error) => {
+                let error = Error::from(error);
+                return if is_damage(&error) {
+                    Ok(Some((record, error)))
+                } else {
+                    Err(error)
+                };
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The first input of a task that cannot be read.

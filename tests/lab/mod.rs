@@ -201,6 +201,7 @@ impl Lab {
         let ended = run(Request {
             decider: &mut decider,
             targets: &targets,
+            shown: &[],
             store,
             executor: executor.clone(),
             local: executor.clone(),
