@@ -2,7 +2,7 @@
 //! was done is kept, and what comes out is what comes out on this machine: in a store of its own,
 //! with the same keys, and with the same results as far as no clock has a part in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use doe_cache::{Record, RecordKind, Store};
@@ -94,15 +94,32 @@ fn results(workspace: &Workspace, platform: &str, targets: &[&str]) -> BTreeMap<
     let rows = rows.as_array().unwrap().iter().map(|row| {
         let label = row["label"].as_str().unwrap();
         let record = store.record(&known.current(label).unwrap().record).unwrap();
-        (label.to_owned(), timeless(&store, &record, row))
+        (label.to_owned(), timeless(workspace, &store, &record, row))
     });
     rows.collect()
 }
 
-fn timeless(store: &Store, record: &Record, row: &Value) -> Value {
+/// The metrics that a rule does not always give.
+fn optional(workspace: &Workspace, rule: &str) -> BTreeSet<String> {
+    let (file, name) = rule.split_once('.').unwrap();
+    let text = workspace.read(&format!("rules/{file}.toml"));
+    let rules: toml::Table = text.parse().unwrap();
+    let metrics = rules[name].get("metric").and_then(|it| it.as_table());
+    let optional = metrics
+        .into_iter()
+        .flatten()
+        .filter(|(_, metric)| metric.get("optional").and_then(toml::Value::as_bool) == Some(true));
+    optional.map(|(name, _)| name.clone()).collect()
+}
+
+fn timeless(workspace: &Workspace, store: &Store, record: &Record, row: &Value) -> Value {
+    // An analysis says some numbers only when the times were so (two modes have two means).
+    let optional = optional(workspace, &record.rule);
+    let always = |name: &str| record.kind == RecordKind::Measure || !optional.contains(name);
     let units = record
         .metrics
         .iter()
+        .filter(|(name, _)| always(name))
         .map(|(name, metric)| (name, json!([metric.unit, metric.better])));
     let counts = record
         .samples
