@@ -512,6 +512,43 @@ async fn what_slurm_refuses_or_lets_wait_for_ever_is_an_error_at_once() {
     assert!(!own.file("ran").exists());
 }
 
+/// The file system of the nodes may show a file otherwise than it was written, or not any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_sees_otherwise_than_it_was_staged_is_not_used() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(1).await;
+    let host = &own.specs[0];
+    let tool = own.dir.path().join("tool");
+    std::fs::write(&tool, "#!/bin/sh\necho right >ran\n").unwrap();
+    let files = [(doe_cache::Digest::of_file(&tool).unwrap(), tool)];
+    let stage = || own.executor.stage(host, &files);
+    let staged = stage().await.unwrap().remove(0);
+    let script = own.script(&format!("sh '{}'", staged.display()));
+    let run = async || {
+        let token = conformance::token();
+        let started = own.executor.start(host, &script, &token);
+        let handle = conformance::bounded(started).await?;
+        Ok::<_, doe::error::Error>(own.wait(&handle).await)
+    };
+    assert!(exited(&run().await.unwrap(), 0));
+    assert!(own.file("ran").exists());
+    std::fs::remove_file(own.file("ran")).unwrap();
+    std::fs::remove_file(&staged).unwrap();
+    std::fs::write(&staged, "#!/bin/sh\necho wrong >ran\n").unwrap();
+    let error = run().await.unwrap_err();
+    assert_eq!(error.code, "not-started", "{error}");
+    let said = "is not on this node what it was when it was staged";
+    assert!(
+        error.causes.iter().any(|cause| cause.contains(said)),
+        "{error:?}"
+    );
+    assert!(!own.file("ran").exists());
+    assert_eq!(stage().await.unwrap(), [staged]);
+    assert!(exited(&run().await.unwrap(), 0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handle_survives_the_client_and_a_sweep_finds_what_runs() {
     let Some(_told) = rig::own("slurm") else {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use doe_cache::Digest;
+use sha2::{Digest as _, Sha256};
 
 use super::folder::{check_inside, make_private};
 use crate::error::{Error, Kind, Result};
@@ -62,15 +63,7 @@ impl Blobs {
             hasher.update(bytes);
         })?;
         if Digest(*hasher.finalize().as_bytes()) != digest {
-            return Err(Error::new(
-                Kind::Integrity,
-                "staged-file-changed",
-                format!(
-                    "`{}` is not the file that was to be sent: its content has another digest",
-                    source.display()
-                ),
-            )
-            .hint("it was changed meanwhile: run again"));
+            return Err(changed(source));
         }
         temporary.publish()?;
         let metadata = fs::metadata(&path).map_err(|e| Error::io("read", &path, &e))?;
@@ -110,6 +103,40 @@ impl Blobs {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(digest, stamp);
     }
+}
+
+/// What is said of a file whose content is not the one that was to be sent.
+pub fn changed(source: &Path) -> Error {
+    Error::new(
+        Kind::Integrity,
+        "staged-file-changed",
+        format!(
+            "`{}` is not the file that was to be sent: its content has another digest",
+            source.display()
+        ),
+    )
+    .hint("it was changed meanwhile: run again")
+}
+
+/// The digest of a file and its SHA-256 in hex, of the same bytes. Every host has `sha256sum`, none
+/// has BLAKE3. Blocks.
+pub fn sums(path: &Path) -> Result<(Digest, String)> {
+    let io = |e: std::io::Error| Error::io("read", path, &e);
+    let mut file = File::open(path).map_err(io)?;
+    let (mut blake, mut sha) = (blake3::Hasher::new(), Sha256::new());
+    each_block(&mut file, |bytes| {
+        blake.update(bytes);
+        sha.update(bytes);
+        Ok(())
+    })
+    .map_err(io)?;
+    let sha256 = lower_hex(&sha.finalize());
+    Ok((Digest(*blake.finalize().as_bytes()), sha256))
+}
+
+/// Bytes as `sha256sum` prints them.
+pub fn lower_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A digest as a file name.

@@ -13,9 +13,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::call::{Caller, Input, Request, refused};
 use crate::error::{Error, Kind, Result};
-use crate::exec::files::hex;
+use crate::exec::files::{changed, hex, lower_hex, sums};
 
-/// What a host can verify: every host has `sha256sum`, none has BLAKE3.
+/// What a host can verify.
 #[derive(Debug, Clone)]
 struct Sum {
     sha256: String,
@@ -100,39 +100,13 @@ impl Stager {
     }
 }
 
-fn changed(source: &Path) -> Error {
-    Error::new(
-        Kind::Integrity,
-        "staged-file-changed",
-        format!(
-            "`{}` is not the file that was to be sent: its content has another digest",
-            source.display()
-        ),
-    )
-    .hint("it was changed meanwhile: run again")
-}
-
 async fn read_sum(source: &Path) -> Result<(Digest, Sum)> {
     let source = source.to_owned();
     let work = move || {
-        let io = |e: std::io::Error| Error::io("read", &source, &e);
-        let mut file = File::open(&source).map_err(io)?;
-        let executable = file.metadata().map_err(io)?.permissions().mode() & 0o111 != 0;
-        let (mut blake, mut sha) = (blake3::Hasher::new(), Sha256::new());
-        let mut block = vec![0; 256 * 1024];
-        loop {
-            let length = file.read(&mut block).map_err(io)?;
-            if length == 0 {
-                break;
-            }
-            blake.update(&block[..length]);
-            sha.update(&block[..length]);
-        }
-        let sum = Sum {
-            sha256: lower_hex(&sha.finalize()),
-            executable,
-        };
-        Ok((Digest(*blake.finalize().as_bytes()), sum))
+        let metadata = std::fs::metadata(&source).map_err(|e| Error::io("read", &source, &e))?;
+        let executable = metadata.permissions().mode() & 0o111 != 0;
+        let (digest, sha256) = sums(&source)?;
+        Ok((digest, Sum { sha256, executable }))
     };
     super::blocking(work).await
 }
@@ -140,10 +114,6 @@ async fn read_sum(source: &Path) -> Result<(Digest, Sum)> {
 /// The SHA-256 of a text, as `sha256sum` prints it.
 pub(super) fn sha256_of(text: &[u8]) -> String {
     lower_hex(&Sha256::digest(text))
-}
-
-fn lower_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Takes the payload of a fetched file out of a raw answer and holds it against the digest that

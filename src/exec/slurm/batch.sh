@@ -56,13 +56,53 @@ hear() {
     printf '%-24s\n' $(($1 * 100 + ${2#0})) 1<>"$dir/lease.$here"
 }
 
+# Says why it does not begin, for whoever waits for it.
+refuse() { # CODE TEXT
+    printf 'doe: %s\n' "$2" >>"$dir/wrapper.log"
+    printf '%s\n' "$1" >"$dir/failed"
+    exit "$1"
+}
+
+# What was staged and is named in the execution's files, by its digest.
+named() {
+    words=$(cat "$dir/job" "$dir/env" "$dir/script" 2>/dev/null | tr -c '0-9a-z/' '\n' | sort -u)
+    printf '%s\n' "$words" | sed -n 's,.*/blobs/\([0-9a-f]\{64\}\)$,\1,p'
+    for links in $(printf '%s\n' "$words" | sed -n 's,.*/links/\([0-9a-f]\{12\}\)$,\1,p'); do
+        for link in "$root/links/$links"/*; do
+            link=$(readlink "$link") && printf '%s\n' "${link##*/}"
+        done
+    done
+    case $wrapper in
+    "$root"/blobs/*) printf '%s\n' "${wrapper##*/}" ;;
+    esac
+}
+
+# Whether a staged file is on this node what it was when it was staged. It is looked at once, until
+# the node starts anew or the file is written anew; a shared file system may show it late. What was
+# never staged here is not ours to judge.
+right() { # DIGEST
+    blob=$root/blobs/$1 seen=$root/seen/$here/$1
+    [ ! -f "$seen" ] || [ ! -f "$blob" ] || [ ! "$seen" -nt "$blob" ] || return 0
+    for pause in 0 1 1 2 4; do
+        sleep "$pause"
+        [ -f "$blob" ] && { read -r sum <"$blob.sha256"; } 2>/dev/null || continue
+        found=$(sha256sum <"$blob") || refuse 69 'the node has no working `sha256sum`, which is needed to verify files'
+        [ "${found%% *}" = "$sum" ] || continue
+        mkdir -p "${seen%/*}" && true >"$seen"
+        return 0
+    done
+    [ ! -e "$blob" ] && [ ! -e "$blob.sha256" ]
+}
+
+for name in $(named | sort -u); do
+    right "$name" || refuse 74 "the staged file blobs/$name is not on this node what it was when it was staged"
+done
+
 # In a file that is there before it begins: without one nobody could pass anything on, and it would
 # be ended in the middle.
 attends='' signed=''
 [ ! -e "$dir/attends" ] || { read -r attends <"$dir/attends" && hear; } 2>>"$dir/wrapper.log" || {
-    printf 'doe: could not write down that somebody attends to it\n' >>"$dir/wrapper.log"
-    printf '73\n' >"$dir/failed"
-    exit 73
+    refuse 73 'could not write down that somebody attends to it'
 }
 
 # Whoever gives the environment of a job may give much: the wrapper starts from a clean one.

@@ -32,11 +32,11 @@ impl Executor for SlurmExecutor {
         _host: &'a HostSpec,
         files: &'a [(Digest, PathBuf)],
     ) -> BoxFuture<'a, Result<Vec<PathBuf>>> {
-        let (blobs, files) = (self.blobs.clone(), files.to_vec());
+        let (staged, files) = (self.staged.clone(), files.to_vec());
         blocking(move || {
             files
                 .iter()
-                .map(|(digest, source)| blobs.put(*digest, source))
+                .map(|(digest, source)| staged.put(*digest, source))
                 .collect()
         })
         .boxed()

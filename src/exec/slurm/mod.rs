@@ -11,6 +11,7 @@ mod executor;
 mod guard;
 mod limits;
 mod queue;
+mod staged;
 mod start;
 mod state;
 mod submit;
@@ -30,8 +31,9 @@ use self::guard::Guard;
 use self::limits::Limits;
 pub use self::queue::Job;
 use self::queue::Queue;
+use self::staged::Staged;
 use self::submit::{Place, Submitter, placed};
-use super::files::{self, Blobs};
+use super::files;
 use super::folder::{self, Claim, Layout, Record, WRAPPER};
 use super::remote::RemotePorts;
 use super::remote::call::nonce;
@@ -73,7 +75,7 @@ pub struct SlurmOptions {
 /// Runs scripts as jobs.
 pub struct SlurmExecutor {
     layout: Layout,
-    blobs: Arc<Blobs>,
+    staged: Arc<Staged>,
     queue: Arc<Queue>,
     accounting: Accounting,
     submitter: Submitter,
@@ -103,11 +105,11 @@ impl SlurmExecutor {
         let root = root.map_err(|e| Error::io("find", &options.root, &e))?;
         let layout = Layout::new(root.clone());
         folder::make_private(&layout.runs())?;
-        let blobs = Arc::new(Blobs::new(layout.blobs()));
+        let staged = Arc::new(Staged::new(layout.blobs()));
         let put = |text: &str| -> Result<PathBuf> {
             let source = root.join(format!(".new-{}", nonce()));
             folder::write_private(&source, text.as_bytes())?;
-            let path = blobs.put(Digest(*blake3::hash(text.as_bytes()).as_bytes()), &source);
+            let path = staged.put(Digest(*blake3::hash(text.as_bytes()).as_bytes()), &source);
             let _ = fs::remove_file(&source);
             path
         };
@@ -128,7 +130,7 @@ impl SlurmExecutor {
             guard: OnceLock::new(),
             disk: DiskClock::default(),
             layout,
-            blobs,
+            staged,
             queue,
             wrapper,
             grace: options.grace,
@@ -158,7 +160,7 @@ impl SlurmExecutor {
         let dir = self.root().join("links").join(Digest::of(&list).short());
         folder::make_private(&dir)?;
         for (name, digest, source) in programs {
-            let blob = self.blobs.put(*digest, source)?;
+            let blob = self.staged.put(*digest, source)?;
             let new = dir.join(format!(".new-{}", nonce()));
             let link = dir.join(name);
             std::os::unix::fs::symlink(&blob, &new)

@@ -136,3 +136,59 @@ fn who_ends_a_job_is_noted_even_when_its_record_was_quicker() {
     child.wait().unwrap();
     assert!(task.has(OVER) && !task.has("interrupted"));
 }
+
+/// Each way a script can name a staged file: the wrapper claims when the node sees what was staged.
+#[test]
+fn what_was_staged_is_held_against_its_digest_on_the_node() {
+    let hex = |byte: char| String::from(byte).repeat(64);
+    let (tool, other) = (hex('a'), hex('b'));
+    let task = Task::new();
+    let blobs = task.root.path().join("blobs");
+    let links = task.root.path().join("links/0123456789ab");
+    for dir in [&blobs, &links] {
+        folder::make_private(dir).unwrap();
+    }
+    symlink(blobs.join(&other), links.join("tool")).unwrap();
+    let put = |name: &str, text: &str| {
+        let path = blobs.join(name);
+        let _ = std::fs::remove_file(&path);
+        folder::write_private(&path, text.as_bytes()).unwrap();
+        path
+    };
+    for name in [&tool, &other] {
+        let (_, sha256) = files::sums(&put(name, "right")).unwrap();
+        put(&format!("{name}.sha256"), &format!("{sha256}\n"));
+    }
+    let root = task.root.path().display();
+    let named = [
+        format!("'{root}/blobs/{tool}' --fast"),
+        format!("PATH='{root}/links/0123456789ab':\"$PATH\""),
+        format!("cp /elsewhere/blobs/{} .", hex('c')),
+    ];
+    let begin = |text: &str| {
+        folder::write_private(&task.run.join("script"), text.as_bytes()).unwrap();
+        for name in ["failed", "pid", "exit", "over", "wrapper.log"] {
+            let _ = std::fs::remove_file(task.run.join(name));
+        }
+        let mut child = task.begin(&format!("{CLAIM}; echo >$2/exit"), "exit 0");
+        (
+            child.wait().unwrap().code(),
+            state::refusal(&task.run).unwrap(),
+        )
+    };
+    for text in &named {
+        assert_eq!(begin(text).1, None, "{text}");
+        assert!(task.has(folder::PID) && task.has(OVER), "{text}");
+    }
+    for (name, text) in [(&tool, &named[0]), (&other, &named[1])] {
+        put(name, "wrong");
+        let (code, refusal) = begin(text);
+        let refusal = refusal.unwrap();
+        assert!(refusal.contains(&format!("blobs/{name} is not on this node")));
+        assert!(code == Some(74) && !task.has(folder::PID), "{refusal}");
+        // What it does not name is not looked at.
+        assert_eq!(begin("true").1, None);
+    }
+    put(&tool, "right");
+    assert_eq!(begin(&named[0]).1, None);
+}
