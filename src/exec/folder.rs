@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -188,6 +188,14 @@ pub fn make_private(dir: &Path) -> Result<()> {
         .mode(0o700)
         .create(dir)
         .map_err(|e| Error::io("make the folder", dir, &e))
+}
+
+/// Makes a private folder, and one that is there already private: nobody else may put anything
+/// into it, which fails where it is somebody else's.
+pub fn make_own(dir: &Path) -> Result<()> {
+    make_private(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+        .map_err(|e| Error::io("keep to ourselves", dir, &e))
 }
 
 /// Writes a new private file.

@@ -192,6 +192,7 @@ impl Chain {
         let last = Self::last(&order.state).ok().flatten();
         let last = last.as_ref().map_or("", |last| &last.nonce);
         remove_all_but(last, &marks, &self.root.join("drivers"));
+        folder::make_own(&self.root)?;
         folder::make_private(&dir)?;
         folder::make_private(&marks)?;
         let mark = marks.join(&self.nonce);

@@ -100,7 +100,7 @@ impl SlurmExecutor {
     /// # Errors
     /// `Infra`, when the folder cannot be made or the controller does not answer.
     pub async fn new(options: SlurmOptions) -> Result<Self> {
-        folder::make_private(&options.root)?;
+        folder::make_own(&options.root)?;
         let root = options.root.canonicalize();
         let root = root.map_err(|e| Error::io("find", &options.root, &e))?;
         let layout = Layout::new(root.clone());

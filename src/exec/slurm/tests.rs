@@ -192,3 +192,16 @@ fn what_was_staged_is_held_against_its_digest_on_the_node() {
     put(&tool, "right");
     assert_eq!(begin(&named[0]).1, None);
 }
+
+#[test]
+fn a_shared_folder_that_others_may_write_to_is_kept_to_ourselves() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("a/root");
+    let mode = || std::fs::metadata(&root).unwrap().permissions().mode() & 0o7777;
+    folder::make_own(&root).unwrap();
+    assert_eq!(mode(), 0o700);
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    folder::make_own(&root).unwrap();
+    assert_eq!(mode(), 0o700);
+}
