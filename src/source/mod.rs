@@ -105,6 +105,7 @@ impl Doc {
         }
         let root = tree::entries(&doc.file, table.get_ref(), &mut diagnostics);
         doc.root = root;
+        diagnostics.iter_mut().for_each(keep_secret);
         (doc, diagnostics)
     }
 
@@ -131,6 +132,24 @@ impl Doc {
             file: self.file.clone(),
             range,
         }
+    }
+}
+
+/// Where `secrets` may stand, what was written wrongly may be one: the place is said in words. Of a
+/// text that does not parse only the table is known, by its header.
+fn keep_secret(found: &mut Diagnostic) {
+    let secret = |site: &Site| {
+        let text = site.file.text.as_bytes();
+        let start = site.range.start.min(text.len());
+        let line = text[start..].iter().skip(site.range.len());
+        let end = text.len() - line.skip_while(|byte| **byte != b'\n').count();
+        let from = text[..start].windows(2).rposition(|two| two == b"\n[");
+        let said = &text[from.unwrap_or(0)..end.max(start)];
+        said.windows(7).any(|word| word == b"secrets")
+    };
+    if let Some((site, _)) = found.sites.iter().find(|(site, _)| secret(site)) {
+        found.message = format!("{} ({})", found.message, site.short());
+        found.sites.clear();
     }
 }
 

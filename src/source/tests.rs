@@ -125,6 +125,30 @@ fn all_syntax_errors_come_at_once() {
     "#);
 }
 
+/// What was written wrongly may be the secret itself.
+#[test]
+fn a_line_of_secrets_that_does_not_parse_is_not_shown() {
+    let found = |text: &str| {
+        let (_, diags) = Doc::parse("f.toml", text);
+        diags
+            .into_iter()
+            .map(|found| (found.sites.len(), found.message))
+            .collect::<Vec<_>>()
+    };
+    let said = |at: &str| {
+        let why = "string values must be quoted, expected literal string";
+        vec![(0, format!("not valid TOML: {why} (f.toml:{at})"))]
+    };
+    assert_eq!(found("secrets = { A = hf_x }\n"), said("1:17"));
+    assert_eq!(
+        found("[p.lab]\nsecrets = [\n  hf_é,\n]\n[q]\nb = 1\n"),
+        said("3:3")
+    );
+    assert_eq!(found("[p.lab.secrets]\nA = \"x\"\nB = hf_x"), said("3:5"));
+    // Other tables are shown.
+    assert_eq!(found("[p]\nsecrets = [\"A\"]\n[q]\nb = hf_x\n")[0].0, 1);
+}
+
 #[test]
 fn values_lower_without_places() {
     let doc = doc("v = {a = [1, 2.5, 'x', true], b = {}}\nw = [1979-05-27, inf, 07:32:00]\n");
