@@ -34,6 +34,9 @@ mod stored;
 mod timeline;
 mod world;
 
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A number from the environment.
@@ -54,9 +57,22 @@ fn timelines() {
     let steps = setting("DOE_CHAOS_STEPS").map_or(usize::MAX, |steps| steps as usize);
     let seeds: Vec<u64> = (first..first + count).collect();
     // Timelines mostly wait for sleeping steps: more of them than cores go side by side.
+    let (done, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     side_by_side(&seeds, 4, |seed| {
-        timeline::run(&script::Script::of(*seed), steps)
+        // One that fails has said how to replay it; the others go on.
+        let run = AssertUnwindSafe(|| timeline::run(&script::Script::of(*seed), steps));
+        if catch_unwind(run).is_err() {
+            failed.lock().unwrap().push(*seed);
+        }
+        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+        if count > 50 && done.is_multiple_of(50) {
+            let failed = failed.lock().unwrap().len();
+            let line = format!("{done} of {count} timelines, {failed} failed\n");
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+        }
     });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "seeds {failed:?}");
     let killed = timeline::KILLED.load(Ordering::Relaxed);
     assert!(
         count < 50 || killed >= 10,
