@@ -115,6 +115,8 @@ impl Timeline {
 
     /// Everything goes into a bundle and from there into another store, both disturbed.
     pub(super) fn carry(&mut self, export_fault: &str, import_fault: &str) {
+        // What a killed build left half-way is settled by whoever comes first.
+        self.workspace.doe(&["cache", "verify"]).ok();
         let all = world::records(&self.workspace);
         if all.is_empty() {
             return;
@@ -125,7 +127,7 @@ impl Timeline {
         let mut export = vec!["cache", "export", "-o", bundle];
         export.extend(all.iter().map(String::as_str));
         self.here(&export, export_fault);
-        drop(self.workspace.doe(&export).ok());
+        let told = self.workspace.doe(&export).ok().stdout;
         self.disturbed(&other, &["cache", "import", bundle], import_fault);
         drop(other.doe(&["cache", "verify"]).ok());
         let came = other.doe(&["cache", "import", bundle]);
@@ -138,7 +140,7 @@ impl Timeline {
             let came = world::records(&other);
             assert!(came.is_subset(&all), "records from nowhere: {came:?}");
             let lost: Vec<_> = self.standing_records().difference(&came).cloned().collect();
-            assert!(lost.is_empty(), "not in the bundle: {lost:?}");
+            assert!(lost.is_empty(), "not in the bundle: {lost:?}\n{told}");
         }
         other.doe(&["cache", "verify"]).ok();
     }
