@@ -127,7 +127,7 @@ impl Timeline {
         let mut export = vec!["cache", "export", "-o", bundle];
         export.extend(all.iter().map(String::as_str));
         self.here(&export, export_fault);
-        let told = self.workspace.doe(&export).ok().stdout;
+        let told = self.workspace.doe(&export).ok().stderr;
         self.disturbed(&other, &["cache", "import", bundle], import_fault);
         drop(other.doe(&["cache", "verify"]).ok());
         let came = other.doe(&["cache", "import", bundle]);
@@ -139,7 +139,13 @@ impl Timeline {
             came.ok();
             let came = world::records(&other);
             assert!(came.is_subset(&all), "records from nowhere: {came:?}");
-            let lost: Vec<_> = self.standing_records().difference(&came).cloned().collect();
+            let mut lost = self.standing_records();
+            lost.retain(|record| {
+                // One that stands without a log is left out, which is said.
+                let said = told.contains(&format!("record `{}` lacks blob", &record[..12]));
+                said.then(|| stored::document(&self.workspace, record));
+                !said && !came.contains(record)
+            });
             assert!(lost.is_empty(), "not in the bundle: {lost:?}\n{told}");
         }
         other.doe(&["cache", "verify"]).ok();
