@@ -428,3 +428,99 @@ fn gpus_that_two_members_of_a_gang_would_wait_for_are_found_by_check() {
     let found = workspace.doe(&["check", "//t:all"]).exits(3).stdout;
     assert!(found.contains("8 GPUs are asked of host"), "{found}");
 }
+
+const GANG: &str = r#"
+[g]
+roles = { first = {}, server = {} }
+[[g.step]]
+name = "decode"
+gang = "pair"
+role = "server"
+timeout = "10m"
+run = """
+echo run >> SCRATCH/decode
+while ! test -e SCRATCH/go; do sleep 0.05; done
+"""
+[[g.step]]
+name = "prefill"
+gang = "pair"
+role = "first"
+timeout = "10m"
+ready = { file = "{{ work }}/up", within = "1m" }
+run = """
+echo run >> SCRATCH/prefill
+while ! test -e SCRATCH/decode; do sleep 0.05; done
+touch {{ work }}/up
+while ! test -e SCRATCH/go; do sleep 0.05; done
+"""
+[[g.step]]
+name = "client"
+gang = "pair"
+role = "first"
+after = ["prefill"]
+timeout = "10m"
+run = """
+echo run >> SCRATCH/client
+while ! test -e SCRATCH/go; do sleep 0.05; done
+echo '{}' > {{ out.result }}
+"""
+[g.output]
+result = { path = "r.json" }
+"#;
+
+#[test]
+fn a_gang_on_two_nodes_is_one_job_and_survives_its_client() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let slurm = Slurm::up(2);
+    let workspace = waiting(&slurm);
+    let scratch = workspace.path().join("scratch");
+    let rule = GANG.replace("SCRATCH", scratch.to_str().unwrap());
+    workspace.write("rules/t.toml", &rule);
+    workspace.replace("plans/t.toml", "t.t", "t.g", 1);
+    workspace.replace("plans/t.toml", "settings = { n = 1 }\n", "", 1);
+    let build = ["build", "//t:all", "--json"];
+    let (mut child, _) = workspace.spawn(&build);
+    wait_for("the whole gang", LONG, || {
+        (lines(&workspace, "client") > 0).then_some(())
+    });
+    let jobs = slurm.ask("squeue", &["-h", "-r", "-S", "i", "-o", "%i %N %k"]);
+    let jobs: Vec<Vec<&str>> = jobs.lines().map(|line| line.split(' ').collect()).collect();
+    let [decode, prefill, client] = &jobs[..] else {
+        panic!("{jobs:?}");
+    };
+    let number = decode[0].strip_suffix("+0").unwrap();
+    assert_eq!(prefill[0], format!("{number}+1"), "{jobs:?}");
+    assert_eq!(decode[2], prefill[2], "{jobs:?}");
+    let nodes = [decode[1], prefill[1], client[1]];
+    assert_eq!(nodes, [2, 1, 1].map(|at| slurm.hosts.name(at)));
+    assert!(
+        client[2] != decode[2] && !client[0].contains('+'),
+        "{jobs:?}"
+    );
+
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let left = workspace.doe(&["jobs", "--json"]).ok().json();
+    assert_eq!(left.as_array().unwrap().len(), 3, "{left}");
+    workspace.write("scratch/go", "");
+    let ran = workspace.doe(&build).ok();
+    assert_eq!(ran.summary()["ok"], 1, "{}", ran.summary());
+    let told = ran.events();
+    let told = told.iter().filter(|event| event["code"] == "re-attached");
+    assert_eq!(told.count(), 1, "one pattern");
+    for file in ["decode", "prefill", "client"] {
+        assert_eq!(lines(&workspace, file), 1, "{file}");
+    }
+    wait_until_quiet(&slurm);
+
+    // One that fails ends all, and their job goes with them.
+    std::fs::remove_file(scratch.join("go")).unwrap();
+    std::fs::remove_file(scratch.join("client")).unwrap();
+    workspace.replace("rules/t.toml", "touch {{ work }}/up\n", "exit 9\n", 1);
+    let ran = workspace.doe(&build).exits(1);
+    assert!(ran.stdout.contains("exit code 9"), "{}", ran.stdout);
+    assert_eq!(lines(&workspace, "client"), 0);
+    wait_until_quiet(&slurm);
+}

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use conformance::Rig;
 use doe::exec::slurm::{SlurmExecutor, SlurmOptions};
-use doe::exec::{Ask, Executor, Handle, HostSpec, Script, Status, Stream, Token};
+use doe::exec::{Ask, Executor, Handle, HostSpec, Script, Status, Stream, Together, Token};
 use slurm::Slurm;
 
 /// One cluster for the tests that run at a time; it goes with the last of these.
@@ -43,6 +43,7 @@ fn options(slurm: &Slurm, root: &Path) -> SlurmOptions {
         common: Vec::new(),
         gres: Some("gpu".into()),
         service_time: None,
+        together: true,
         patience: Duration::from_secs(60),
         queue: Duration::from_secs(60),
         grace: Duration::from_secs(2),
@@ -921,7 +922,10 @@ async fn gpus_of_the_plan_are_asked_of_slurm() {
     let own = Own::up(1).await;
     let host = &own.specs[0];
     let with = |gpus: u32, script: Script| Script {
-        ask: Ask { gpus, needed: None },
+        ask: Ask {
+            gpus,
+            ..Ask::default()
+        },
         ..script
     };
     let tokens = [(); 3].map(|()| conformance::token());
@@ -962,7 +966,10 @@ async fn a_service_has_the_time_that_it_may_be_needed_and_its_end_is_told() {
     let needed = Some(Duration::from_secs(10 * 3600));
     let service = Script {
         timeout: None,
-        ask: Ask { gpus: 0, needed },
+        ask: Ask {
+            needed,
+            ..Ask::default()
+        },
         ..own.script("sleep 1001")
     };
     let host = &own.specs[0];
@@ -1153,4 +1160,507 @@ async fn what_nobody_attends_to_ends_itself() {
             .unwrap();
         assert_eq!(conformance::carriers(&handle.token.0), [0; 0]);
     }
+}
+
+/// Two members of a gang, each on its node.
+struct Gang {
+    scripts: [Script; 2],
+    tokens: [Token; 2],
+}
+
+impl Own {
+    /// Two that say that they run and wait until they may end, each with a code of its own.
+    fn gang(&self) -> Gang {
+        self.gang_of([0, 1].map(|at| {
+            format!(
+                "echo run >>count{at}; touch up{at}; until [ -e go{at} ]; do sleep 0.1; done; exit {}",
+                3 + 2 * at
+            )
+        }))
+    }
+
+    fn gang_of(&self, texts: [String; 2]) -> Gang {
+        let together = Together {
+            group: conformance::token().0,
+            count: 2,
+        };
+        let scripts = texts.map(|text| Script {
+            ask: Ask {
+                together: Some(together.clone()),
+                ..Ask::default()
+            },
+            ..self.script(&text)
+        });
+        Gang {
+            scripts,
+            tokens: [conformance::token(), conformance::token()],
+        }
+    }
+
+    async fn start(&self, executor: &SlurmExecutor, gang: &Gang) -> [Handle; 2] {
+        let start =
+            |at: usize| executor.start(&self.specs[at], &gang.scripts[at], &gang.tokens[at]);
+        let (one, two) = tokio::join!(start(0), start(1));
+        [one.unwrap(), two.unwrap()]
+    }
+
+    async fn begin_gang(&self) -> (Gang, [Handle; 2]) {
+        let gang = self.gang();
+        let handles = self.start(&self.executor, &gang).await;
+        self.both_run().await;
+        (gang, handles)
+    }
+
+    async fn both_run(&self) {
+        let up = || ["up0", "up1"].iter().all(|name| self.file(name).exists());
+        conformance::eventually("both run", up).await;
+    }
+
+    fn may_end(&self, at: usize) {
+        std::fs::write(self.file(&format!("go{at}")), b"").unwrap();
+    }
+
+    fn each_ran_once(&self) {
+        for file in ["count0", "count1"] {
+            assert_eq!(std::fs::read_to_string(self.file(file)).unwrap(), "run\n");
+        }
+    }
+
+    /// What the controller says of our jobs: number, node, comment, GPUs.
+    fn components(&self) -> Vec<Vec<String>> {
+        let format = ["-h", "-r", "-t", "all", "-S", "i", "-o", "%i %N %k %b"];
+        let said = self.slurm.ask("squeue", &format);
+        let words = |line: &str| line.split(' ').map(str::to_owned).collect();
+        said.lines().map(words).collect()
+    }
+
+    /// The one whose component is the second.
+    fn on_second<'h>(&self, handles: &'h [Handle], jobs: &[Vec<String>]) -> &'h [Handle] {
+        let second = jobs.iter().rfind(|job| job[0].ends_with("+1")).unwrap();
+        let at = handles.iter().position(|handle| handle.host == second[1]);
+        std::slice::from_ref(&handles[at.unwrap()])
+    }
+
+    /// A signal for all that runs on the second node but its daemons.
+    fn signal_tasks_on_second(&self, signal: &str) {
+        let tasks = self.slurm.hosts.processes(2).into_iter().filter(|pid| {
+            let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline"));
+            let command = command.unwrap_or_default();
+            !command.starts_with("sshd") && !command.starts_with("slurm")
+        });
+        let tasks: Vec<String> = tasks.map(|pid| pid.to_string()).collect();
+        assert!(!tasks.is_empty());
+        // Some of them may have ended meanwhile.
+        let mut kill = std::process::Command::new("kill");
+        let _ = kill.arg(signal).args(&tasks).output();
+    }
+
+    /// A job of somebody else that has the second node for itself; its number.
+    fn occupy(&self) -> String {
+        let node = format!("--nodelist={}", self.specs[1].name);
+        let arguments = [
+            "--parsable",
+            "--exclusive",
+            &node,
+            "--output=/dev/null",
+            "--chdir=/",
+            "--wrap=sleep 1001",
+        ];
+        self.slurm.ask("sbatch", &arguments).trim().to_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_a_gang_are_one_job_and_end_each_for_itself() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    let mut gang = own.gang();
+    gang.scripts[0].ask.gpus = 2;
+    gang.scripts[1].ask.gpus = 1;
+    let handles = own.start(&own.executor, &gang).await;
+    own.both_run().await;
+    let jobs = own.components();
+    let [one, two] = &jobs[..] else {
+        panic!("{jobs:?}");
+    };
+    let number = one[0].strip_suffix("+0").unwrap();
+    assert_eq!(two[0], format!("{number}+1"));
+    assert!(one[2] == two[2] && one[2].starts_with("doe:"), "{jobs:?}");
+    for (spec, gpus) in own.specs.iter().zip(["gpu:2", "gpu:1"]) {
+        let on = jobs.iter().find(|job| job[1] == spec.name).unwrap();
+        assert!(on[3].ends_with(gpus), "{jobs:?}");
+    }
+    for handle in &handles {
+        assert!(handle.pid > 0);
+        assert_eq!(own.executor.poll(handle).await.unwrap(), Status::Running);
+    }
+    own.may_end(0);
+    assert!(exited(&own.wait(&handles[0]).await, 3));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(
+        own.executor.poll(&handles[1]).await.unwrap(),
+        Status::Running
+    );
+    own.may_end(1);
+    assert!(exited(&own.wait(&handles[1]).await, 5));
+    own.quiet().await;
+    // Whoever asks later is told the same.
+    let again = own.again(Duration::from_secs(60)).await;
+    assert!(exited(&again.poll(&handles[0]).await.unwrap(), 3));
+    assert!(exited(&again.poll(&handles[1]).await.unwrap(), 5));
+    own.each_ran_once();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_member_of_a_gang_begins_before_all_have_their_nodes() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    let busy = own.occupy();
+    let impatient = own.again(Duration::from_secs(1)).await;
+    let gang = own.gang();
+    let handles = own.start(&impatient, &gang).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for handle in &handles {
+        assert_eq!(handle.pid, 0, "it waits: {}", own.jobs());
+        assert_eq!(impatient.poll(handle).await.unwrap(), Status::Running);
+    }
+    assert!(!own.file("up0").exists() && !own.file("up1").exists());
+    let there = ["-h", "-w", &own.specs[0].name];
+    assert_eq!(own.slurm.ask("squeue", &there), "");
+    own.slurm.ask("scancel", &[&busy]);
+    own.both_run().await;
+    [0, 1].into_iter().for_each(|at| own.may_end(at));
+    assert!(exited(&own.wait(&handles[0]).await, 3));
+    assert!(exited(&own.wait(&handles[1]).await, 5));
+    own.each_ran_once();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gang_that_is_taken_out_of_the_queue_comes_back_as_one_job() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    let busy = own.occupy();
+    // Two of the three are on one node, which is one component.
+    let mut gang = own.gang();
+    let mut third = own.script("echo run >>count2; exit 9");
+    for script in &mut gang.scripts {
+        script.ask.together.as_mut().unwrap().count = 3;
+    }
+    third.ask.clone_from(&gang.scripts[0].ask);
+    let token = conformance::token();
+    let (handles, third, ()) = tokio::join!(
+        own.start(&own.executor, &gang),
+        own.executor.start(&own.specs[0], &third, &token),
+        async {
+            let waits = || own.jobs().matches("PENDING").count() == 2;
+            conformance::eventually("they wait", waits).await;
+            let number = own.components().pop().unwrap()[0].clone();
+            let whole = number.strip_suffix("+1").unwrap();
+            own.slurm.ask("scancel", &[whole]);
+            let again = || own.jobs().matches("PENDING").count() == 2;
+            conformance::eventually("they wait again", again).await;
+            own.slurm.ask("scancel", &[&busy]);
+        }
+    );
+    own.both_run().await;
+    assert!(exited(&own.wait(&third.unwrap()).await, 9));
+    [0, 1].into_iter().for_each(|at| own.may_end(at));
+    assert!(exited(&own.wait(&handles[0]).await, 3));
+    assert!(exited(&own.wait(&handles[1]).await, 5));
+    own.each_ran_once();
+    assert_eq!(own.components().len(), 5, "{:?}", own.components());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_of_a_gang_is_cancelled_alone() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    for cancelled in [0, 1] {
+        let other = 1 - cancelled;
+        let (gang, handles) = own.begin_gang().await;
+        let cancel = own
+            .executor
+            .cancel(&handles[cancelled], Duration::from_millis(200));
+        conformance::bounded(cancel).await.unwrap();
+        assert_eq!(conformance::carriers(&gang.tokens[cancelled].0), [0; 0]);
+        let status = own.wait(&handles[cancelled]).await;
+        assert!(
+            matches!(&status, Status::Exited(exit) if exit.signal.is_some()),
+            "{status:?}"
+        );
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(
+            own.executor.poll(&handles[other]).await.unwrap(),
+            Status::Running
+        );
+        own.may_end(other);
+        assert!(exited(&own.wait(&handles[other]).await, [3, 5][other]));
+        own.quiet().await;
+        std::fs::remove_dir_all(own.dir.path().join("work")).unwrap();
+    }
+    // One that waits for its turn: the job stays for the other one.
+    let busy = own.occupy();
+    let impatient = own.again(Duration::from_secs(1)).await;
+    let handles = own.start(&impatient, &own.gang()).await;
+    let cancel = impatient.cancel(&handles[0], Duration::ZERO);
+    conformance::bounded(cancel).await.unwrap();
+    assert_eq!(impatient.poll(&handles[1]).await.unwrap(), Status::Running);
+    own.slurm.ask("scancel", &[&busy]);
+    conformance::eventually("the other runs", || own.file("up1").exists()).await;
+    own.may_end(1);
+    assert!(exited(&own.wait(&handles[1]).await, 5));
+    assert!(lost(&own.wait(&handles[0]).await, "before it began"));
+    assert!(!own.file("up0").exists());
+    own.quiet().await;
+    // The last one takes it out of the queue.
+    own.occupy();
+    let handles = own.start(&impatient, &own.gang()).await;
+    for handle in &handles {
+        let cancel = impatient.cancel(handle, Duration::ZERO);
+        conformance::bounded(cancel).await.unwrap();
+    }
+    let waits = || own.jobs().contains("PENDING");
+    conformance::eventually("nothing waits", || !waits()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_client_finds_a_gang_by_its_tokens() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    let busy = own.occupy();
+    let killed = own.again(Duration::from_secs(1)).await;
+    let gang = own.gang();
+    let waiting = own.start(&killed, &gang).await;
+    drop(killed);
+    let again = own.again(Duration::from_secs(1)).await;
+    for at in [0, 1] {
+        let found = again.find(&own.specs[at], &gang.tokens[at]).await.unwrap();
+        assert_eq!(found.as_ref(), Some(&waiting[at]));
+    }
+    // Started again while they wait they are the same.
+    assert_eq!(own.start(&again, &gang).await, waiting);
+    own.slurm.ask("scancel", &[&busy]);
+    own.both_run().await;
+    drop(again);
+    let again = own.again(Duration::from_secs(60)).await;
+    let handles = own.start(&again, &gang).await;
+    let mut found = again.sweep().await.unwrap();
+    found.sort_by_key(|handle| handle.token != gang.tokens[0]);
+    assert_eq!(found, handles);
+    assert_eq!(own.components().len(), 3, "{:?}", own.components());
+    [0, 1].into_iter().for_each(|at| own.may_end(at));
+    assert!(exited(&own.wait(&handles[0]).await, 3));
+    assert!(exited(&own.wait(&handles[1]).await, 5));
+    own.each_ran_once();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gang_whose_submission_was_not_answered_is_submitted_once() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    let client = own.impatient(60, 60).await;
+    own.slurm.pause_controller(true);
+    let gang = own.gang();
+    let (handles, ()) = tokio::join!(own.start(&client, &gang), async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        own.slurm.pause_controller(false);
+    });
+    own.both_run().await;
+    // Where the controller heard a word twice, the second job finds nothing to do.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let comments = own.components().into_iter().map(|job| job[2].clone());
+    assert_eq!(comments.collect::<std::collections::HashSet<_>>().len(), 1);
+    [0, 1].into_iter().for_each(|at| own.may_end(at));
+    assert!(exited(&own.wait(&handles[0]).await, 3));
+    assert!(exited(&own.wait(&handles[1]).await, 5));
+    own.each_ran_once();
+    own.quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_slurm_ends_of_a_gang_is_no_outcome_of_a_member() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    // The second says that all is well when it is told to end, and is quick about it.
+    let mut gang = own.gang();
+    gang.scripts[1].text = "trap 'exit 0' TERM; touch up1; while :; do sleep 0.05; done".into();
+    for number in ["", "+1"] {
+        for token in &mut gang.tokens {
+            *token = conformance::token();
+        }
+        let name = &mut conformance::token().0;
+        for script in &mut gang.scripts {
+            script.ask.together.as_mut().unwrap().group.clone_from(name);
+        }
+        let handles = own.start(&own.executor, &gang).await;
+        own.both_run().await;
+        let jobs = own.components();
+        let last = jobs.iter().rfind(|job| job[0].ends_with("+0"));
+        let whole = last.unwrap()[0].strip_suffix("+0").unwrap();
+        own.slurm.ask("scancel", &[&format!("{whole}{number}")]);
+        let ended = match number {
+            "" => &handles[..],
+            // The component that is not the first ends alone.
+            _ => own.on_second(&handles, &jobs),
+        };
+        for handle in ended {
+            let status = loop {
+                match own.executor.poll(handle).await.unwrap() {
+                    Status::Running => tokio::time::sleep(Duration::from_millis(5)).await,
+                    status => break status,
+                }
+            };
+            assert!(lost(&status, "Slurm ended its job"), "{status:?}");
+        }
+        for handle in &handles {
+            let cancel = own.executor.cancel(handle, Duration::ZERO);
+            conformance::bounded(cancel).await.unwrap();
+            assert_eq!(conformance::carriers(&handle.token.0), [0; 0]);
+        }
+        own.quiet().await;
+        std::fs::remove_dir_all(own.dir.path().join("work")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gang_that_loses_a_node_is_lost() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    let (gang, handles) = own.begin_gang().await;
+    own.slurm.hosts.kill(2);
+    let again = own.again(Duration::from_secs(60)).await;
+    let status = own.wait(&handles[1]).await;
+    assert!(lost(&status, "NODE_FAIL"), "{status:?}");
+    // Slurm takes the nodes of all back.
+    let status = conformance::bounded(again.wait(&handles[0])).await.unwrap();
+    assert!(lost(&status, "Slurm ended its job"), "{status:?}");
+    assert_eq!(conformance::carriers(&gang.tokens[0].0), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_task_is_killed_is_lost_and_the_other_goes_on() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    let (_, handles) = own.begin_gang().await;
+    own.signal_tasks_on_second("-KILL");
+    let status = own.wait(&handles[1]).await;
+    assert!(lost(&status, "task is gone"), "{status:?}");
+    assert_eq!(
+        own.executor.poll(&handles[0]).await.unwrap(),
+        Status::Running
+    );
+    own.may_end(0);
+    assert!(exited(&own.wait(&handles[0]).await, 3));
+    own.quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_does_not_heed_is_ended_without_the_others() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    // On the second node is the second component.
+    let gang = own.gang();
+    let first = async {
+        own.executor
+            .start(&own.specs[0], &gang.scripts[0], &gang.tokens[0])
+            .await
+    };
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        own.executor
+            .start(&own.specs[1], &gang.scripts[1], &gang.tokens[1])
+            .await
+    };
+    let (first, second) = tokio::join!(first, second);
+    let (first, second) = (first.unwrap(), second.unwrap());
+    own.both_run().await;
+    own.signal_tasks_on_second("-STOP");
+    let cancel = own.executor.cancel(&second, Duration::ZERO);
+    conformance::bounded(cancel).await.unwrap();
+    assert_eq!(conformance::carriers(&gang.tokens[1].0), [0; 0]);
+    let jobs = own.slurm.ask("squeue", &["-h", "-t", "all", "-o", "%i %T"]);
+    let goes_on = |at: &str| jobs.contains(&format!("+{at} RUNNING"));
+    assert!(goes_on("0") && !goes_on("1"), "{jobs}");
+    assert_eq!(own.executor.poll(&first).await.unwrap(), Status::Running);
+    own.may_end(0);
+    assert!(exited(&own.wait(&first).await, 3));
+    own.quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_come_is_not_waited_for() {
+    let Some(_told) = rig::own("slurm") else {
+        return;
+    };
+    let own = Own::up(2).await;
+    let gang = own.gang();
+    // One that was taken back says so, one that nobody starts cannot.
+    for revoked in [true, false] {
+        let gang = own.gang_of(["exit 3".into(), "exit 5".into()]);
+        let begun = std::time::Instant::now();
+        if revoked {
+            let token = &gang.tokens[1];
+            let revoke = own.executor.revoke(&own.specs[1], token, Duration::ZERO);
+            revoke.await.unwrap();
+            let start = |at: usize| {
+                own.executor
+                    .start(&own.specs[at], &gang.scripts[at], &gang.tokens[at])
+            };
+            let (one, two) = tokio::join!(start(0), start(1));
+            assert_eq!(two.unwrap_err().code, "not-started");
+            assert!(begun.elapsed() < Duration::from_secs(5));
+            assert!(exited(&own.wait(&one.unwrap()).await, 3));
+        } else {
+            let start = own
+                .executor
+                .start(&own.specs[0], &gang.scripts[0], &gang.tokens[0]);
+            assert!(exited(&own.wait(&start.await.unwrap()).await, 3));
+        }
+    }
+    // Slurm hands out no nodes together without its backfill scheduler.
+    own.quiet().await;
+    own.slurm.stop_controller();
+    let config = std::fs::read_to_string(own.slurm.config()).unwrap();
+    let config = config.replace("sched/backfill", "sched/builtin");
+    std::fs::write(own.slurm.config(), config).unwrap();
+    own.slurm.start_controller();
+    own.slurm.wait_until_up();
+    let start = |at: usize| {
+        own.executor
+            .start(&own.specs[at], &gang.scripts[at], &gang.tokens[at])
+    };
+    let (one, two) = tokio::join!(start(0), start(1));
+    for error in [one.unwrap_err(), two.unwrap_err()] {
+        assert_eq!(error.code, "not-started", "{error}");
+        assert!(error.causes[0].contains("not supported"), "{error:?}");
+    }
+    // Whom that does not suit says so.
+    let options = SlurmOptions {
+        together: false,
+        ..options(&own.slurm, &own.dir.path().join("root"))
+    };
+    let apart = SlurmExecutor::new(options).await.unwrap();
+    let gang = own.gang_of(["exit 3".into(), "exit 5".into()]);
+    let [one, two] = own.start(&apart, &gang).await;
+    assert!(exited(&own.wait(&one).await, 3) && exited(&own.wait(&two).await, 5));
 }

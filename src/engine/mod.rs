@@ -14,6 +14,7 @@ pub mod facts;
 mod failure;
 pub mod followup;
 pub mod forecast;
+mod gangs;
 mod health;
 mod inputs;
 pub mod instruments;

@@ -246,6 +246,7 @@ impl Builder<'_> {
                 ask: Ask {
                     gpus,
                     needed: Some(Duration::ZERO),
+                    together: None,
                 },
             });
         }

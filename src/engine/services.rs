@@ -275,7 +275,7 @@ pub(super) async fn start(
     let tmp = tmp.map_err(early)?;
     let folders = (work.as_path(), tmp.as_path());
     let mut script = context.script(name, &action.script, &action.env, folders, None, true);
-    script.ask = def.ask;
+    script.ask = def.ask.clone();
     context.secrets.give(&mut script).map_err(early)?;
     if context.is_aborted() {
         return Err(ServiceFailure {

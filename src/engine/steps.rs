@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::context::{Context, token_text};
 pub(super) use super::failure::Failure;
+use super::gangs::{is_at_once, together};
 use super::intent::Home;
 use super::judge::Cause;
 use super::ready::{Unready, describe, logs, telling_tail, wait_ready};
@@ -21,7 +22,7 @@ use super::resources::own_gpus;
 use super::services::Instance;
 use super::unended::Left;
 use crate::error::Result;
-use crate::exec::{Executor, Exit, Handle, HostSpec, Status, Token};
+use crate::exec::{Ask, Executor, Exit, Handle, HostSpec, Status, Token};
 use crate::label::Label;
 use crate::rule::action::{Action, StepAction};
 
@@ -68,7 +69,7 @@ enum Readiness {
 struct Member<'s> {
     step: &'s StepAction,
     host: HostSpec,
-    gpus: u32,
+    ask: Ask,
     readiness: watch::Sender<Readiness>,
     after: Vec<(String, watch::Receiver<Readiness>)>,
     /// Known when it has ended, where anybody saw it.
@@ -162,6 +163,7 @@ async fn run_gang(
     for step in gang {
         readiness.insert(&step.name, watch::channel(Readiness::Pending).0);
     }
+    let together = together(context, site, gang)?;
     let mut members = FuturesUnordered::new();
     for step in gang {
         let after = step.after.iter().filter_map(|other| {
@@ -171,7 +173,11 @@ async fn run_gang(
         let member = Member {
             step,
             host: context.host(step.role.as_deref())?,
-            gpus: step.role.as_ref().map_or(0, |role| own_gpus(action, role)),
+            ask: Ask {
+                gpus: step.role.as_ref().map_or(0, |role| own_gpus(action, role)),
+                needed: None,
+                together: together.clone().filter(|_| is_at_once(step)),
+            },
             readiness: readiness[step.name.as_str()].clone(),
             after: after.collect(),
             cpu: OnceLock::new(),
@@ -327,7 +333,7 @@ async fn run_member(
     }
     // What stands beside `doe` itself reads stored results and nothing else.
     script.attached = step.role.is_none();
-    script.ask.gpus = member.gpus;
+    script.ask = member.ask.clone();
     if step.role.is_some()
         && !begun
         && let Err(error) = context.secrets.give(&mut script)

@@ -66,12 +66,23 @@ pub struct Script {
 }
 
 /// What a script asks of a scheduler beside its host.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ask {
     /// GPUs that are its own.
     pub gpus: u32,
     /// How long it may be needed, when it has no limit of its own.
     pub needed: Option<Duration>,
+    /// With whom it is to be given its host: all of them at once, or none.
+    pub together: Option<Together>,
+}
+
+/// Scripts that are started at one time and are of no use without each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Together {
+    /// Names them; another name in every attempt.
+    pub group: String,
+    /// How many they are.
+    pub count: u32,
 }
 
 /// How scripts find their way on hosts that do not have the files of this machine.

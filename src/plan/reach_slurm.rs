@@ -34,6 +34,8 @@ pub struct SlurmTable {
     pub gres: Option<String>,
     /// How long a service may go on at most, whatever needs it.
     pub service_time_s: Option<f64>,
+    /// Whether the members of a gang are one job on several nodes.
+    pub together: bool,
     /// The jobs of `doe build --detach`.
     pub driver: DriverTable,
     /// Folder that the nodes and this machine share; `%w` stands for the workspace.
@@ -88,6 +90,7 @@ impl Default for SlurmTable {
             config: None,
             gres: None,
             service_time_s: None,
+            together: true,
             driver: DriverTable::default(),
             root: ROOT.to_owned(),
             patience_s: 300.0,
@@ -129,6 +132,9 @@ pub(super) fn slurm(slurm: &mut SlurmTable, mut table: Table<'_>, diags: &mut Di
     }
     if let Some(time) = table.opt_duration("service_time", diags) {
         slurm.service_time_s = Some(time.value);
+    }
+    if let Some(together) = table.opt_bool("together", diags) {
+        slurm.together = together.value;
     }
     if let Some(found) = table.opt_table("driver", diags) {
         driver(&mut slurm.driver, found, diags);
@@ -204,7 +210,7 @@ mod tests {
     fn jobs_are_as_the_table_says() {
         let (platform, found) = load(
             "[platform.cluster]\nexecutor = \"slurm\"\nroles = { \"*\" = \"gpu1\" }\n\
-             slurm = { partition = \"gpu\", account = \"bench\", cpus = 8, gres = \"gpu:h200\", service_time = \"8h\", root = \"/shared/%w\", patience = \"1m\", driver = { partition = \"small\", time = \"12h\", count = 9 } }\n\
+             slurm = { partition = \"gpu\", account = \"bench\", cpus = 8, gres = \"gpu:h200\", service_time = \"8h\", together = false, root = \"/shared/%w\", patience = \"1m\", driver = { partition = \"small\", time = \"12h\", count = 9 } }\n\
              [platform.cluster.host.\"gpu[1-2]\"]\ngpus = 8\n",
         );
         assert!(found.is_empty(), "{found:?}");
@@ -214,6 +220,7 @@ mod tests {
         assert_eq!(table.root, "/shared/%w");
         assert_eq!(table.gres.as_deref(), Some("gpu:h200"));
         assert_eq!(table.service_time_s, Some(28_800.0));
+        assert!(!table.together);
         let driver = &table.driver;
         assert_eq!(driver.partition.as_deref(), Some("small"));
         assert_eq!((driver.time_s, driver.count), (Some(43_200.0), 9));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, OnceCell};
 
-use super::queue::{Job, JobKey, Queue};
+use super::queue::{Job, JobKey, Queue, index_of};
 use crate::error::Result;
 
 /// How long an answer about one array holds: its tasks are mostly lost together.
@@ -131,11 +131,7 @@ fn parse(said: &str) -> Rows {
         let mut fields = line.split('|').map(str::trim);
         let mut next = || fields.next().unwrap_or_default();
         let (number, state, submitted, node) = (next(), next(), next(), next());
-        let index = match number.split_once('_') {
-            Some((_, index)) => index.parse(),
-            None => Ok(0),
-        };
-        let (Ok(index), false) = (index, state.is_empty()) else {
+        let (Some(index), false) = (index_of(number), state.is_empty()) else {
             continue;
         };
         // `CANCELLED by 1000`
@@ -170,6 +166,8 @@ mod tests {
             (rows.len(), state(0), state(1)),
             (2, "CANCELLED", "NODE_FAIL")
         );
+        let parts = parse("14+0|COMPLETED|x|n1\n14+1|NODE_FAIL|x|n2\n");
+        assert_eq!(parts[&1].state, "NODE_FAIL");
         let alone = parse("13|TIMEOUT|2026-01-01T00:00:01|n1\n");
         assert_eq!(alone[&0].state, "TIMEOUT");
     }

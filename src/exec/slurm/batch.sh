@@ -4,11 +4,13 @@
 # wants something of it, so that neither cancelling nor looking needs a controller.
 #
 #   batch.sh ROOT NONCE WRAPPER     with SLURM_ARRAY_TASK_ID where there are several
+#   batch.sh ROOT NONCE WRAPPER LINE COMPONENT      as a step of a heterogeneous job: together.sh
 set -u
 umask 077
 root=$1 nonce=$2 wrapper=$3
-index=${SLURM_ARRAY_TASK_ID:-0}
-token=$(sed -n "$((index + 1))p" "$root/arrays/$nonce")
+line=${4:-${SLURM_ARRAY_TASK_ID:-0}}
+index=${5:-$line}
+token=$(sed -n "$((line + 1))p" "$root/arrays/$nonce")
 [ -n "$token" ] || exit 64
 dir=$root/runs/$token
 # Begun by another job, taken back, or not wanted any more.

@@ -40,7 +40,7 @@ impl Limits {
     }
 
     /// Minutes for a job; 0 where nothing follows from anything.
-    pub async fn minutes(&self, queue: &Queue, timeout: Option<Duration>, ask: Ask) -> u64 {
+    pub async fn minutes(&self, queue: &Queue, timeout: Option<Duration>, ask: &Ask) -> u64 {
         if let Some(timeout) = timeout {
             return timeout.as_secs().saturating_add(MARGIN_S).div_ceil(60);
         }

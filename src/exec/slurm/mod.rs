@@ -1,7 +1,7 @@
 //! Runs scripts as jobs of Slurm, over a folder that the nodes share with this machine. Every
-//! script is a task of a job array that runs the same wrapper as everywhere; how it ended is in
-//! its exit record, and the controller is asked only for what no record can say. A job is its
-//! comment and its place in the array, never its number.
+//! script is a task of a job array, or of a gang's heterogeneous job, that runs the same wrapper as
+//! everywhere; how it ended is in its exit record, and the controller is asked only for what no
+//! record can say. A job is its comment and its place there, never its number.
 
 mod account;
 mod ask;
@@ -10,11 +10,13 @@ mod driver;
 mod executor;
 mod guard;
 mod limits;
+mod meeting;
 mod queue;
 mod staged;
 mod start;
 mod state;
 mod submit;
+mod together;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -41,6 +43,7 @@ use super::{Handle, Token};
 use crate::error::{Error, Kind, Result};
 
 const BATCH: &str = include_str!("batch.sh");
+const TOGETHER: &str = include_str!("together.sh");
 const NAME: &str = "slurm";
 /// A folder that is not in its place after this time will never be.
 const UNPLACED_FOR: Duration = Duration::from_secs(3600);
@@ -64,6 +67,8 @@ pub struct SlurmOptions {
     pub gres: Option<String>,
     /// How long a script without a limit of its own may go on at most.
     pub service_time: Option<Duration>,
+    /// Whether what is to be given its nodes together is one job.
+    pub together: bool,
     /// How long a controller that does not answer is waited for.
     pub patience: Duration,
     /// How long a start waits for its job to begin before it lets it wait alone.
@@ -113,19 +118,20 @@ impl SlurmExecutor {
             let _ = fs::remove_file(&source);
             path
         };
-        let (wrapper, batch) = (put(WRAPPER)?, put(BATCH)?);
+        let (wrapper, batch, together) = (put(WRAPPER)?, put(BATCH)?, put(TOGETHER)?);
         let queue = Arc::new(Queue::new(options.config, options.patience));
         queue.hello().await?;
         let place = Place {
             root,
             batch,
             wrapper: wrapper.clone(),
+            together,
             limits: Limits::new(&options.common, options.service_time),
             common: options.common,
             gres: options.gres,
         };
         Ok(Self {
-            submitter: Submitter::new(queue.clone(), place),
+            submitter: Submitter::new(queue.clone(), place, options.together),
             accounting: Accounting::new(queue.clone()),
             guard: OnceLock::new(),
             disk: DiskClock::default(),

@@ -25,15 +25,7 @@ const HOLDS: u32 = 20;
 /// How old an answer may be at most.
 const STALE: Duration = Duration::from_secs(30);
 /// The question for all jobs.
-const ALL: [&str; 7] = [
-    "-h",
-    "-a",
-    "-r",
-    "--me",
-    "-t",
-    "all",
-    "-o%F|%K|%T|%V|%N|%r|%k",
-];
+const ALL: [&str; 7] = ["-h", "-a", "-r", "--me", "-t", "all", "-o%i|%T|%V|%N|%r|%k"];
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_secs(60);
 /// The environment of Slurm's programs.
@@ -59,19 +51,20 @@ const NO_ANSWER: [&str; 8] = [
     "Slurm backup controller",
 ];
 
-/// Which job: the comment of its array and its index there.
+/// Which job: the comment of its array or heterogeneous job, and its index there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct JobKey {
     /// Comment.
     pub comment: String,
-    /// Index in the array.
+    /// Index in the array, or of the component.
     pub index: u32,
 }
 
 /// What the controller says of one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// Its number now, with its place in the array; good for signals, not for identity.
+    /// Its number now, with its place in the array (`12_3`) or heterogeneous job (`12+3`); good for
+    /// signals, not for identity.
     pub number: String,
     /// `RUNNING`, `NODE_FAIL`, ...
     pub state: String,
@@ -292,34 +285,22 @@ pub fn unreachable(after: Duration, last: Error) -> Error {
     .hint("whatever runs goes on; run again when `squeue` answers")
 }
 
-/// Reads `NUMBER|INDEX|STATE|SUBMITTED|NODE|REASON|COMMENT` lines. Of two jobs of one name one that
-/// is open counts, and else the later submission.
+/// Reads `NUMBER|STATE|SUBMITTED|NODE|REASON|COMMENT` lines. Of two jobs of one name one that is open
+/// counts, and else the later submission.
 fn parse(text: &str) -> Jobs {
     fn rank(job: &Job) -> (bool, &str) {
         (job.is_open(), &job.submitted)
     }
     let mut jobs = Jobs::new();
     for line in text.lines() {
-        let mut fields = line.splitn(7, '|');
+        let mut fields = line.splitn(6, '|');
         let mut next = || fields.next().map(str::trim);
-        let (
-            Some(number),
-            Some(index),
-            Some(state),
-            Some(submitted),
-            Some(node),
-            Some(reason),
-            Some(comment),
-        ) = (next(), next(), next(), next(), next(), next(), next())
+        let (Some(number), Some(state), Some(submitted), Some(node), Some(reason), Some(comment)) =
+            (next(), next(), next(), next(), next(), next())
         else {
             continue;
         };
-        // A job that is no array has one task.
-        let (number, index) = match index {
-            "N/A" => (number.to_owned(), "0"),
-            _ => (format!("{number}_{index}"), index),
-        };
-        let Ok(index) = index.parse() else {
+        let Some(index) = index_of(number) else {
             continue;
         };
         if !comment.starts_with("doe:") {
@@ -330,7 +311,7 @@ fn parse(text: &str) -> Jobs {
             index,
         };
         let job = Job {
-            number,
+            number: number.to_owned(),
             state: state.to_owned(),
             reason: reason.to_owned(),
             submitted: submitted.to_owned(),
@@ -347,14 +328,23 @@ fn parse(text: &str) -> Jobs {
     jobs
 }
 
+/// The place of a job by its number; a job by itself has the first one.
+pub fn index_of(number: &str) -> Option<u32> {
+    match number.split_once(['_', '+']) {
+        Some((_, index)) => index.parse().ok(),
+        None => Some(0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_job_is_its_comment_and_its_place() {
-        let text = "12|0|RUNNING|2026-01-01T00:00:01|n1|None|doe:aa\n13|1|PENDING|2026-01-01T00:00:01||Resources|doe:aa\n\
-                    14|0|NODE_FAIL|2026-01-01T00:00:09|n1|NodeDown|doe:aa\n15|N/A|RUNNING|x|n1|None|doe:bb\n17|x|RUNNING|x|n1|None|doe:dd\n16|0|RUNNING|x|n1|None|somebody else's|doe:cc\n\nnonsense\n";
+        let text = "12_0|RUNNING|2026-01-01T00:00:01|n1|None|doe:aa\n13_1|PENDING|2026-01-01T00:00:01||Resources|doe:aa\n\
+                    14_0|NODE_FAIL|2026-01-01T00:00:09|n1|NodeDown|doe:aa\n15|RUNNING|x|n1|None|doe:bb\n17_x|RUNNING|x|n1|None|doe:dd\n16_0|RUNNING|x|n1|None|somebody else's|doe:cc\n\nnonsense\n\
+                    20+0|RUNNING|x|n1|None|doe:ee\n20+1|PENDING|x||Resources|doe:ee\n";
         let jobs = parse(text);
         let of = |index| {
             &jobs[&JobKey {
@@ -362,10 +352,15 @@ mod tests {
                 index,
             }]
         };
-        assert_eq!(jobs.len(), 3);
+        assert_eq!(jobs.len(), 5);
         // The one that runs, though the other was submitted later.
         assert_eq!((of(0).number.as_str(), of(0).is_open()), ("12_0", true));
         assert_eq!((of(1).state.as_str(), of(1).is_open()), ("PENDING", true));
+        let component = JobKey {
+            comment: "doe:ee".into(),
+            index: 1,
+        };
+        assert_eq!(jobs[&component].number, "20+1");
     }
 
     #[test]

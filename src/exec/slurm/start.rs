@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::meeting::Seat;
 use super::state::{FAILED, is_over, refusal};
 use super::submit::{Start, placed, unplace};
 use super::{HOST, LOOK, SlurmExecutor};
@@ -15,6 +16,8 @@ use crate::exec::{Handle, HostSpec, Script, Token};
 
 /// How often a script is submitted again when its job ended before it began.
 const TRIES: u32 = 3;
+/// What helps where Slurm has no job for several.
+const APART: &str = "members of a gang are one heterogeneous job, which needs Slurm's backfill scheduler; `together = false` in the platform's table `slurm` makes each a job of its own";
 /// Code of the error that nobody knows whether a script has begun: as of a host that is away.
 const UNTOLD: &str = "host-unreachable";
 /// Between questions about a job that has not begun.
@@ -42,6 +45,8 @@ impl SlurmExecutor {
         script: &Script,
         token: &Token,
     ) -> Result<Handle> {
+        // Who does not come to be submitted is not waited for.
+        let seat = self.submitter.seat(&script.ask, token, 0);
         let texts = folder::files(&folder::Job {
             token,
             script,
@@ -56,7 +61,7 @@ impl SlurmExecutor {
             texts.extend(files);
         }
         self.make_folder(&dir, &texts, host)?;
-        let error = match self.bring(host, script, token).await {
+        let error = match self.bring(host, script, token, seat).await {
             Err(error) => error,
             begun => return begun,
         };
@@ -81,28 +86,38 @@ impl SlurmExecutor {
     }
 
     /// Has a job begin the script of a folder.
-    async fn bring(&self, host: &HostSpec, script: &Script, token: &Token) -> Result<Handle> {
+    async fn bring(
+        &self,
+        host: &HostSpec,
+        script: &Script,
+        token: &Token,
+        mut seat: Option<Seat>,
+    ) -> Result<Handle> {
         let dir = self.layout.run(token);
         let not_started = |cause: &dyn std::fmt::Display| {
             let (script, host) = (&script.name, &host.name);
             let text = format!("the script `{script}` did not start on node `{host}`");
             Error::new(Kind::Infra, "not-started", text).cause(cause)
         };
-        let mut tries = 0;
+        let (mut tries, mut round) = (0, 0);
         loop {
             if let Some(handle) = self.claimed(host, token)? {
                 return handle.ok_or_else(|| not_started(&"its token was taken back"));
             }
-            if !self.is_submitted(&dir).await? {
+            if self.is_submitted(&dir).await? {
+                drop(seat.take());
+            } else {
                 tries += 1;
                 let start = Start {
                     host: host.clone(),
                     token: token.clone(),
                     timeout: script.timeout,
-                    ask: script.ask,
+                    ask: script.ask.clone(),
                 };
-                if let Err(cause) = self.submitter.submit(start).await {
+                let is_gang = seat.is_some();
+                if let Err(cause) = self.submitter.submit(start, seat.take()).await {
                     return Err(match cause.code {
+                        "slurm-refused" if is_gang => not_started(&said(&cause)).hint(APART),
                         "slurm-refused" => not_started(&said(&cause)),
                         _ => cause,
                     });
@@ -115,7 +130,12 @@ impl SlurmExecutor {
                     return Err(not_started(&said(&cause)));
                 }
                 Begun::Gone(why) if tries >= TRIES => return Err(not_started(&why)),
-                Begun::Gone(_) => unplace(&dir),
+                Begun::Gone(_) => {
+                    unplace(&dir);
+                    // What took the job from all before any of them began brings all here again.
+                    round += 1;
+                    seat = self.submitter.seat(&script.ask, token, round);
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use super::clock::now_ms;
 use super::guard::forsaken;
 use super::queue::{Job, JobKey};
 use super::submit::{LIMIT, placed};
+use super::together::to_end;
 use super::{LOOK, OVER, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
 use crate::exec::folder::{self, Claim, Record};
@@ -33,6 +34,8 @@ const STUCK: Duration = Duration::from_secs(120);
 const INTERRUPTED: &str = "interrupted";
 /// There when the wrapper of a job did not begin: its exit code.
 pub(super) const FAILED: &str = "failed";
+/// There when a task ended without a word, in a job that others have a part in.
+const GONE: &str = "gone";
 /// Says why an execution counts as lost.
 const LOST: &str = "lost";
 
@@ -118,9 +121,15 @@ impl SlurmExecutor {
             Known::Silence => Ok(Status::Running),
             Known::Job(job) if job.is_open() => {
                 // Begun once and waiting again: nothing runs, and nothing will run twice.
-                if begun && job.waits() && !self.shows_life(&handle.token, dir) {
+                let is_silent = begun && !self.shows_life(&handle.token, dir);
+                if is_silent && job.waits() {
                     return self
                         .record_or(handle, &format!("its {}", told(&job, dir)))
+                        .await;
+                }
+                if is_silent && dir.join(GONE).exists() {
+                    return self
+                        .record_or(handle, "its task is gone, while its job goes on")
                         .await;
                 }
                 Ok(Status::Running)
@@ -302,7 +311,9 @@ impl SlurmExecutor {
                 let known = self.job(handle).await.unwrap_or(Known::Silence);
                 asked = Instant::now();
                 match known {
-                    Known::Job(job) if job.is_open() && !job.waits() => {
+                    Known::Job(job)
+                        if job.is_open() && !job.waits() && !dir.join(GONE).exists() =>
+                    {
                         // It does not heed.
                         let force = !forced && begun.elapsed() > grace + SLOW;
                         if force {
@@ -342,11 +353,13 @@ impl SlurmExecutor {
 
     /// Ends a job by the number that it has had a moment ago.
     pub(super) async fn scancel(&self, key: &JobKey, job: &Job) {
-        let mut arguments = vec![job.number.clone()];
-        // Only if it bears the right name. Of a task of an array that would be all of them.
-        if !job.number.contains('_') {
-            arguments.push(format!("--name={}", key.comment));
-        }
+        let Some(number) = to_end(self.root(), key, job) else {
+            return;
+        };
+        // Only if it bears the right name. Of a task of an array, or a component, that would be all.
+        let is_part = number.contains(['_', '+']);
+        let name = (!is_part).then(|| format!("--name={}", key.comment));
+        let arguments: Vec<String> = [number].into_iter().chain(name).collect();
         // It may have ended meanwhile, or the controller be away: the claim and the task in the
         // folder are what it depends on.
         let _ = self.queue.ask("scancel", &arguments).await;

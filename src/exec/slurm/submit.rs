@@ -1,23 +1,26 @@
 //! Submission. What will be submitted is on the shared disk before the controller hears of it,
 //! so a submission whose answer was lost is found again by its comment; starts that come together
-//! go as one array.
+//! go as one array, those that belong together as one heterogeneous job.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::limits::Limits;
+use super::meeting::{Meeting, Seat};
 use super::queue::{JobKey, Queue, SILENT, unreachable};
+use super::together::{is_gang, submit_gang};
 use crate::error::{Error, Kind, Result};
 use crate::exec::folder;
 use crate::exec::remote::call::nonce;
 use crate::exec::{Ask, HostSpec, Token};
 
-/// File of an execution that names its array and its place there.
+/// File of an execution that names its array, or heterogeneous job, and its place there.
 const PLACE: &str = "slurm";
 /// Starts that come within this time of each other go together,
 const GATHER: Duration = Duration::from_millis(25);
@@ -43,11 +46,17 @@ pub struct Start {
     pub ask: Ask,
 }
 
-type Asked = (Start, oneshot::Sender<Result<JobKey>>);
+/// A start and who waits for its submission.
+pub type Asked = (Start, oneshot::Sender<Result<JobKey>>);
 
 /// Gathers starts and submits them.
 #[derive(Debug)]
-pub struct Submitter(mpsc::UnboundedSender<Asked>);
+pub struct Submitter {
+    /// Those that are sent together go as one job, if they can.
+    sender: mpsc::UnboundedSender<Vec<Asked>>,
+    /// None where nothing waits for others.
+    meeting: Option<Arc<Meeting>>,
+}
 
 /// What a submission needs to know.
 pub struct Place {
@@ -57,6 +66,8 @@ pub struct Place {
     pub batch: PathBuf,
     /// The wrapper there.
     pub wrapper: PathBuf,
+    /// The batch script of several together there.
+    pub together: PathBuf,
     /// What all jobs have in common: `--partition=…` and the like.
     pub common: Vec<String>,
     /// The kind of resource that GPUs are.
@@ -75,19 +86,21 @@ struct Shape {
 
 impl Submitter {
     /// Starts the one task that submits.
-    pub fn new(queue: std::sync::Arc<Queue>, place: Place) -> Self {
-        let (sender, mut inbox) = mpsc::unbounded_channel::<Asked>();
+    pub fn new(queue: Arc<Queue>, place: Place, gathers_gangs: bool) -> Self {
+        let (sender, mut inbox) = mpsc::unbounded_channel::<Vec<Asked>>();
         tokio::spawn(async move {
             while let Some(first) = inbox.recv().await {
                 let asked = gather(first, &mut inbox).await;
+                let (gangs, others): (Vec<_>, Vec<_>) =
+                    asked.into_iter().partition(|all| is_gang(all));
                 let mut arrays: BTreeMap<Shape, Vec<Asked>> = BTreeMap::new();
-                for one in asked {
+                for one in others.into_iter().flatten() {
                     let start = &one.0;
-                    let minutes = place.limits.minutes(&queue, start.timeout, start.ask);
+                    let minutes = place.limits.minutes(&queue, start.timeout, &start.ask);
                     let kind = Shape {
                         host: start.host.name.clone(),
                         minutes: minutes.await,
-                        gpus: place.gres.as_ref().map_or(0, |_| start.ask.gpus),
+                        gpus: place.gpus(start),
                     };
                     arrays.entry(kind).or_default().push(one);
                 }
@@ -98,22 +111,63 @@ impl Submitter {
                         array = rest;
                     }
                 }
+                for gang in gangs {
+                    submit_gang(&queue, &place, gang).await;
+                }
             }
         });
-        Self(sender)
+        Self {
+            sender,
+            meeting: gathers_gangs.then(Arc::default),
+        }
+    }
+
+    /// The place of a start among those that it is to go with, if there are any.
+    pub fn seat(&self, ask: &Ask, token: &Token, round: u32) -> Option<Seat> {
+        Seat::of(self.meeting.as_ref()?, &self.sender, ask, token, round)
     }
 
     /// Submits; returns when the controller has acknowledged.
-    pub async fn submit(&self, start: Start) -> Result<JobKey> {
+    pub async fn submit(&self, start: Start, seat: Option<Seat>) -> Result<JobKey> {
         let broken = || Error::new(Kind::Bug, "task-failed", "a task of the executor broke off");
         let (sender, receiver) = oneshot::channel();
-        self.0.send((start, sender)).map_err(|_| broken())?;
+        match seat {
+            Some(seat) => seat.take((start, sender)),
+            None => {
+                let alone = vec![(start, sender)];
+                self.sender.send(alone).map_err(|_| broken())?;
+            }
+        }
         receiver.await.map_err(|_| broken())?
     }
 }
 
+impl Place {
+    /// The GPUs that a start is given.
+    pub fn gpus(&self, start: &Start) -> u32 {
+        self.gres.as_ref().map_or(0, |_| start.ask.gpus)
+    }
+
+    /// What a job on a node is asked for with, if it may go on for so long; 0 where nothing is said.
+    pub fn options(&self, comment: &str, host: &str, minutes: u64, gpus: u32) -> Vec<String> {
+        let mut options = self.common.clone();
+        options.extend(of_every_job(comment));
+        options.push(format!("--nodelist={host}"));
+        if minutes > 0 {
+            options.push(format!("--time={minutes}"));
+        }
+        if let (Some(gres), 1..) = (&self.gres, gpus) {
+            options.push(format!("--gres={gres}:{gpus}"));
+        }
+        options
+    }
+}
+
 /// What comes together with a start.
-async fn gather(first: Asked, inbox: &mut mpsc::UnboundedReceiver<Asked>) -> Vec<Asked> {
+async fn gather(
+    first: Vec<Asked>,
+    inbox: &mut mpsc::UnboundedReceiver<Vec<Asked>>,
+) -> Vec<Vec<Asked>> {
     let begun = Instant::now();
     let mut asked = vec![first];
     while let Some(left) = GATHER_MOST.checked_sub(begun.elapsed()) {
@@ -126,30 +180,45 @@ async fn gather(first: Asked, inbox: &mut mpsc::UnboundedReceiver<Asked>) -> Vec
 }
 
 async fn submit(queue: &Queue, place: &Place, kind: &Shape, array: Vec<Asked>) {
+    let count = array.len();
+    let places = (0..).take(count).collect::<Vec<_>>();
+    go(
+        queue,
+        place,
+        array,
+        &places,
+        kind.minutes,
+        |nonce, comment| {
+            let mut arguments = place.options(comment, &kind.host, kind.minutes, kind.gpus);
+            // One alone is no array: a controller begins it without waiting for its scheduler's turn.
+            if count > 1 {
+                arguments.push(format!("--array=0-{}", count - 1));
+            }
+            arguments.extend([&place.batch, &place.root].map(|path| path.display().to_string()));
+            arguments.push(nonce.to_owned());
+            arguments.push(place.wrapper.display().to_string());
+            arguments
+        },
+    )
+    .await;
+}
+
+/// Submits what has these places in one job, and tells those who asked.
+pub async fn go(
+    queue: &Queue,
+    place: &Place,
+    asked: Vec<Asked>,
+    places: &[u32],
+    minutes: u64,
+    arguments: impl FnOnce(&str, &str) -> Vec<String>,
+) {
     let nonce = nonce();
-    let tokens: Vec<Token> = array.iter().map(|(start, _)| start.token.clone()).collect();
+    let comment = comment_of(&nonce);
+    let tokens: Vec<Token> = asked.iter().map(|(start, _)| start.token.clone()).collect();
     let done = async {
-        write_ahead(&place.root, &nonce, &tokens, kind.minutes)?;
-        let comment = comment_of(&nonce);
-        let mut arguments = place.common.clone();
-        // One alone is no array: a controller begins it without waiting for its scheduler's turn.
-        if tokens.len() > 1 {
-            arguments.push(format!("--array=0-{}", tokens.len() - 1));
-        }
-        arguments.extend(of_every_job(&comment));
-        arguments.push(format!("--nodelist={}", kind.host));
-        if kind.minutes > 0 {
-            arguments.push(format!("--time={}", kind.minutes));
-        }
-        if let (Some(gres), 1..) = (&place.gres, kind.gpus) {
-            arguments.push(format!("--gres={gres}:{}", kind.gpus));
-        }
-        for path in [&place.batch, &place.root] {
-            arguments.push(path.display().to_string());
-        }
-        arguments.push(nonce.clone());
-        arguments.push(place.wrapper.display().to_string());
-        once(queue, &arguments, &comment).await.map(|_| comment)
+        write_ahead(&place.root, &nonce, &tokens, places, minutes)?;
+        once(queue, &arguments(&nonce, &comment), &comment).await?;
+        Ok(comment)
     };
     let done: Result<String> = done.await;
     if done.is_err() {
@@ -158,10 +227,10 @@ async fn submit(queue: &Queue, place: &Place, kind: &Shape, array: Vec<Asked>) {
             unplace(&place.root.join("runs").join(&token.0));
         }
     }
-    for (index, (_, answer)) in array.into_iter().enumerate() {
+    for ((_, answer), index) in asked.into_iter().zip(places) {
         let key = done.clone().map(|comment| JobKey {
             comment,
-            index: u32::try_from(index).unwrap_or(u32::MAX),
+            index: *index,
         });
         // Who asked may be gone; the job is found by its token.
         let _ = answer.send(key);
@@ -223,8 +292,19 @@ fn comment_of(nonce: &str) -> String {
     format!("doe:{nonce}")
 }
 
-/// Puts down which tokens the array has, then in each execution's folder where it is.
-fn write_ahead(root: &Path, nonce: &str, tokens: &[Token], minutes: u64) -> Result<()> {
+/// The name of the list of a job's tokens.
+pub fn nonce_of(key: &JobKey) -> &str {
+    key.comment.trim_start_matches("doe:")
+}
+
+/// Puts down which tokens the job has, then in each execution's folder where it is.
+fn write_ahead(
+    root: &Path,
+    nonce: &str,
+    tokens: &[Token],
+    places: &[u32],
+    minutes: u64,
+) -> Result<()> {
     let arrays = root.join("arrays");
     folder::make_private(&arrays)?;
     let list: String = tokens
@@ -232,7 +312,7 @@ fn write_ahead(root: &Path, nonce: &str, tokens: &[Token], minutes: u64) -> Resu
         .map(|token| format!("{}\n", token.0))
         .collect();
     folder::durable(&arrays.join(nonce), list.as_bytes())?;
-    for (index, token) in tokens.iter().enumerate() {
+    for (token, index) in tokens.iter().zip(places) {
         let dir = root.join("runs").join(&token.0);
         folder::write_private(&dir.join(LIMIT), format!("{minutes}\n").as_bytes())?;
         let path = dir.join(PLACE);

@@ -205,3 +205,133 @@ fn a_shared_folder_that_others_may_write_to_is_kept_to_ourselves() {
     folder::make_own(&root).unwrap();
     assert_eq!(mode(), 0o700);
 }
+
+/// What is found in the place of `srun`: runs what it is given, on no other node.
+const SRUN: &str = "#!/bin/sh\nwhile [ \"${1#--}\" != \"$1\" ]; do shift; done\nexec \"$@\"\n";
+
+/// A shared folder with two executions of one job.
+struct Several(tempfile::TempDir);
+
+impl Several {
+    fn new(srun: &str) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for dir in ["runs/a", "runs/b", "arrays", "bin"] {
+            folder::make_private(&root.path().join(dir)).unwrap();
+        }
+        let put = |name: &str, text: &str| {
+            folder::write_private(&root.path().join(name), text.as_bytes()).unwrap();
+        };
+        put("arrays/n", "a\nb\n");
+        put("together.sh", TOGETHER);
+        put("bin/srun", srun);
+        let srun = root.path().join("bin/srun");
+        let may = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs::set_permissions(srun, may).unwrap();
+        Self(root)
+    }
+
+    /// Begins their job, whose tasks do this; they are told which of the two they are, in `$4`.
+    fn begin(&self, task: &str) -> Child {
+        let batch = self.0.path().join("batch.sh");
+        let dir = "case $4 in 0) dir=$1/runs/a ;; 1) dir=$1/runs/b ;; esac";
+        folder::write_private(&batch, format!("{dir}\n{task}\n").as_bytes()).unwrap();
+        let path = format!("{}/bin:/usr/bin:/bin", self.0.path().display());
+        let mut job = Command::new("/bin/sh");
+        job.arg(self.0.path().join("together.sh"))
+            .arg(self.0.path())
+            .args(["n", "wrapper"])
+            .arg(&batch)
+            .args(["4", "0", "1"])
+            .env("PATH", path)
+            .env("SLURM_JOB_ID", "7");
+        job.spawn().unwrap()
+    }
+
+    fn files(&self, token: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path().join("runs").join(token)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn a_job_of_several_says_what_a_task_cannot_say_any_more() {
+    // Killed after its begin, another over.
+    let several = Several::new(SRUN);
+    let killed = "echo 1 >$dir/pid; [ $4 = 0 ] || kill -KILL $$; echo >$dir/over; exit 3";
+    assert!(several.begin(killed).wait().unwrap().success());
+    assert_eq!(several.files("a"), ["over", "pid"]);
+    assert_eq!(several.files("b"), ["gone", "pid"]);
+    // One that another job has begun, or that is not wanted, is left to who has it.
+    let several = Several::new(SRUN);
+    let left = "[ $4 = 0 ] || exit 0; echo >$dir/unwanted; exit 1";
+    assert!(several.begin(left).wait().unwrap().success());
+    assert_eq!(
+        (several.files("a"), several.files("b")),
+        (vec!["unwanted".to_owned()], vec![])
+    );
+    // What cannot be begun on a node says why.
+    let several = Several::new("#!/bin/sh\necho no such node >&2\nexit 5\n");
+    assert!(several.begin("").wait().unwrap().success());
+    let refusal = state::refusal(&several.0.path().join("runs/b")).unwrap();
+    assert_eq!(refusal.as_deref(), Some("no such node (code 5)"));
+}
+
+#[test]
+fn a_job_of_several_lives_until_the_last_one_has_ended() {
+    let several = Several::new(SRUN);
+    let task =
+        "echo >$dir/up; [ $4 = 0 ] || until [ -e $dir/go ]; do sleep 0.02; done; echo >$dir/over";
+    let mut job = several.begin(task);
+    let runs = several.0.path().join("runs");
+    let begun = Instant::now();
+    while !(runs.join("a/over").exists() && runs.join("b/up").exists()) {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    terminate(&job);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(job.try_wait().unwrap().is_none());
+    fs::write(runs.join("b/go"), b"").unwrap();
+    assert!(job.wait().unwrap().success());
+}
+
+#[test]
+fn a_job_of_several_is_ended_when_nobody_wants_it_any_more() {
+    let several = Several::new(SRUN);
+    let root = several.0.path();
+    let put = |name: &str, text: &str| fs::write(root.join("runs").join(name), text).unwrap();
+    put("a/slurm", "n 0\n");
+    put("b/slurm", "n 1\n");
+    let ended = |index: u32, state: &str| {
+        let key = queue::JobKey {
+            comment: "doe:n".into(),
+            index,
+        };
+        let job = Job {
+            number: format!("29+{index}"),
+            state: state.into(),
+            reason: String::new(),
+            submitted: String::new(),
+            node: String::new(),
+        };
+        together::to_end(root, &key, &job)
+    };
+    assert_eq!((ended(0, "RUNNING"), ended(1, "RUNNING")), (None, None));
+    put("b/unwanted", "");
+    assert_eq!(ended(1, "PENDING"), None);
+    assert_eq!(ended(1, "RUNNING").as_deref(), Some("29+1"));
+    fs::remove_file(root.join("runs/b/unwanted")).unwrap();
+    put("a/pid", "0 0 revoked\n");
+    // The other one would end with it.
+    assert_eq!(ended(0, "RUNNING"), None);
+    put("b/over", "");
+    assert_eq!(ended(0, "RUNNING").as_deref(), Some("29"));
+    assert_eq!(ended(1, "PENDING").as_deref(), Some("29"));
+    // One that was submitted once more is in another job.
+    fs::remove_file(root.join("runs/b/over")).unwrap();
+    put("b/slurm", "m 0\n");
+    assert_eq!(ended(0, "RUNNING").as_deref(), Some("29"));
+}
