@@ -433,6 +433,14 @@ const GANG: &str = r#"
 [g]
 roles = { first = {}, server = {} }
 [[g.step]]
+name = "before"
+role = "first"
+timeout = "10m"
+run = """
+echo run >> SCRATCH/before
+while ! test -e SCRATCH/busy; do sleep 0.05; done
+"""
+[[g.step]]
 name = "decode"
 gang = "pair"
 role = "server"
@@ -446,7 +454,7 @@ name = "prefill"
 gang = "pair"
 role = "first"
 timeout = "10m"
-ready = { file = "{{ work }}/up", within = "1m" }
+ready = { file = "{{ work }}/up", within = "12s" }
 run = """
 echo run >> SCRATCH/prefill
 while ! test -e SCRATCH/decode; do sleep 0.05; done
@@ -482,6 +490,19 @@ fn a_gang_on_two_nodes_is_one_job_and_survives_its_client() {
     workspace.replace("plans/t.toml", "settings = { n = 1 }\n", "", 1);
     let build = ["build", "//t:all", "--json"];
     let (mut child, _) = workspace.spawn(&build);
+    wait_for("the step before", LONG, || {
+        (lines(&workspace, "before") > 0).then_some(())
+    });
+    // Somebody has one of the nodes for longer than a start waits for it, and than a member that has
+    // begun may take to get ready.
+    let node = format!("--nodelist={}", slurm.hosts.name(2));
+    let busy = ["--exclusive", &node, "--output=/dev/null", "--chdir=/"];
+    slurm.ask("sbatch", &[&busy[..], &["--wrap=sleep 30"]].concat());
+    wait_for("the node to be busy", LONG, || {
+        let there = slurm.ask("squeue", &["-h", "-t", "R", "-w", &slurm.hosts.name(2)]);
+        (!there.is_empty()).then_some(())
+    });
+    workspace.write("scratch/busy", "");
     wait_for("the whole gang", LONG, || {
         (lines(&workspace, "client") > 0).then_some(())
     });
@@ -510,7 +531,7 @@ fn a_gang_on_two_nodes_is_one_job_and_survives_its_client() {
     let told = ran.events();
     let told = told.iter().filter(|event| event["code"] == "re-attached");
     assert_eq!(told.count(), 1, "one pattern");
-    for file in ["decode", "prefill", "client"] {
+    for file in ["before", "decode", "prefill", "client"] {
         assert_eq!(lines(&workspace, file), 1, "{file}");
     }
     wait_until_quiet(&slurm);

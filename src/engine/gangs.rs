@@ -2,12 +2,17 @@
 //! hosts out it is told which of them start at one time.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::context::Context;
 use super::steps::Site;
 use crate::error::Result;
-use crate::exec::Together;
+use crate::exec::{Executor, HostSpec, Together, Token};
 use crate::rule::action::StepAction;
+
+/// Between looks whether what waits in a queue has its turn, first and at most.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOK_SELDOM: Duration = Duration::from_secs(8);
 
 /// What the members that wait for no other ask of a scheduler; nothing where one host has them all.
 /// One with `after` comes when what it waits for is ready, however long that takes: the others
@@ -33,4 +38,19 @@ pub(super) fn together(
 /// Whether a member begins with the gang. What has no role is beside `doe` and asks for nothing.
 pub(super) fn is_at_once(step: &StepAction) -> bool {
     step.role.is_some() && step.after.is_empty()
+}
+
+/// Waits until what a scheduler let wait has begun; for ever when it never does, which who waits for
+/// its end is told. Nobody may count on it before, nor count the time that it has to get ready.
+pub(super) async fn has_its_turn(executor: &dyn Executor, host: &HostSpec, token: &Token) {
+    let mut pause = LOOK;
+    loop {
+        tokio::time::sleep(pause).await;
+        // Who cannot be asked now is asked again.
+        let found = executor.find(host, token).await.ok().flatten();
+        if found.is_some_and(|handle| handle.pid > 0) {
+            return;
+        }
+        pause = (pause * 5 / 4).min(LOOK_SELDOM);
+    }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::context::{Context, token_text};
 pub(super) use super::failure::Failure;
-use super::gangs::{is_at_once, together};
+use super::gangs::{has_its_turn, is_at_once, together};
 use super::intent::Home;
 use super::judge::Cause;
 use super::ready::{Unready, describe, logs, telling_tail, wait_ready};
@@ -360,10 +360,17 @@ async fn run_member(
             return (None, Err(Failure::plain(reason, Cause::of_work(&error))));
         }
     };
-    if step.ready.is_none() {
+    let waits = handle.pid == 0;
+    if step.ready.is_none() && !waits {
         member.readiness.send_replace(Readiness::Ready);
     }
     let getting_ready = async {
+        if waits {
+            has_its_turn(executor, &member.host, &token).await;
+            if step.ready.is_none() {
+                member.readiness.send_replace(Readiness::Ready);
+            }
+        }
         if let Some(ready) = step.ready.as_ref().filter(|_| !begun) {
             let waited = wait_ready(context, executor, &member.host, &handle, ready).await;
             match waited {
@@ -415,8 +422,12 @@ async fn run_member(
         return (Some(handle), Err(Failure::plain(reason, cause)));
     }
     if end.is_ok() && *member.readiness.borrow() == Readiness::Pending {
-        // It ended well before its sign was seen. Whoever waits for it waits in vain.
-        member.readiness.send_replace(Readiness::Never);
+        // It ended well before its sign was seen, for which whoever waits waits in vain; one that
+        // gives none was there.
+        member.readiness.send_replace(match step.ready {
+            Some(_) => Readiness::Never,
+            None => Readiness::Ready,
+        });
     }
     (Some(handle), end)
 }
@@ -434,7 +445,8 @@ async fn has_begun(
         return Ok(false);
     }
     match executor.find(&member.host, token).await {
-        Ok(found) => Ok(found.is_some()),
+        // What waits in a queue has begun nothing yet.
+        Ok(found) => Ok(found.is_some_and(|handle| handle.pid > 0)),
         Err(error) => {
             let name = &member.step.name;
             let reason = format!("step `{name}` could not be looked for: {error}");
