@@ -1279,8 +1279,15 @@ async fn members_of_a_gang_are_one_job_and_end_each_for_itself() {
     let mut gang = own.gang();
     gang.scripts[0].ask.gpus = 2;
     gang.scripts[1].ask.gpus = 1;
-    let handles = own.start(&own.executor, &gang).await;
+    let options = SlurmOptions {
+        common: vec!["--cpus-per-task=3".into()],
+        ..options(&own.slurm, &own.dir.path().join("root"))
+    };
+    let executor = SlurmExecutor::new(options).await.unwrap();
+    let handles = own.start(&executor, &gang).await;
     own.both_run().await;
+    let cpus = own.slurm.ask("squeue", &["-h", "-o", "%C"]);
+    assert_eq!(cpus, "3\n3\n");
     let jobs = own.components();
     let [one, two] = &jobs[..] else {
         panic!("{jobs:?}");
