@@ -46,10 +46,10 @@ impl Blobs {
     /// Makes sure that a blob is there and right, from a local file if it must be. Returns its
     /// path. Blocks.
     pub fn put(&self, digest: Digest, source: &Path) -> Result<PathBuf> {
-        let path = self.dir.join(hex(digest));
-        if self.is_right(digest, &path)? {
+        if let Some(path) = self.find(digest)? {
             return Ok(path);
         }
+        let path = self.dir.join(hex(digest));
         make_private(&self.dir)?;
         let executable = fs::metadata(source)
             .map_err(|e| Error::io("read", source, &e))?
@@ -69,6 +69,12 @@ impl Blobs {
         let metadata = fs::metadata(&path).map_err(|e| Error::io("read", &path, &e))?;
         self.remember(digest, stamp(&metadata));
         Ok(path)
+    }
+
+    /// The path of a blob that is there and right. Blocks.
+    pub fn find(&self, digest: Digest) -> Result<Option<PathBuf>> {
+        let path = self.dir.join(hex(digest));
+        Ok(self.is_right(digest, &path)?.then_some(path))
     }
 
     fn is_right(&self, digest: Digest, path: &Path) -> Result<bool> {

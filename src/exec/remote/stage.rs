@@ -112,7 +112,7 @@ async fn read_sum(source: &Path) -> Result<(Digest, Sum)> {
 }
 
 /// The SHA-256 of a text, as `sha256sum` prints it.
-pub(super) fn sha256_of(text: &[u8]) -> String {
+pub(in crate::exec) fn sha256_of(text: &[u8]) -> String {
     lower_hex(&Sha256::digest(text))
 }
 

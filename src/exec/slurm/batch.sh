@@ -65,40 +65,39 @@ refuse() { # CODE TEXT
     exit "$1"
 }
 
-# What was staged and is named in the execution's files, by its digest.
-named() {
-    words=$(cat "$dir/job" "$dir/env" "$dir/script" 2>/dev/null | tr -c '0-9a-z/' '\n' | sort -u)
-    printf '%s\n' "$words" | sed -n 's,.*/blobs/\([0-9a-f]\{64\}\)$,\1,p'
-    for links in $(printf '%s\n' "$words" | sed -n 's,.*/links/\([0-9a-f]\{12\}\)$,\1,p'); do
-        for link in "$root/links/$links"/*; do
-            link=$(readlink "$link") && printf '%s\n' "${link##*/}"
-        done
-    done
-    case $wrapper in
-    "$root"/blobs/*) printf '%s\n' "${wrapper##*/}" ;;
+# Whether a file is on this node what it was when it was put below the root. What is staged is read
+# once, until the node starts anew or the file changes. A shared file system may show it late.
+right() { # SHA256 PATH
+    file=$root/$2 seen='' looks=''
+    case $2 in
+    blobs/*)
+        seen=$root/seen/$here/${2#blobs/}
+        looks=$(stat -c '%i %s %y %z' "$file" 2>/dev/null)
+        known=''
+        [ ! -f "$seen" ] || read -r known <"$seen"
+        [ -z "$looks" ] || [ "$known" != "$looks" ] || return 0
+        ;;
     esac
-}
-
-# Whether a staged file is on this node what it was when it was staged. It is looked at once, until
-# the node starts anew or the file is written anew; a shared file system may show it late. What was
-# never staged here is not ours to judge.
-right() { # DIGEST
-    blob=$root/blobs/$1 seen=$root/seen/$here/$1
-    [ ! -f "$seen" ] || [ ! -f "$blob" ] || [ ! "$seen" -nt "$blob" ] || return 0
     for pause in 0 1 1 2 4; do
         sleep "$pause"
-        [ -f "$blob" ] && { read -r sum <"$blob.sha256"; } 2>/dev/null || continue
-        found=$(sha256sum <"$blob") || refuse 69 'the node has no working `sha256sum`, which is needed to verify files'
-        [ "${found%% *}" = "$sum" ] || continue
-        mkdir -p "${seen%/*}" && true >"$seen"
+        [ -z "$seen" ] || looks=$(stat -c '%i %s %y %z' "$file" 2>/dev/null)
+        found=$({ sha256sum <"$file"; } 2>/dev/null) && [ "${found%% *}" = "$1" ] || continue
+        [ -z "$looks" ] || {
+            mkdir -p "$root/seen/$here" && printf '%s\n' "$looks" >"$seen.$$" && mv -f "$seen.$$" "$seen"
+        }
         return 0
     done
-    [ ! -e "$blob" ] && [ ! -e "$blob.sha256" ]
+    return 1
 }
 
-for name in $(named | sort -u); do
-    right "$name" || refuse 74 "the staged file blobs/$name is not on this node what it was when it was staged"
-done
+# Before anything of it is used. Who refuses leaves the loop and the script.
+command -v sha256sum >/dev/null || refuse 69 'the node has no `sha256sum`, which is needed to verify files'
+sum=''
+{ [ -f "$dir/staged" ] || sleep 8; } && while read -r sum name; do
+    [ "$sum" != end ] || break
+    right "$sum" "$name" || refuse 74 "$name is not on this node what it was when it was staged"
+done <"$dir/staged"
+[ "$sum" = end ] || refuse 74 'the list of what was staged is not whole on this node'
 
 # In a file that is there before it begins: without one nobody could pass anything on, and it would
 # be ended in the middle.

@@ -21,6 +21,13 @@ if [ ! -e "$mark" ]; then
     put "failed-$number" "node $node does not see the workspace: there is no $mark"
     exit 66
 fi
+# It comes from far and judges everything.
+want='' doe=''
+{ read -r want doe <"$here/doe"; } 2>/dev/null && got=$({ sha256sum <"$doe"; } 2>/dev/null) &&
+    [ "${got%% *}" = "$want" ] || {
+    put "failed-$number" "node $node does not see the doe that was staged: $doe"
+    exit 66
+}
 DOE_DRIVER=$here /bin/sh "$here/command" </dev/null >>"$here/log-$number" 2>&1 &
 child=$!
 put "begun-$number" "$child $(date +%s) $node $host"

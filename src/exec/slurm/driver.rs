@@ -13,6 +13,7 @@ use super::SlurmExecutor;
 use super::queue::{Job, JobKey, Queue};
 use super::submit::{of_every_job, once};
 use crate::error::{Error, Kind, Result};
+use crate::exec::files::sums;
 use crate::exec::folder::{self, durable, quote};
 use crate::exec::remote::call::nonce;
 
@@ -202,11 +203,14 @@ impl Chain {
             command.push_str(&quote(one));
         }
         command.push('\n');
+        let (_, sha256) = sums(&order.doe)?;
+        let doe = format!("{sha256} {}\n", order.doe.display());
         let chain = serde_json::to_string_pretty(self)
             .map_err(|e| Error::new(Kind::Bug, "json", "a chain has no text").cause(e))?;
         for (path, text) in [
             (dir.join("command"), &command),
             (dir.join("mark"), &format!("{}\n", mark.display())),
+            (dir.join("doe"), &doe),
             (dir.join(CHAIN), &chain),
             (mark, &String::new()),
             (order.state.join("driver.json"), &chain),

@@ -110,14 +110,8 @@ impl SlurmExecutor {
         let root = root.map_err(|e| Error::io("find", &options.root, &e))?;
         let layout = Layout::new(root.clone());
         folder::make_private(&layout.runs())?;
-        let staged = Arc::new(Staged::new(layout.blobs()));
-        let put = |text: &str| -> Result<PathBuf> {
-            let source = root.join(format!(".new-{}", nonce()));
-            folder::write_private(&source, text.as_bytes())?;
-            let path = staged.put(Digest(*blake3::hash(text.as_bytes()).as_bytes()), &source);
-            let _ = fs::remove_file(&source);
-            path
-        };
+        let staged = Arc::new(Staged::new(root.clone()));
+        let put = |text| staged.put_text(text);
         let (wrapper, batch, together) = (put(WRAPPER)?, put(BATCH)?, put(TOGETHER)?);
         let queue = Arc::new(Queue::new(options.config, options.patience));
         queue.hello().await?;

@@ -10,12 +10,14 @@ use super::state::{FAILED, is_over, refusal};
 use super::submit::{Start, placed, unplace};
 use super::{HOST, LOOK, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
-use crate::exec::folder::{self, Claim};
+use crate::exec::folder::{self, Claim, WRAPPER};
 use crate::exec::remote::call::nonce;
 use crate::exec::{Handle, HostSpec, Script, Token};
 
 /// How often a script is submitted again when its job ended before it began.
 const TRIES: u32 = 3;
+/// File of an execution that says what all it is made of looks like.
+const STAGED: &str = "staged";
 /// What helps where Slurm has no job for several.
 const APART: &str = "members of a gang are one heterogeneous job, which needs Slurm's backfill scheduler; `together = false` in the platform's table `slurm` makes each a job of its own";
 /// Code of the error that nobody knows whether a script has begun: as of a host that is away.
@@ -60,6 +62,9 @@ impl SlurmExecutor {
             texts[0].1.push_str(&settings);
             texts.extend(files);
         }
+        // It may have been lost since this build began.
+        self.staged.put_text(WRAPPER)?;
+        texts.push((STAGED, self.staged.list(&dir, &texts, &self.wrapper)?));
         self.make_folder(&dir, &texts, host)?;
         let error = match self.bring(host, script, token, seat).await {
             Err(error) => error,

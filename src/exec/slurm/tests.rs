@@ -24,6 +24,7 @@ impl Task {
             folder::make_private(dir).unwrap();
         }
         folder::write_private(&root.path().join("arrays/n"), b"t\n").unwrap();
+        folder::write_private(&run.join("staged"), b"end\n").unwrap();
         Self { root, run }
     }
 
@@ -140,57 +141,85 @@ fn who_ends_a_job_is_noted_even_when_its_record_was_quicker() {
 /// Each way a script can name a staged file: the wrapper claims when the node sees what was staged.
 #[test]
 fn what_was_staged_is_held_against_its_digest_on_the_node() {
-    let hex = |byte: char| String::from(byte).repeat(64);
-    let (tool, other) = (hex('a'), hex('b'));
     let task = Task::new();
-    let blobs = task.root.path().join("blobs");
-    let links = task.root.path().join("links/0123456789ab");
-    for dir in [&blobs, &links] {
-        folder::make_private(dir).unwrap();
-    }
-    symlink(blobs.join(&other), links.join("tool")).unwrap();
-    let put = |name: &str, text: &str| {
-        let path = blobs.join(name);
-        let _ = std::fs::remove_file(&path);
-        folder::write_private(&path, text.as_bytes()).unwrap();
-        path
-    };
-    for name in [&tool, &other] {
-        let (_, sha256) = files::sums(&put(name, "right")).unwrap();
-        put(&format!("{name}.sha256"), &format!("{sha256}\n"));
-    }
-    let root = task.root.path().display();
-    let named = [
-        format!("'{root}/blobs/{tool}' --fast"),
-        format!("PATH='{root}/links/0123456789ab':\"$PATH\""),
-        format!("cp /elsewhere/blobs/{} .", hex('c')),
-    ];
-    let begin = |text: &str| {
-        folder::write_private(&task.run.join("script"), text.as_bytes()).unwrap();
+    let root = task.root.path().canonicalize().unwrap();
+    let staged = staged::Staged::new(root.clone());
+    let [tool, other] = ["#!/bin/sh", "#!/bin/bash"].map(|text| staged.put_text(text).unwrap());
+    let links = root.join("links/0123456789ab");
+    folder::make_private(&links).unwrap();
+    symlink(&other, links.join("doe")).unwrap();
+    let wrapper = root.join("wrapper.sh");
+    let begin = |text: &str, meanwhile: &dyn Fn()| {
+        let texts = [
+            ("job", "work='x'\n".to_owned()),
+            ("script", text.to_owned()),
+        ];
+        let list = staged.list(&task.run, &texts, &wrapper).unwrap();
+        for (name, text) in texts.iter().chain([&("staged", list.clone())]) {
+            folder::write_private(&task.run.join(name), text.as_bytes()).unwrap();
+        }
         for name in ["failed", "pid", "exit", "over", "wrapper.log"] {
             let _ = std::fs::remove_file(task.run.join(name));
         }
+        meanwhile();
         let mut child = task.begin(&format!("{CLAIM}; echo >$2/exit"), "exit 0");
-        (
-            child.wait().unwrap().code(),
-            state::refusal(&task.run).unwrap(),
-        )
+        let code = child.wait().unwrap().code();
+        let refusal = state::refusal(&task.run).unwrap();
+        assert_eq!(task.has(folder::PID), refusal.is_none(), "{refusal:?}");
+        (refusal.map(|refusal| (code, refusal)), list.lines().count())
     };
-    for text in &named {
-        assert_eq!(begin(text).1, None, "{text}");
-        assert!(task.has(folder::PID) && task.has(OVER), "{text}");
+    let (dir, name) = (root.display(), "links/0123456789ab");
+    let elsewhere = "c".repeat(64);
+    let named = [
+        (format!("'{}' --fast", tool.display()), &tool),
+        (format!("PATH='{dir}/{name}':\"$PATH\""), &other),
+        (format!("exec '{dir}/{name}/doe' --version"), &other),
+    ];
+    let none = format!("cp /elsewhere/blobs/{elsewhere} /elsewhere/{name} .");
+    assert_eq!(begin("true", &|| {}), (None, 3));
+    for (text, _) in &named {
+        assert_eq!(begin(text, &|| {}), (None, 4), "{text}");
+        // Once more, when it was looked at before.
+        assert_eq!(begin(text, &|| {}), (None, 4), "{text}");
     }
-    for (name, text) in [(&tool, &named[0]), (&other, &named[1])] {
-        put(name, "wrong");
-        let (code, refusal) = begin(text);
-        let refusal = refusal.unwrap();
-        assert!(refusal.contains(&format!("blobs/{name} is not on this node")));
-        assert!(code == Some(74) && !task.has(folder::PID), "{refusal}");
-        // What it does not name is not looked at.
-        assert_eq!(begin("true").1, None);
+    let wrong = |path: &std::path::Path| {
+        let bytes = std::fs::read(path).unwrap();
+        let old = std::fs::metadata(path).unwrap().modified().unwrap();
+        std::fs::remove_file(path).unwrap();
+        folder::write_private(path, &bytes[1..]).unwrap();
+        // As what is brought back from elsewhere looks.
+        let file = std::fs::File::open(path).unwrap();
+        file.set_modified(old).unwrap();
+        bytes
+    };
+    for (at, (text, blob)) in named.iter().enumerate() {
+        let good = std::fs::read(blob).unwrap();
+        let spoil = || match at {
+            0 => std::fs::remove_file(blob).unwrap(),
+            _ => drop(wrong(blob)),
+        };
+        let (refusal, _) = begin(text, &spoil);
+        let (code, said) = refusal.unwrap();
+        let name = blob.strip_prefix(&root).unwrap().display();
+        let why = format!("{name} is not on this node what it was when it was staged");
+        assert!(code == Some(74) && said.contains(&why), "{said}");
+        let _ = std::fs::remove_file(blob);
+        folder::write_private(blob, &good).unwrap();
+        assert_eq!(begin(text, &|| {}).0, None);
     }
-    put(&tool, "right");
-    assert_eq!(begin(&named[0]).1, None);
+    let script = task.run.join("script");
+    assert!(
+        begin("exit 3", &|| drop(wrong(&script)))
+            .0
+            .unwrap()
+            .1
+            .contains("runs/t/script is not")
+    );
+    let list = task.run.join("staged");
+    let cut = || std::fs::write(&list, &std::fs::read(&list).unwrap()[..80]).unwrap();
+    assert!(begin("exit 3", &cut).0.unwrap().1.contains("is not whole"));
+    // What was never staged here is another's.
+    assert_eq!(begin(&none, &|| {}), (None, 4));
 }
 
 #[test]
