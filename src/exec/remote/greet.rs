@@ -63,6 +63,7 @@ pub(super) async fn greet(
 const BOOTSTRAP: &str = r#"umask 077
 case $1 in "~/"*) root=$HOME/${1#"~/"} ;; *) root=$1 ;; esac
 mkdir -p -- "$root" && cd -- "$root" && root=$(pwd -P) || exit 73
+[ -O . ] || { echo "$root belongs to somebody else" >&2; exit 73; }
 chmod 700 . || exit 73
 right() { sum=$(sha256sum 2>/dev/null <"$1") && [ "${sum%% *}" = "$2" ]; }
 command -v sha256sum >/dev/null || { echo "the host has no sha256sum, which is needed to verify files" >&2; exit 69; }

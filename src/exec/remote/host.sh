@@ -10,7 +10,7 @@
 #   have ROOT                 reads `DIGEST SHA256 MODE` lines; prints those that are missing or damaged
 #   put ROOT DIGEST SHA256 MODE   standard input becomes ROOT/blobs/DIGEST, once it was verified
 #   link ROOT NAME            reads `FILE DIGEST` lines; makes ROOT/links/NAME with links to blobs
-#   start ROOT TOKEN WRAPPER BYTES   standard input: lengths, job, env, script. Prints the claim
+#   start ROOT TOKEN WRAPPER BYTES   standard input: lengths and a sum, job, env, script. Prints the claim
 #   find ROOT TOKEN           prints the claim, once the token was begun
 #   revoke ROOT TOKEN WRAPPER GRACE_MS   nobody will begin it any more; what runs is ended, its claim printed
 #   status ROOT TOKEN WRAPPER, end ROOT TOKEN WRAPPER GRACE_MS   as the wrapper says
@@ -126,11 +126,14 @@ lay() {
     # The connection may have ended in the middle.
     why='the script arrived in part'
     [ "$(wc -c <"$new")" -eq "$1" ] || return 65
+    why='the script is not what was sent'
+    read -r head _ _ _ want <"$new" || return 65
+    found=$(tail -c +$((head + 1)) "$new" | sha256sum) && [ "${found%% *}" = "$want" ] || return 65
     # The first one stays, whatever comes later.
     ln "$new" "$dir/payload" 2>/dev/null
     rm -f "$new"
     why='the script is not whole'
-    read -r head job env script <"$dir/payload" || return 73
+    read -r head job env script _ <"$dir/payload" || return 73
     why='could not write the script: the disk may be full'
     for part in job env script; do
         case $part in job) size=$job ;; env) size=$env ;; script) size=$script ;; esac
