@@ -185,8 +185,8 @@ async fn execute(
     };
     draft.before = moved::before(context, job).await?;
     facts::again::before(context, job).await?;
-    let list = home.run_dir.join("inputs").join(format!("{folder}.json"));
-    let inputs = super::inputs::put(context, job, list).await?;
+    let inputs = home.run_dir.join("inputs").join(format!("{folder}.json"));
+    super::inputs::put(job, &inputs)?;
     let site = steps::Site {
         home,
         label: &job.label,
