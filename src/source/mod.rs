@@ -63,10 +63,11 @@ impl Doc {
                 let doc = Self::empty(name, text);
                 // The lossy text is the same up to the first wrong byte.
                 let site = doc.site(valid..valid);
-                let diagnostic = Diagnostic::error("not-utf8", format!("`{name}` is not UTF-8"))
-                    .at(site, "the first byte that is not")
-                    .hint("save the file as UTF-8");
-                Ok((doc, vec![diagnostic]))
+                let found = Diagnostic::error("not-utf8", format!("`{name}` is not UTF-8"));
+                let found = found.at(site, "the first byte that is not");
+                let mut found = found.hint("save the file as UTF-8");
+                keep_secret(&mut found);
+                Ok((doc, vec![found]))
             }
         }
     }

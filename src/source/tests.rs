@@ -145,6 +145,12 @@ fn a_line_of_secrets_that_does_not_parse_is_not_shown() {
         said("3:3")
     );
     assert_eq!(found("[p.lab.secrets]\nA = \"x\"\nB = hf_x"), said("3:5"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f.toml");
+    std::fs::write(&path, b"[p]\nsecrets = { A = \"hf_x\" } # f\xfcr\n").unwrap();
+    let (_, diags) = Doc::read(&path, "f.toml").unwrap();
+    let said = "`f.toml` is not UTF-8 (f.toml:2:29)";
+    assert_eq!((diags[0].sites.len(), &*diags[0].message), (0, said));
     // Other tables are shown.
     assert_eq!(found("[p]\nsecrets = [\"A\"]\n[q]\nb = hf_x\n")[0].0, 1);
 }
