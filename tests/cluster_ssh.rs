@@ -71,7 +71,7 @@ fn the_campaign_has_the_same_keys_and_survives_its_client() {
 }
 
 #[test]
-fn no_secret_and_no_plan_value_gets_where_it_does_not_belong() {
+fn folders_on_hosts_are_private_and_no_key_of_ssh_is_kept() {
     let Some(_told) = rig::own("ssh") else {
         return;
     };

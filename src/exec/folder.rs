@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -191,9 +191,17 @@ pub fn make_private(dir: &Path) -> Result<()> {
 }
 
 /// Makes a private folder, and one that is there already private: nobody else may put anything
-/// into it, which fails where it is somebody else's.
+/// into it. One of somebody else, who could take that back, is an error.
 pub fn make_own(dir: &Path) -> Result<()> {
     make_private(dir)?;
+    let owner = fs::metadata(dir)
+        .map_err(|e| Error::io("look at", dir, &e))?
+        .uid();
+    if owner != rustix::process::geteuid().as_raw() {
+        let text = format!("the folder `{}` belongs to somebody else", dir.display());
+        let hint = "name another `root` for the platform";
+        return Err(Error::new(Kind::Infra, "foreign-folder", text).hint(hint));
+    }
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
         .map_err(|e| Error::io("keep to ourselves", dir, &e))
 }
