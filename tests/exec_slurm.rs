@@ -544,7 +544,9 @@ async fn what_a_node_sees_otherwise_than_it_was_staged_is_not_used() {
         let (started, ()) = tokio::join!(starting, async {
             tokio::time::sleep(Duration::from_secs(2)).await;
             std::fs::remove_file(&staged).unwrap();
-            wrong.map(|text| std::fs::write(&staged, text).unwrap());
+            if let Some(text) = wrong {
+                std::fs::write(&staged, text).unwrap();
+            }
             own.node("resume");
         });
         let said = "is not on this node what it was when it was staged";
