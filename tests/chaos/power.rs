@@ -67,6 +67,15 @@ impl Disk {
         std::mem::forget(self);
     }
 
+    /// What a disk that failed needs before it is used again: what the kernel could not write of
+    /// the file system itself is put right, as whoever keeps the machine would.
+    pub fn check(image: &Path) {
+        let mut check = Command::new("e2fsck");
+        let status = check.arg("-fy").arg(image).output().unwrap().status;
+        // 1: errors were corrected.
+        assert!(matches!(status.code(), Some(0 | 1)), "{status}");
+    }
+
     pub fn path(&self) -> &Path {
         &self.mount
     }

@@ -180,6 +180,7 @@ fn a_disk_that_fails_to_sync_loses_nothing() {
         // It comes back with what had reached it.
         room.grow();
         disk.take_out();
+        Disk::check(&image);
         let disk = Disk::mount(&image, &store);
         timeline.recovered(&called);
         timeline.workspace.assert_nothing_runs();
