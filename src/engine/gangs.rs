@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::context::Context;
 use super::steps::Site;
 use crate::error::Result;
-use crate::exec::{Executor, HostSpec, Together, Token};
+use crate::exec::{Executor, Handle, Together};
 use crate::rule::action::StepAction;
 
 /// Between looks whether what waits in a queue has its turn, first and at most.
@@ -42,13 +42,12 @@ pub(super) fn is_at_once(step: &StepAction) -> bool {
 
 /// Waits until what a scheduler let wait has begun; for ever when it never does, which who waits for
 /// its end is told. Nobody may count on it before, nor count the time that it has to get ready.
-pub(super) async fn has_its_turn(executor: &dyn Executor, host: &HostSpec, token: &Token) {
+pub(super) async fn has_its_turn(executor: &dyn Executor, handle: &Handle) {
     let mut pause = LOOK;
     loop {
         tokio::time::sleep(pause).await;
         // Who cannot be asked now is asked again.
-        let found = executor.find(host, token).await.ok().flatten();
-        if found.is_some_and(|handle| handle.pid > 0) {
+        if executor.has_begun(handle).await.unwrap_or(false) {
             return;
         }
         pause = (pause * 5 / 4).min(LOOK_SELDOM);

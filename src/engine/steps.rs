@@ -366,7 +366,7 @@ async fn run_member(
     }
     let getting_ready = async {
         if waits {
-            has_its_turn(executor, &member.host, &token).await;
+            has_its_turn(executor, &handle).await;
             if step.ready.is_none() {
                 member.readiness.send_replace(Readiness::Ready);
             }

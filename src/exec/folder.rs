@@ -194,15 +194,18 @@ pub fn make_private(dir: &Path) -> Result<()> {
 /// into it. One of somebody else, who could take that back, is an error.
 pub fn make_own(dir: &Path) -> Result<()> {
     make_private(dir)?;
-    let owner = fs::metadata(dir)
-        .map_err(|e| Error::io("look at", dir, &e))?
-        .uid();
-    if owner != rustix::process::geteuid().as_raw() {
+    let meta = fs::metadata(dir).map_err(|e| Error::io("look at", dir, &e))?;
+    if meta.uid() != rustix::process::geteuid().as_raw() {
         let text = format!("the folder `{}` belongs to somebody else", dir.display());
         let hint = "name another `root` for the platform";
         return Err(Error::new(Kind::Infra, "foreign-folder", text).hint(hint));
     }
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+    // Whose group things are in is the site's matter: quotas go by it.
+    let mode = 0o700 | (meta.mode() & 0o2000);
+    if meta.mode() & 0o7777 == mode {
+        return Ok(());
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode))
         .map_err(|e| Error::io("keep to ourselves", dir, &e))
 }
 

@@ -75,6 +75,10 @@ impl Executor for Masked {
         self.inner.ended_unix_ms(handle)
     }
 
+    fn has_begun<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<bool>> {
+        self.inner.has_begun(handle)
+    }
+
     fn tells_our_time(&self) -> bool {
         self.inner.tells_our_time()
     }

@@ -233,6 +233,12 @@ pub trait Executor: Send + Sync {
     /// it was ended.
     fn ended_unix_ms<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<Option<u64>>>;
 
+    /// Whether what waited for its turn when it was started has begun. Asks nobody but its folder, so
+    /// many may ask for long.
+    fn has_begun<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(std::future::ready(Ok(handle.pid > 0)))
+    }
+
     /// Whether the times of exit records are by the clock of this machine, and not by the host's.
     fn tells_our_time(&self) -> bool {
         false

@@ -13,6 +13,7 @@ use super::clock::AS_IT_IS;
 use super::state::is_over;
 use super::{NAME, SlurmExecutor};
 use crate::error::{Error, Kind, Result};
+use crate::exec::folder::{self, Claim};
 use crate::exec::remote::blocking;
 use crate::exec::{
     Executor, Facts, Handle, HostSpec, Script, Sign, Status, Stream, Token, files, local, look,
@@ -78,6 +79,15 @@ impl Executor for SlurmExecutor {
         async move {
             self.check(handle)?;
             self.end_by_our_clock(&handle.dir)
+        }
+        .boxed()
+    }
+
+    fn has_begun<'a>(&'a self, handle: &'a Handle) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            self.check(handle)?;
+            let claim = Claim::read(&self.layout.run(&handle.token))?;
+            Ok(claim.is_some_and(|claim| claim.boot_id != folder::REVOKED))
         }
         .boxed()
     }

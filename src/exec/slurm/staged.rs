@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use doe_cache::Digest;
 
 use crate::error::{Error, Result};
-use crate::exec::files::{Blobs, changed, sums};
+use crate::exec::files::{Blobs, changed, hex, sums};
 use crate::exec::folder;
 use crate::exec::remote::call::nonce;
 use crate::exec::remote::stage::sha256_of;
@@ -37,15 +37,19 @@ impl Staged {
         }
     }
 
-    /// Makes sure that a blob is there and right. Returns its path. Blocks.
+    /// Makes sure that a blob is there and right, and knows its sum. Returns its path. Blocks.
     pub fn put(&self, digest: Digest, source: &Path) -> Result<PathBuf> {
-        self.blobs.put(digest, source)
+        let path = self.blobs.put(digest, source)?;
+        // What is listed later is not read again, and is missed when it is gone.
+        self.sum(&hex(digest))?;
+        Ok(path)
     }
 
     /// The same of a text.
     pub fn put_text(&self, text: &str) -> Result<PathBuf> {
         let digest = Digest(*blake3::hash(text.as_bytes()).as_bytes());
         if let Some(path) = self.blobs.find(digest)? {
+            self.sum(&hex(digest))?;
             return Ok(path);
         }
         let source = self.root.join(format!(".new-{}", nonce()));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::meeting::Seat;
 use super::state::{FAILED, is_over, refusal};
 use super::submit::{Start, placed, unplace};
-use super::{HOST, LOOK, SlurmExecutor};
+use super::{BATCH, HOST, LOOK, SlurmExecutor, TOGETHER};
 use crate::error::{Error, Kind, Result};
 use crate::exec::folder::{self, Claim, WRAPPER};
 use crate::exec::remote::call::nonce;
@@ -62,8 +62,10 @@ impl SlurmExecutor {
             texts[0].1.push_str(&settings);
             texts.extend(files);
         }
-        // It may have been lost since this build began.
-        self.staged.put_text(WRAPPER)?;
+        // They may have been lost since this build began.
+        for text in [WRAPPER, BATCH, TOGETHER] {
+            self.staged.put_text(text)?;
+        }
         texts.push((STAGED, self.staged.list(&dir, &texts, &self.wrapper)?));
         self.make_folder(&dir, &texts, host)?;
         let error = match self.bring(host, script, token, seat).await {

@@ -92,7 +92,7 @@ impl Submitter {
             while let Some(first) = inbox.recv().await {
                 let asked = gather(first, &mut inbox).await;
                 let (gangs, others): (Vec<_>, Vec<_>) =
-                    asked.into_iter().partition(|all| is_gang(all));
+                    asked.into_iter().partition(|all| is_gang(&place, all));
                 let mut arrays: BTreeMap<Shape, Vec<Asked>> = BTreeMap::new();
                 for one in others.into_iter().flatten() {
                     let start = &one.0;

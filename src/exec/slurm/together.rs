@@ -14,10 +14,12 @@ use crate::exec::folder::{self, Claim};
 /// Between components, for `sbatch`.
 const AND: &str = ":";
 
-/// Whether starts that came together need more than one node.
-pub fn is_gang(asked: &[Asked]) -> bool {
+/// Whether starts that came together go as one job: they need more than one node, and none sees the
+/// GPUs of another. A step has all those of its component, which is one for each node.
+pub fn is_gang(place: &Place, asked: &[Asked]) -> bool {
     let hosts: BTreeSet<&str> = asked.iter().map(host).collect();
-    hosts.len() > 1
+    let alone = hosts.len() == asked.len();
+    hosts.len() > 1 && (alone || asked.iter().all(|(start, _)| place.gpus(start) == 0))
 }
 
 fn host(asked: &Asked) -> &str {
@@ -60,18 +62,10 @@ pub async fn submit_gang(queue: &Queue, place: &Place, asked: Vec<Asked>) {
         let path = |path: &Path| path.display().to_string();
         arguments.extend([path(&place.together), path(&place.root), nonce.to_owned()]);
         arguments.extend([path(&place.wrapper), path(&place.batch)]);
-        arguments.push(cpus(&place.common).to_owned());
         arguments.extend(places.iter().map(u32::to_string));
         arguments
     };
     go(queue, place, asked, &places, minutes, line).await;
-}
-
-/// What each script has of CPUs; steps are not told by their job.
-fn cpus(common: &[String]) -> &str {
-    let cpus = common.iter();
-    let mut cpus = cpus.filter_map(|option| option.strip_prefix("--cpus-per-task="));
-    cpus.next().unwrap_or("-")
 }
 
 /// The number by which a job is ended that one of its members does not want any more. Nothing as

@@ -2,13 +2,14 @@
 # The job of several that belong together: begins each of them on its node, as a step of its
 # component, and lives until the last one has ended, for their nodes go with it.
 #
-#   together.sh ROOT NONCE WRAPPER BATCH CPUS COMPONENT...
-#                           a COMPONENT for each line of arrays/NONCE; CPUS of each, or `-`
+#   together.sh ROOT NONCE WRAPPER BATCH COMPONENT...       a COMPONENT for each line of arrays/NONCE
 set -u
 umask 077
-root=$1 nonce=$2 wrapper=$3 batch=$4 cpus=$5
-shift 5
-[ "$cpus" != - ] || cpus=''
+root=$1 nonce=$2 wrapper=$3 batch=$4
+shift 4
+# A step that is told how many CPUs it has gets the same ones as the other steps of its component;
+# one that is not has all of them.
+unset SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK SLURM_TRES_PER_TASK
 # It is asked to end as its steps are, and goes when they have gone.
 trap : TERM
 
@@ -17,7 +18,7 @@ trap : TERM
 member() {
     dir=$root/runs/$(sed -n "$(($1 + 1))p" "$root/arrays/$nonce")
     said=$dir/.srun-$SLURM_JOB_ID
-    srun --het-group="$2" --overlap --nodes=1 --ntasks=1 ${cpus:+"--cpus-per-task=$cpus"} --mpi=none \
+    srun --het-group="$2" --overlap --nodes=1 --ntasks=1 --mpi=none \
         --cpu-bind=none --kill-on-bad-exit=0 --wait=0 --input=none --output=none --error=none \
         --chdir=/ --export=ALL \
         /bin/sh "$batch" "$root" "$nonce" "$wrapper" "$1" "$2" >"$said" 2>&1
