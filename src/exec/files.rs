@@ -140,6 +140,11 @@ pub fn sums(path: &Path) -> Result<(Digest, String)> {
     Ok((Digest(*blake.finalize().as_bytes()), sha256))
 }
 
+/// The SHA-256 of a text, as `sha256sum` prints it.
+pub fn sha256_of(text: &[u8]) -> String {
+    lower_hex(&Sha256::digest(text))
+}
+
 /// Bytes as `sha256sum` prints them.
 pub fn lower_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

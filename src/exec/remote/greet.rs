@@ -1,9 +1,10 @@
 //! The first words with a host: the private folder, and the host program in it, verified.
 
 use super::call::{self, Input, Line, Request};
-use super::{PROGRAM, RemoteOptions, stage};
+use super::{PROGRAM, RemoteOptions};
 use crate::error::{Error, Kind, Result};
 use crate::exec::HostSpec;
+use crate::exec::files::sha256_of;
 use crate::exec::folder::quote;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub(super) async fn greet(
         )
         .cause(why)
     };
-    let sum = stage::sha256_of(PROGRAM.as_bytes());
+    let sum = sha256_of(PROGRAM.as_bytes());
     let nonce = call::nonce();
     let command = format!(
         "exec /bin/sh -c {} doe {} {} {} {}",
@@ -60,7 +61,7 @@ pub(super) async fn greet(
 }
 
 /// Makes the folder and puts the host program into it, unless it is there and right.
-const BOOTSTRAP: &str = r#"umask 077
+pub(super) const BOOTSTRAP: &str = r#"umask 077
 case $1 in "~/"*) root=$HOME/${1#"~/"} ;; *) root=$1 ;; esac
 mkdir -p -- "$root" && cd -- "$root" && root=$(pwd -P) || exit 73
 [ -O . ] || { echo "$root belongs to somebody else" >&2; exit 73; }

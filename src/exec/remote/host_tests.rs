@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use super::greet::BOOTSTRAP;
 use super::{PROGRAM, payload};
+use crate::exec::files::sha256_of;
 use crate::exec::folder::{self, Job, WRAPPER, write_private};
 use crate::exec::secrets::NAMES_VARIABLE;
 use crate::exec::{Script, Token};
@@ -156,4 +158,61 @@ fn a_second_start_points_to_the_first_and_leaves_nothing_to_read() {
     std::fs::write(host.path("go"), "").unwrap();
     soon("it ends", || host.dir().join("exit").exists());
     assert_eq!(host.secrets(), Vec::<PathBuf>::new());
+}
+
+/// As long as what was sent, and something else: it is no script of anybody.
+#[test]
+fn a_start_that_was_damaged_on_its_way_begins_nothing() {
+    let host = Host::new();
+    let ran = host.path("ran");
+    let (child, mut input, rest) = host.half(&format!("touch '{}' # end", ran.display()));
+    let damaged: Vec<u8> = rest.iter().map(|byte| byte ^ 1).collect();
+    input.write_all(&damaged).unwrap();
+    drop(input);
+    let told = child.wait_with_output().unwrap();
+    let why = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(why.contains("is not what was sent"), "{why}");
+    assert_eq!(told.status.code(), Some(65));
+    assert_eq!(host.secrets(), Vec::<PathBuf>::new());
+    assert!(!exists(&ran) && !exists(&host.dir().join("pid")));
+    // Sent once more it begins.
+    let again = host.start(&format!("touch '{}'", ran.display()));
+    assert!(again.status.success(), "{again:?}");
+    soon("it ends", || host.dir().join("exit").exists());
+    assert!(exists(&ran));
+}
+
+#[test]
+fn a_folder_of_somebody_else_is_no_root() {
+    if !rustix::process::geteuid().is_root() {
+        let note = b"SKIPPED: nobody but root can give a folder away\n";
+        std::io::stderr().write_all(note).unwrap();
+        return;
+    }
+    let host = Host::new();
+    let root = host.path("foreign");
+    std::fs::create_dir(&root).unwrap();
+    let greet = || {
+        let mut shell = Command::new("/bin/sh");
+        let words = ["host.sh", &sha256_of(PROGRAM.as_bytes()), "n"];
+        shell.args(["-c", BOOTSTRAP, "doe"]).arg(&root).args(words);
+        let mut child = shell
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Whoever refuses does not read it.
+        let _ = child.stdin.take().unwrap().write_all(PROGRAM.as_bytes());
+        child.wait_with_output().unwrap()
+    };
+    let ours = greet();
+    assert!(String::from_utf8_lossy(&ours.stdout).contains("doe-root n "));
+    std::os::unix::fs::chown(&root, Some(12_345), None).unwrap();
+    let theirs = greet();
+    assert_eq!(theirs.status.code(), Some(73));
+    assert!(String::from_utf8_lossy(&theirs.stderr).contains("belongs to somebody else"));
+    assert!(!String::from_utf8_lossy(&theirs.stdout).contains("doe-root"));
+    let why = folder::make_own(&root).unwrap_err();
+    assert_eq!(why.code, "foreign-folder");
 }

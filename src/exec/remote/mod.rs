@@ -14,7 +14,7 @@ mod link;
 mod ports;
 pub mod ssh;
 mod ssh_link;
-pub(super) mod stage;
+mod stage;
 mod state;
 mod watch;
 
@@ -33,7 +33,7 @@ pub(super) use self::ports::RemotePorts;
 use self::stage::Stager;
 use self::state::State;
 use self::watch::Watches;
-use super::files::hex;
+use super::files::{hex, sha256_of};
 use super::folder::{self, Claim, Job, WRAPPER};
 use super::{Executor, Handle, HostSpec, Script, Token};
 use crate::error::{Error, Kind, Result};
@@ -78,7 +78,7 @@ impl RemoteExecutor {
         hosts: &[HostSpec],
     ) -> Result<Self> {
         let link: Arc<dyn Link> = Arc::new(link);
-        let program = format!("host-{}.sh", &stage::sha256_of(PROGRAM.as_bytes())[..16]);
+        let program = format!("host-{}.sh", &sha256_of(PROGRAM.as_bytes())[..16]);
         let greetings = hosts
             .iter()
             .map(|host| greet(&*link, host, options, &program));
@@ -398,7 +398,7 @@ impl RemoteExecutor {
 fn payload(files: &[(&'static str, String); 3]) -> Vec<u8> {
     let texts: String = files.iter().map(|(_, text)| text.as_str()).collect();
     let lengths = files.iter().map(|(_, text)| text.len().to_string());
-    let lengths = lengths.chain([stage::sha256_of(texts.as_bytes())]);
+    let lengths = lengths.chain([sha256_of(texts.as_bytes())]);
     let lengths = lengths.collect::<Vec<_>>().join(" ");
     // The line begins with its own length, line feed included.
     let mut head = lengths.len() + 4;

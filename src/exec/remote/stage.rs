@@ -111,11 +111,6 @@ async fn read_sum(source: &Path) -> Result<(Digest, Sum)> {
     super::blocking(work).await
 }
 
-/// The SHA-256 of a text, as `sha256sum` prints it.
-pub(in crate::exec) fn sha256_of(text: &[u8]) -> String {
-    lower_hex(&Sha256::digest(text))
-}
-
 /// Takes the payload of a fetched file out of a raw answer and holds it against the digest that
 /// the host told in its first line. Blocks.
 pub(super) fn unpack(raw: &Path, span: (u64, u64), into: &Path) -> Result<()> {

@@ -10,10 +10,9 @@ use std::sync::{Mutex, PoisonError};
 use doe_cache::Digest;
 
 use crate::error::{Error, Result};
-use crate::exec::files::{Blobs, changed, hex, sums};
+use crate::exec::files::{Blobs, changed, hex, sha256_of, sums};
 use crate::exec::folder;
 use crate::exec::remote::call::nonce;
-use crate::exec::remote::stage::sha256_of;
 
 /// Ends the list: one that a node sees in part is none.
 const END: &str = "end\n";

@@ -367,3 +367,75 @@ fn a_job_of_several_is_ended_when_nobody_wants_it_any_more() {
     put("b/slurm", "m 0\n");
     assert_eq!(ended(0, "RUNNING").as_deref(), Some("29"));
 }
+
+/// A step sees all GPUs of its component, and two members on one node share a component.
+#[test]
+fn members_with_gpus_on_one_node_are_no_job_of_several() {
+    let place = |gres: Option<&str>| Place {
+        root: PathBuf::new(),
+        batch: PathBuf::new(),
+        wrapper: PathBuf::new(),
+        together: PathBuf::new(),
+        common: Vec::new(),
+        gres: gres.map(str::to_owned),
+        limits: Limits::new(&[], None),
+    };
+    let gang = |members: &[(&str, u32)]| -> Vec<submit::Asked> {
+        let start = |(name, gpus): &(&str, u32)| submit::Start {
+            host: crate::exec::HostSpec {
+                name: (*name).to_owned(),
+                address: (*name).to_owned(),
+                gpus: 8,
+            },
+            token: Token(format!("t-{name}-{gpus}")),
+            timeout: None,
+            ask: crate::exec::Ask {
+                gpus: *gpus,
+                ..Default::default()
+            },
+        };
+        let asked = members.iter().map(start);
+        asked
+            .map(|start| (start, tokio::sync::oneshot::channel().0))
+            .collect()
+    };
+    let one_job = |gres, members: &[(&str, u32)]| together::is_gang(&place(gres), &gang(members));
+    let gpu = Some("gpu");
+    assert!(one_job(gpu, &[("n1", 8), ("n2", 8)]));
+    assert!(!one_job(gpu, &[("n1", 4), ("n1", 4), ("n2", 8)]));
+    // Where nobody asks Slurm for them there is nothing to see.
+    assert!(one_job(None, &[("n1", 4), ("n1", 4), ("n2", 8)]));
+    assert!(one_job(gpu, &[("n1", 0), ("n1", 0), ("n2", 0)]));
+    assert!(!one_job(gpu, &[("n1", 0), ("n1", 0)]));
+}
+
+/// A driver that sees another `doe` than was staged drives nothing, and says so.
+#[test]
+fn a_driver_runs_the_doe_that_was_staged_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let put = |name: &str, text: &str| folder::write_private(&path(name), text.as_bytes()).unwrap();
+    put("drive.sh", include_str!("drive.sh"));
+    put("program", "right");
+    put("here", "");
+    put("mark", &format!("{}\n", path("here").display()));
+    put("command", &format!("touch '{}'\n", path("ran").display()));
+    let (_, sum) = files::sums(&path("program")).unwrap();
+    put("doe", &format!("{sum} {}\n", path("program").display()));
+    let drive = |number: &str| {
+        let mut driver = Command::new("/bin/sh");
+        driver.arg(path("drive.sh")).arg(dir.path()).arg(number);
+        driver.status().unwrap().code()
+    };
+    put("program", "wrong");
+    assert_eq!(drive("1"), Some(66));
+    let said = fs::read_to_string(path("failed-1")).unwrap();
+    assert!(
+        said.contains("does not see the doe that was staged"),
+        "{said}"
+    );
+    assert!(!path("ran").exists() && !path("begun-1").exists());
+    put("program", "right");
+    assert_eq!(drive("2"), Some(0));
+    assert!(path("ran").exists() && path("over").exists());
+}
