@@ -153,6 +153,7 @@ fn a_line_of_secrets_that_does_not_parse_is_not_shown() {
     assert_eq!((diags[0].sites.len(), &*diags[0].message), (0, said));
     // Other tables are shown.
     assert_eq!(found("[p]\nsecrets = [\"A\"]\n[q]\nb = hf_x\n")[0].0, 1);
+    assert_eq!(found("[p]\ndoc = \"keeps secrets\"\nb = hf_x\n")[0].0, 1);
 }
 
 #[test]
