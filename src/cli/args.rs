@@ -117,6 +117,48 @@ pub enum Command {
     Completions(super::completions::CompletionsArgs),
 }
 
+impl Cli {
+    /// The command line as these words have it.
+    ///
+    /// # Errors
+    /// What is wrong with them, or that only help was asked for.
+    pub fn of(words: &[String]) -> Result<Self, clap::Error> {
+        Brief::try_parse_from(words)
+            .map_or_else(|_| Self::try_parse_from(words), |it| Ok(it.into()))
+    }
+}
+
+/// The commands that are repeated most. To make a parser of all of them takes a sixth of a build with
+/// nothing to do, so this one comes first; what it does not take is for the other to tell.
+#[derive(Debug, Parser)]
+struct Brief {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Often,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(defer = true)]
+enum Often {
+    Build(super::build::BuildArgs),
+    Plan(super::plan::PlanArgs),
+    Check(super::check::CheckArgs),
+    Status(Targets),
+}
+
+impl From<Brief> for Cli {
+    fn from(Brief { global, command }: Brief) -> Self {
+        let command = match command {
+            Often::Build(args) => Command::Build(args),
+            Often::Plan(args) => Command::Plan(args),
+            Often::Check(args) => Command::Check(args),
+            Often::Status(args) => Command::Status(args),
+        };
+        Self { global, command }
+    }
+}
+
 /// A list of targets.
 #[derive(Debug, Args)]
 pub struct Targets {
@@ -187,4 +229,48 @@ pub fn subtraction(word: String) -> String {
 pub fn refuse(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_brief_parser_takes_what_the_whole_one_takes_and_nothing_else() {
+        let lines = [
+            ("doe build", true),
+            (
+                "doe --json build //a:b //c/... --jobs 4 --set x=1 --set y=2 --wait=15m",
+                true,
+            ),
+            (
+                "doe build --workspace w --platform p --color never --no-recall -- //a:b",
+                true,
+            ),
+            ("doe plan //... --remote-cache r", true),
+            ("doe check", true),
+            ("doe status #tag --json", true),
+            ("doe buidl", false),
+            ("doe build --jobs 0", false),
+            ("doe build --help", false),
+            ("doe help build", false),
+            ("doe --version", false),
+            ("doe", false),
+            ("doe cache ls", false),
+        ];
+        for (line, brief) in lines {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let whole = Cli::try_parse_from(&words).map(|cli| format!("{cli:?}"));
+            let first = Brief::try_parse_from(&words).map(|it| format!("{:?}", Cli::from(it)));
+            assert_eq!(first.is_ok(), brief, "{line}");
+            let taken = Cli::of(&words).map(|cli| format!("{cli:?}"));
+            match (&first, whole) {
+                (Ok(first), whole) => assert_eq!(*first, whole.unwrap(), "{line}"),
+                (Err(_), whole) => assert_eq!(
+                    taken.map_err(|e| e.to_string()),
+                    whole.map_err(|e| e.to_string())
+                ),
+            }
+        }
+    }
 }

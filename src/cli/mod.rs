@@ -40,8 +40,6 @@ mod status;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Cli, Command, Global};
 use out::Out;
 
@@ -55,7 +53,8 @@ pub fn main() -> ExitCode {
     if let Some(code) = hidden() {
         return code;
     }
-    let cli = match Cli::try_parse_from(words.into_iter().map(args::subtraction)) {
+    let words: Vec<String> = words.into_iter().map(args::subtraction).collect();
+    let cli = match Cli::of(&words) {
         Ok(cli) => cli,
         Err(error) => return args::refuse(&error),
     };
