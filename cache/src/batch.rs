@@ -101,7 +101,6 @@ impl Store {
             record,
         } in batch.records
         {
-            self.check_blobs(record)?;
             self.stage_object(bytes, self.layout().record(digest), &mut files)?;
             new.push((*digest, bytes.len() as u64, record));
         }
@@ -111,7 +110,10 @@ impl Store {
             let path = self.layout().link(&Digest::of(&bytes));
             self.stage_object(&bytes, path, &mut files)?;
         }
-        self.cas().flush_before(files)?;
+        let records = || batch.records.iter().map(|encoded| &encoded.record);
+        self.cas().flush_checked(files, || {
+            records().try_for_each(|record| self.check_blobs(record))
+        })?;
         self.transaction(|db| {
             for (digest, size, record) in &new {
                 write::insert_record(db, digest, *size, record, true)?;

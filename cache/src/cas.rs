@@ -31,6 +31,30 @@ struct Staged {
     size_bytes: u64,
 }
 
+/// The staged blobs, and where they go.
+#[derive(Debug, Default)]
+struct Staging {
+    waiting: BTreeMap<Digest, Staged>,
+    /// Lengths of those on their way from `tmp/` to their place.
+    leaving: BTreeMap<Digest, u64>,
+}
+
+impl Staging {
+    fn size(&self, digest: &Digest) -> Option<u64> {
+        let waiting = self.waiting.get(digest).map(|staged| staged.size_bytes);
+        waiting.or_else(|| self.leaving.get(digest).copied())
+    }
+}
+
+/// Those that a flush has taken are on their way until it is over, however it ends.
+struct OnTheirWay<'c>(&'c Cas);
+
+impl Drop for OnTheirWay<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.staging).leaving.clear();
+    }
+}
+
 /// What became of a file that is not what its name says.
 enum Discarded {
     /// It lies in quarantine.
@@ -46,9 +70,9 @@ enum Discarded {
 pub struct Cas {
     layout: Layout,
     read_only: bool,
-    staged: Mutex<BTreeMap<Digest, Staged>>,
+    staging: Mutex<Staging>,
     /// Held while staged blobs are on their way from `tmp/` to their place, when they are neither
-    /// here nor there.
+    /// here nor there: until they are on disk, so only who must have such a file waits for it.
     moving: Mutex<()>,
     verified: Mutex<HashSet<Digest>>,
     /// Whether a write failed, so that files may be in their places and not on disk.
@@ -67,7 +91,7 @@ impl Cas {
         Self {
             layout,
             read_only,
-            staged: Mutex::default(),
+            staging: Mutex::default(),
             moving: Mutex::default(),
             verified: Mutex::default(),
             unsynced: AtomicBool::new(false),
@@ -139,9 +163,33 @@ impl Cas {
     /// Makes all staged blobs durable and then `after`, in one pass: no file of `after` is ever
     /// seen without the blobs. Blobs that it does not come to stay staged.
     pub(crate) fn flush_before(&self, after: Vec<(Temp, PathBuf)>) -> Result<()> {
+        self.flush_checked(after, || Ok(()))
+    }
+
+    /// [`Self::flush_before`] that `check` may refuse, at a time when no blob is on its way: each
+    /// is staged, in its place or missing.
+    pub(crate) fn flush_checked(
+        &self,
+        after: Vec<(Temp, PathBuf)>,
+        check: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let _moving = locked(&self.moving);
-        let staged = std::mem::take(&mut *locked(&self.staged));
+        check()?;
+        let (staged, _leaving) = self.take(std::mem::take);
         self.publish(staged, after)
+    }
+
+    /// Takes blobs that are to be brought to their places, while the caller holds `moving`.
+    fn take(
+        &self,
+        which: impl FnOnce(&mut BTreeMap<Digest, Staged>) -> BTreeMap<Digest, Staged>,
+    ) -> (BTreeMap<Digest, Staged>, OnTheirWay<'_>) {
+        let mut staging = locked(&self.staging);
+        let staged = which(&mut staging.waiting);
+        let sizes = staged.iter().map(|(digest, s)| (*digest, s.size_bytes));
+        staging.leaving.extend(sizes);
+        drop(staging);
+        (staged, OnTheirWay(self))
     }
 
     /// Brings blobs and then other files to their places, while the caller holds `moving`.
@@ -198,12 +246,13 @@ impl Cas {
 
     /// Whether the blob is stored or staged.
     pub fn contains(&self, digest: &Digest) -> bool {
-        self.locate(digest).is_some()
+        self.size(digest).is_some()
     }
 
-    /// Length of the blob, when it is stored or staged.
+    /// Length of the blob, when it is stored or staged. Waits for nobody.
     pub fn size(&self, digest: &Digest) -> Option<u64> {
-        self.locate(digest).map(|(_, size)| size)
+        let staged = locked(&self.staging).size(digest);
+        staged.or_else(|| self.in_place(digest).map(|(_, size)| size))
     }
 
     /// Where the blob's file lies for good, to hand it to another program; a staged one is brought
@@ -225,18 +274,26 @@ impl Cas {
     }
 
     fn locate(&self, digest: &Digest) -> Option<(PathBuf, u64)> {
-        let look = || {
-            if let Some(staged) = locked(&self.staged).get(digest) {
-                return Some((staged.temp.path().to_owned(), staged.size_bytes));
-            }
-            let path = self.layout.blob(digest);
-            let meta = fs::metadata(&path).ok()?;
-            meta.is_file().then_some((path, meta.len()))
+        let waiting = |staging: &Staging| {
+            let staged = staging.waiting.get(digest)?;
+            Some((staged.temp.path().to_owned(), staged.size_bytes))
         };
-        look().or_else(|| {
-            let _moving = locked(&self.moving);
-            look()
-        })
+        let staging = locked(&self.staging);
+        if let Some(found) = waiting(&staging) {
+            return Some(found);
+        }
+        let leaves = staging.leaving.contains_key(digest);
+        drop(staging);
+        let _moving = leaves.then(|| locked(&self.moving));
+        // It is staged again when it could not be brought there.
+        let back = leaves.then(|| waiting(&locked(&self.staging))).flatten();
+        back.or_else(|| self.in_place(digest))
+    }
+
+    fn in_place(&self, digest: &Digest) -> Option<(PathBuf, u64)> {
+        let path = self.layout.blob(digest);
+        let meta = fs::metadata(&path).ok()?;
+        meta.is_file().then_some((path, meta.len()))
     }
 
     fn open_file(&self, digest: &Digest) -> Result<(File, PathBuf)> {
@@ -340,9 +397,9 @@ impl Cas {
         }
         let moved = quarantine::aside(&self.layout, path, &digest.hex(), quarantine::MISMATCH)?;
         // A staged file is gone from its place: it must not be published.
-        let mut staged = locked(&self.staged);
-        if staged.get(digest).is_some_and(|s| s.temp.path() == path) {
-            staged.remove(digest);
+        let waiting = &mut locked(&self.staging).waiting;
+        if waiting.get(digest).is_some_and(|s| s.temp.path() == path) {
+            waiting.remove(digest);
         }
         Ok(Discarded::Aside(moved))
     }
@@ -376,20 +433,22 @@ impl Cas {
 
     fn stage(&self, blob: Blob, temp: Temp) {
         // Another thread may have staged the same: then this copy is dropped.
-        locked(&self.staged).entry(blob.digest).or_insert(Staged {
-            temp,
-            size_bytes: blob.size_bytes,
-        });
+        let size_bytes = blob.size_bytes;
+        let waiting = &mut locked(&self.staging).waiting;
+        waiting
+            .entry(blob.digest)
+            .or_insert(Staged { temp, size_bytes });
     }
 
     fn flush_one(&self, digest: &Digest) -> Result<()> {
         let _moving = locked(&self.moving);
-        let staged = locked(&self.staged).remove_entry(digest);
+        let one = |waiting: &mut BTreeMap<_, _>| waiting.remove_entry(digest).into_iter().collect();
+        let (staged, _leaving) = self.take(one);
         // It was there before, or another thread's flush took it along.
-        if staged.is_none() && !self.layout.blob(digest).is_file() {
+        if staged.is_empty() && !self.layout.blob(digest).is_file() {
             return Err(missing(digest));
         }
-        self.publish(staged.into_iter().collect(), Vec::new())
+        self.publish(staged, Vec::new())
     }
 
     fn writable(&self) -> Result<()> {

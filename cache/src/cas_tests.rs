@@ -249,6 +249,34 @@ fn a_blob_stays_in_sight_while_others_flush() {
     assert_eq!(files_below(&root.path().join("cas")).len(), 120);
 }
 
+/// A flush takes as long as the disk does.
+#[test]
+fn who_stages_something_else_does_not_wait_for_a_flush() {
+    let root = tempfile::tempdir().unwrap();
+    let cas = cas(root.path());
+    let known = cas.stage_bytes(b"known").unwrap();
+    let flush = locked(&cas.moving);
+    let (staged, leaving) = cas.take(std::mem::take);
+    let (done, answer) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let blob = cas.stage_bytes(b"new").unwrap();
+            assert_eq!(cas.get(&blob.digest).unwrap(), b"new");
+            assert_eq!(cas.size(&known.digest), Some(5));
+            assert_eq!(cas.size(&Digest::of(b"none")), None);
+            done.send(()).unwrap();
+        });
+        let waited = answer.recv_timeout(std::time::Duration::from_secs(60));
+        // Who wants to read what leaves waits until it has arrived.
+        let reading = scope.spawn(|| cas.get(&known.digest).unwrap());
+        cas.publish(staged, Vec::new()).unwrap();
+        drop(leaving);
+        drop(flush);
+        assert_eq!(reading.join().unwrap(), b"known");
+        waited.unwrap();
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
