@@ -46,7 +46,7 @@ pub struct Options {
     /// What the user asked for, in words, for the record of the run.
     pub command: String,
     /// Nodes that run at once at most; `None` bounds measurements by their hosts and analyses by
-    /// the number of cores.
+    /// the cores and one more.
     pub jobs: Option<usize>,
     /// Whether nothing new is begun after the first node that ends badly.
     pub fail_fast: bool,
@@ -444,9 +444,10 @@ fn limits(options: &Options) -> Limits {
             tasks: jobs.max(1),
             hostless: jobs.max(1),
         },
+        // One more: while one is begun, or what it made is taken in, nobody uses its core.
         None => Limits {
             tasks: usize::MAX,
-            hostless: cores,
+            hostless: cores + 1,
         },
     }
 }
