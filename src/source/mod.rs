@@ -146,12 +146,7 @@ fn keep_secret(found: &mut Diagnostic) {
         let end = text.len() - line.skip_while(|byte| **byte != b'\n').count();
         let from = text[..start].windows(2).rposition(|two| two == b"\n[");
         let said = &text[from.unwrap_or(0)..end.max(start)];
-        let mut at = said.windows(7).enumerate();
-        // A key, and not a word of a sentence.
-        at.any(|(at, word)| {
-            let before = said[..at].trim_ascii_end().last();
-            word == b"secrets" && !before.is_some_and(u8::is_ascii_alphanumeric)
-        })
+        said.windows(7).any(|word| word == b"secrets")
     };
     if let Some((site, _)) = found.sites.iter().find(|(site, _)| secret(site)) {
         found.message = format!("{} ({})", found.message, site.short());

@@ -151,9 +151,14 @@ fn a_line_of_secrets_that_does_not_parse_is_not_shown() {
     let (_, diags) = Doc::read(&path, "f.toml").unwrap();
     let said = "`f.toml` is not UTF-8 (f.toml:2:29)";
     assert_eq!((diags[0].sites.len(), &*diags[0].message), (0, said));
+    // Whatever stands before it, on its line or above.
+    for before in ["a = 1\n", "a = true\n", "a = 1 "] {
+        let text = format!("[p]\n{before}secrets = {{ A = hf_x }}\n");
+        let shown = found(&text).iter().map(|(sites, _)| sites).sum::<usize>();
+        assert_eq!(shown, 0, "{text}");
+    }
     // Other tables are shown.
     assert_eq!(found("[p]\nsecrets = [\"A\"]\n[q]\nb = hf_x\n")[0].0, 1);
-    assert_eq!(found("[p]\ndoc = \"keeps secrets\"\nb = hf_x\n")[0].0, 1);
 }
 
 #[test]
