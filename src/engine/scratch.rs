@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub(crate) struct Scratch {
     run_dir: PathBuf,
     link: PathBuf,
-    /// Folders that were given back.
+    /// Empty folders that were given back.
     free: Mutex<Vec<PathBuf>>,
     made: AtomicU64,
 }
@@ -51,21 +51,20 @@ impl Scratch {
         if let Some(free) = free {
             // Making and removing one for each process is what file systems are slow at.
             let folder = free.with_file_name(name());
-            if std::fs::rename(&free, &folder).is_ok() {
-                if is_empty(&folder) {
-                    return Ok(folder);
-                }
-                // It stays where its process knows it, for whoever looks closer.
-                let _ = std::fs::rename(&folder, &free);
+            if std::fs::rename(&free, &folder).is_ok() && is_empty(&folder) {
+                return Ok(folder);
             }
         }
         self.folder(&name())
     }
 
-    /// Gives a borrowed folder back. Another process may get it under another name when it is empty:
-    /// what this one has left running does not find it any more.
+    /// Gives a borrowed folder back. Another process may get it under another name: what this one
+    /// has left running does not find it any more. One with something in it stays, for whoever
+    /// looks closer.
     pub(crate) fn give_back(&self, folder: PathBuf) {
-        locked(&self.free).push(folder);
+        if is_empty(&folder) {
+            locked(&self.free).push(folder);
+        }
     }
 
     /// Removes the link of a run that was killed.
@@ -117,10 +116,9 @@ mod tests {
         assert_ne!(borrowed[0], borrowed[1]);
         std::fs::write(borrowed[0].join("left"), "").unwrap();
         let [used, clean] = borrowed;
-        scratch.give_back(clean.clone());
         scratch.give_back(used.clone());
-        // Not the one with something in it, which stays; the empty one, but what may still run does
-        // not find it.
+        scratch.give_back(clean.clone());
+        // The empty one, but what may still run does not find it; then a new one.
         let again = [scratch.borrow().unwrap(), scratch.borrow().unwrap()];
         assert!(again.iter().all(|folder| is_empty(folder)));
         assert!(!again.contains(&used) && !again.contains(&clean));
