@@ -1,7 +1,10 @@
 //! Blobs: what is put is what is got, and damage never goes unnoticed.
 
 use super::*;
+use crate::Store;
 use crate::fault;
+use crate::record::tests::sample;
+use crate::store::tests::stage;
 use proptest::prelude::*;
 use std::os::unix::fs::PermissionsExt;
 
@@ -275,6 +278,33 @@ fn who_stages_something_else_does_not_wait_for_a_flush() {
         assert_eq!(reading.join().unwrap(), b"known");
         waited.unwrap();
     });
+}
+
+/// A blob that another flush fails to bring to its place is no reason to believe a record.
+#[test]
+fn a_record_waits_for_what_becomes_of_blobs_on_their_way() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let cas = store.cas();
+    stage(&store, 1);
+    let flush = locked(&cas.moving);
+    let (staged, leaving) = cas.take(std::mem::take);
+    let output = Digest::of(b"output 1");
+    assert!(cas.contains(&output), "it is on its way");
+    std::thread::scope(|scope| {
+        let committing = scope.spawn(|| store.commit(&sample("//t:a", 1)));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        // The disk has refused them, and copies of them.
+        drop(staged);
+        drop(leaving);
+        drop(flush);
+        let refused = committing.join().unwrap().unwrap_err();
+        assert!(matches!(refused, Error::NotFound { .. }), "{refused}");
+    });
+    assert!(store.bulk().unwrap().is_empty());
+    assert!(files_below(&root.path().join("records")).is_empty());
+    crate::store::tests::put(&store, "//t:a", 1);
+    assert_eq!(store.bulk().unwrap().len(), 1);
 }
 
 proptest! {
