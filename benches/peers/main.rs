@@ -222,8 +222,8 @@ fn from_scratch(
         }
         let dir = folder.join(format!("doe-{round}"));
         dag.write_workspace(&dir, "a")?;
-        // By itself it has one more under way than there are cores, which is best for it. The peers
-        // are the slower for it.
+        // By itself it has one more under way than there are cores, which is best for it, where
+        // ninja is the slower for it.
         times[peers.len()].push(tool("doe", doe, &["build", "//..."], &dir).time_ms());
     }
     let mut medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();

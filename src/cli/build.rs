@@ -92,7 +92,8 @@ pub struct BuildArgs {
     /// Let jobs of the cluster drive the build, and leave (platforms of Slurm)
     #[arg(long, conflicts_with = "dry_run")]
     pub detach: bool,
-    /// Run at most so many patterns at a time (default: as many as hosts allow)
+    /// Run at most so many patterns at a time (default: as many as hosts allow, of analyses one more
+    /// than cores)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
     /// When another doe holds the workspace.
