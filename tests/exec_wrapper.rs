@@ -68,7 +68,8 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 impl Execution {
     fn new(shell: &'static [&'static str], text: &str, timeout: Option<Duration>) -> Self {
-        Self::within(tempfile::tempdir().unwrap(), shell, text, timeout)
+        let grace = Duration::from_secs(1);
+        Self::within(tempfile::tempdir().unwrap(), shell, text, timeout, grace)
     }
 
     fn within(
@@ -76,6 +77,7 @@ impl Execution {
         shell: &'static [&'static str],
         text: &str,
         timeout: Option<Duration>,
+        grace: Duration,
     ) -> Self {
         let token = token();
         let script = Script {
@@ -91,7 +93,7 @@ impl Execution {
         let job = Job {
             token: &token,
             script: &script,
-            grace: Duration::from_secs(1),
+            grace,
             adopts: false,
         };
         for (name, content) in folder::files(&job).unwrap() {
@@ -161,8 +163,11 @@ impl Execution {
         assert_eq!(carriers(&self.token.0), [0; 0], "{:?}", self.shell);
     }
 
+    /// Who made the claim; its file is there a moment before its line is.
     fn leader(&self) -> Claim {
-        Claim::read(self.dir.path()).unwrap().unwrap()
+        let claim = || Claim::read(self.dir.path()).unwrap();
+        eventually("the claim is written", || claim().is_some());
+        claim().unwrap()
     }
 
     fn number_in(&self, name: &str) -> u32 {
@@ -170,6 +175,9 @@ impl Execution {
         self.read(name).trim().parse().unwrap()
     }
 }
+
+/// More than a busy host needs to let somebody end who heeds TERM.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A tree that heeds no TERM, with a daemon that left the session.
 const STUBBORN: &str = "cd \"${0%/*}\"; trap '' TERM
@@ -581,7 +589,7 @@ fn where_no_file_can_be_made_what_ran_has_its_record() {
             let (dir, disk) = FewFiles::mount().unwrap();
             let text = format!("echo >'{}'; exit 3", mark.display());
             let limit = Some(Duration::from_secs(100));
-            let execution = Execution::within(dir, shell, &text, limit);
+            let execution = Execution::within(dir, shell, &text, limit, PATIENCE);
             fs::create_dir(execution.path("work folder")).unwrap();
             disk.leave(free);
             execution.start().wait().unwrap();
@@ -610,14 +618,14 @@ fn where_no_file_can_be_made_what_runs_is_ended_all_the_same() {
             let mark = outside.path().join("ran");
             let (dir, disk) = FewFiles::mount().unwrap();
             let text = format!("echo >'{}'; sleep 1001", mark.display());
-            let execution = Execution::within(dir, shell, &text, limit);
+            let execution = Execution::within(dir, shell, &text, limit, PATIENCE);
             let mut child = execution.start();
             eventually("it runs", || mark.exists());
             disk.leave(0);
             match limit {
                 Some(_) => assert!(child.wait().unwrap().success()),
                 None => {
-                    execution.end("100");
+                    execution.end(&PATIENCE.as_millis().to_string());
                     child.wait().unwrap();
                 }
             }
