@@ -8,6 +8,7 @@ use crate::durable::{self, Temp};
 use crate::error::{Error, Result};
 use crate::links::{self, LinkFile, Linked};
 use crate::lock;
+use crate::named::Target;
 use crate::record::Record;
 use crate::store::{Store, now_unix_ms};
 use flate2::Compression;
@@ -163,23 +164,28 @@ impl Store {
         if to.file_name().is_none() {
             return Err(Error::invalid(format!("`{}` names no file", to.display())));
         }
-        let folder = match to.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
+        let target = Target::of(to).map_err(|cause| Failure::Io(cause).at(to))?;
+        let links = links.as_deref();
+        let bundle_bytes = match target {
+            Target::File(path) => {
+                let folder = match path.parent() {
+                    Some(folder) if !folder.as_os_str().is_empty() => folder,
+                    _ => Path::new("."),
+                };
+                let (temp, file) = Temp::create(folder)?;
+                let bytes = self.write_bundle(&header, &record_files, links, file);
+                let bytes = bytes.map_err(|failure| failure.at(to))?;
+                temp.tear_where_armed()?;
+                // With its folder, also where that is the current one.
+                let target = folder.join(path.file_name().unwrap_or_default());
+                durable::publish(folder, vec![vec![(temp, target)]])?;
+                bytes
+            }
+            Target::Stream(stream) => {
+                let bytes = self.write_bundle(&header, &record_files, links, stream);
+                bytes.map_err(|failure| failure.at(to))?
+            }
         };
-        let (temp, file) = Temp::create(folder)?;
-        self.write_bundle(&header, &record_files, links.as_deref(), file)
-            .map_err(|e| match e {
-                Failure::Store(error) => error,
-                Failure::Io(cause) => Error::io("write", to, &cause),
-            })?;
-        temp.tear_where_armed()?;
-        let bundle_bytes = fs::metadata(temp.path())
-            .map_err(|e| Error::io("look at", temp.path(), &e))?
-            .len();
-        // With its folder, also where that is the current one.
-        let target = folder.join(to.file_name().unwrap_or_default());
-        durable::publish(folder, vec![vec![(temp, target)]])?;
         Ok(Exported {
             records: record_files.len() as u64,
             blobs: blobs.len() as u64,
@@ -195,9 +201,10 @@ impl Store {
         records: &[(Digest, Vec<u8>)],
         links: Option<&[u8]>,
         file: File,
-    ) -> Result<(), Failure> {
+    ) -> Result<u64, Failure> {
         let head = serde_json::to_vec(header).map_err(|e| Error::invalid(e.to_string()))?;
-        let packed = GzEncoder::new(io::BufWriter::new(file), Compression::default());
+        let counted = Counted { file, bytes: 0 };
+        let packed = GzEncoder::new(io::BufWriter::new(counted), Compression::default());
         let mut tar = tar::Builder::new(packed);
         add(&mut tar, HEADER, head.len() as u64, &head[..])?;
         for (name, item) in header.names() {
@@ -212,13 +219,40 @@ impl Store {
         }
         let mut buffer = tar.into_inner()?.finish()?;
         buffer.flush()?;
-        Ok(())
+        Ok(buffer.get_ref().bytes)
+    }
+}
+
+/// A file, and how much was written to it.
+struct Counted {
+    file: File,
+    bytes: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
 enum Failure {
     Store(Error),
     Io(io::Error),
+}
+
+impl Failure {
+    fn at(self, to: &Path) -> Error {
+        match self {
+            Self::Store(error) => error,
+            Self::Io(cause) => Error::io("write", to, &cause),
+        }
+    }
 }
 
 impl From<Error> for Failure {

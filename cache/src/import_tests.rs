@@ -1,6 +1,7 @@
 //! What one store exports is a hit in another; what is not exactly a bundle is refused whole.
 
 use super::*;
+use crate::named::tests::{fifo, is_fifo};
 use crate::record::tests::sample;
 use crate::store::tests::{put, query};
 use crate::verify::VerifyOptions;
@@ -86,6 +87,35 @@ fn pack(entries: &[(String, Vec<u8>)], kind: impl Fn(&str) -> tar::EntryType) ->
 
 fn plain(_: &str) -> tar::EntryType {
     tar::EntryType::Regular
+}
+
+#[test]
+fn only_a_file_is_replaced_by_a_bundle() {
+    let world = world();
+    let whole = fs::read(&world.bundle).unwrap();
+    let records = world.fresh().import_bundle(&world.bundle).unwrap().import;
+    let export = |to: &Path| {
+        let exported = world.from.export(&records.records, to, "", "0.1");
+        exported.unwrap().bundle_bytes
+    };
+    let pipe = world.root.path().join("pipe");
+    let read = fifo(&pipe);
+    let bytes = export(&pipe);
+    let through = read.join().unwrap();
+    assert_eq!(through.len() as u64, bytes);
+    assert!(is_fifo(&pipe));
+    let copy = world.root.path().join("copy.tar.gz");
+    fs::write(&copy, &through).unwrap();
+    let link = world.root.path().join("latest");
+    std::os::unix::fs::symlink("copy.tar.gz", &link).unwrap();
+    let imported = world.fresh().import_bundle(&link).unwrap();
+    assert_eq!((imported.import.records.len(), imported.blobs), (2, 4));
+    export(&link);
+    assert!(link.is_symlink());
+    assert_eq!(fs::read(&world.bundle).unwrap(), whole);
+    world.fresh().import_bundle(&copy).unwrap();
+    let left = fs::read_dir(world.from.layout().tmp()).unwrap().count();
+    assert_eq!(left, 0);
 }
 
 #[test]

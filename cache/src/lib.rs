@@ -22,6 +22,7 @@ mod lock;
 mod manifest;
 #[cfg(test)]
 mod migration_tests;
+mod named;
 mod notes;
 mod pins;
 mod quarantine;
@@ -55,6 +56,7 @@ pub use layout::Layout;
 pub use links::Linked;
 pub use lock::{WriterLock, host, lock_holder};
 pub use manifest::{Change, Class, Entry, Manifest};
+pub use named::replace;
 pub use pins::Pin;
 pub use quarantine::Quarantined;
 pub use read::{Filter, Stats};

@@ -121,10 +121,8 @@ fn write(path: &Path, text: &str, force: bool) -> Result<()> {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
     if force {
-        // Beside it first, so that a full disk leaves the old plan alone.
-        let beside = path.with_extension(format!("toml.{}", std::process::id()));
-        std::fs::write(&beside, text).map_err(failed)?;
-        return std::fs::rename(&beside, path).map_err(failed);
+        // Whole or not at all: a full disk leaves the old plan alone.
+        return doe_cache::replace(path, text.as_bytes()).map_err(failed);
     }
     let mut options = std::fs::OpenOptions::new();
     let mut file = match options.write(true).create_new(true).open(path) {

@@ -161,10 +161,5 @@ pub fn table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
 /// Writes a JSON document so that it is there whole or not at all.
 pub fn write_json(path: &std::path::Path, value: &serde_json::Value) -> Result<()> {
     let text = format!("{value:#}\n");
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".part");
-    let temporary = std::path::PathBuf::from(temporary);
-    std::fs::write(&temporary, text)
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .map_err(|e| Error::io("write", path, &e))
+    doe_cache::replace(path, text.as_bytes()).map_err(|e| Error::io("write", path, &e))
 }

@@ -66,7 +66,9 @@ pub fn run(args: &ParseArgs) -> Result<u8> {
     let mut bytes = format!("{answer:#}").into_bytes();
     bytes.push(b'\n');
     match &args.out {
-        Some(path) => write(path, &bytes)?,
+        Some(path) => {
+            doe_cache::replace(path, &bytes).map_err(|e| Error::io("write", path, &e))?;
+        }
         None => std::io::stdout()
             .lock()
             .write_all(&bytes)
@@ -176,20 +178,6 @@ fn merge(tool: &str, read: Vec<(String, Value)>) -> Value {
     }
     answer["inputs"] = Value::Object(read.into_iter().collect());
     answer
-}
-
-/// Writes the whole file or none of it.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}", std::process::id()));
-    let temporary = path.with_file_name(name);
-    std::fs::write(&temporary, bytes)
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .map_err(|e| {
-            let _ = std::fs::remove_file(&temporary);
-            Error::io("write", path, &e)
-        })
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! complete or absent.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use serde::Serialize;
@@ -209,34 +208,13 @@ fn errors(samples: &[Sample]) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Writes a value as one line of JSON, whole or not at all: a temporary file beside the target,
-/// synced, then renamed.
+/// Writes a value as one line of JSON, whole or not at all.
 ///
 /// # Errors
 /// Infra, when the file cannot be written.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let name = path.file_name().ok_or_else(|| {
-        let message = format!("`{}` does not name a file", path.display());
-        Error::new(Kind::Usage, "bad-path", message)
-    })?;
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let fail = |what: &'static str| move |e: std::io::Error| Error::io(what, path, &e);
-    let outcome = (|| {
-        let file = std::fs::File::create(&temporary).map_err(fail("create"))?;
-        let mut out = std::io::BufWriter::new(file);
-        serde_json::to_writer(&mut out, value).map_err(|e| fail("write")(e.into()))?;
-        out.write_all(b"\n").map_err(fail("write"))?;
-        let file = out
-            .into_inner()
-            .map_err(|e| fail("write")(e.into_error()))?;
-        file.sync_all().map_err(fail("sync"))?;
-        std::fs::rename(&temporary, path).map_err(fail("rename a new version onto"))
-    })();
-    if outcome.is_err() {
-        let _ = std::fs::remove_file(&temporary); // it may not even exist
-    }
-    outcome
+    let failed = |e: std::io::Error| Error::io("write", path, &e);
+    let mut line = serde_json::to_vec(value).map_err(|e| failed(e.into()))?;
+    line.push(b'\n');
+    doe_cache::replace(path, &line).map_err(failed)
 }
