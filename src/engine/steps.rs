@@ -30,7 +30,7 @@ use crate::rule::action::{Action, StepAction};
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// How long after the failure of a step the end of a service is taken for its cause.
-const HINDSIGHT: Duration = Duration::from_secs(1);
+const HINDSIGHT: Duration = Duration::from_secs(3);
 
 /// Tells the steps of a further replicate its number, for what is drawn.
 const REPLICATE: &str = crate::measure::sim::REPLICATE;
