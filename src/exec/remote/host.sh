@@ -196,17 +196,20 @@ revoke() {
     mkdir -p "$dir" || fail 73 "could not make the folder $dir"
     set -C
     made=''
-    { printf '0 0 revoked\n' >"$dir/pid" && made=1; } 2>/dev/null
+    # Made is enough: on a full disk it stays empty, and ours.
+    { { made=1 && printf '0 0 revoked\n'; } >"$dir/pid"; } 2>/dev/null
     set +C
     if [ -n "$made" ]; then
         forget
         return 0
     fi
-    # Whoever has just made the claim is about to write it.
-    turns=0
-    until [ -s "$dir/pid" ] || [ "$turns" -ge 25 ]; do
-        turns=$((turns + 1))
+    # Whoever has just made the claim is about to write it, and begins the script: on a busy host
+    # it may be held back for a while before that.
+    clock
+    limit=$((now + 3000))
+    until [ -s "$dir/pid" ] || [ ! -e "$dir/pid" ] || [ "$now" -ge "$limit" ]; do
         sleep 0.02 2>/dev/null || sleep 1
+        clock
     done
     claimed "$token" && [ "$boot" = "$here" ] || return 0
     still "$leader" "$ticks" || carried | grep -qxF "DOE_TOKEN=$token" || return 0

@@ -160,6 +160,26 @@ fn a_second_start_points_to_the_first_and_leaves_nothing_to_read() {
     assert_eq!(host.secrets(), Vec::<PathBuf>::new());
 }
 
+/// Its file is there before its line is, for longer than a moment where the host is busy.
+#[test]
+fn what_has_just_begun_is_waited_for_and_ended_when_it_is_taken_back() {
+    let host = Host::new();
+    let begun = host.start("while :; do sleep 0.02; done");
+    assert!(begun.status.success(), "{begun:?}");
+    let (claim, later) = (host.dir().join("pid"), host.dir().join("later"));
+    std::fs::rename(&claim, &later).unwrap();
+    std::fs::write(&claim, "").unwrap();
+    std::thread::scope(|scope| {
+        let revoked = scope.spawn(|| host.revoke());
+        std::thread::sleep(Duration::from_secs(2));
+        std::fs::rename(&later, &claim).unwrap();
+        let told = revoked.join().unwrap();
+        assert!(told.status.success(), "{told:?}");
+        assert_eq!(told.stdout, begun.stdout);
+    });
+    assert!(host.dir().join("exit").exists(), "it was ended");
+}
+
 /// As long as what was sent, and something else: it is no script of anybody.
 #[test]
 fn a_start_that_was_damaged_on_its_way_begins_nothing() {

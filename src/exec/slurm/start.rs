@@ -187,7 +187,7 @@ impl SlurmExecutor {
         let since = Instant::now();
         loop {
             match self.claimed(host, token)? {
-                None if since.elapsed() < LAG / 5 => tokio::time::sleep(LOOK / 5).await,
+                None if since.elapsed() < LAG => tokio::time::sleep(LOOK / 5).await,
                 claimed => return Ok(claimed),
             }
         }
