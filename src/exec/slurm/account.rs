@@ -172,6 +172,34 @@ mod tests {
         assert_eq!(alone[&0].state, "TIMEOUT");
     }
 
+    #[tokio::test]
+    async fn accounts_that_were_just_away_are_not_asked_again() {
+        // Whether `sacct` is here or not, it has no answer for who names no cluster.
+        let queue = Queue::new(Some("/dev/null".into()), Duration::from_secs(1));
+        let accounts = Accounting {
+            is_kept: OnceCell::new_with(Some(true)),
+            ..Accounting::new(Arc::new(queue))
+        };
+        let key = JobKey {
+            comment: "doe:ab".into(),
+            index: 3,
+        };
+        let failed = async || {
+            assert_eq!(accounts.ended(&key, Duration::ZERO).await, None);
+            accounts.asked.lock().await.failed
+        };
+        assert!(accounts.may_answer().await);
+        let first = failed().await;
+        assert!(first.is_some(), "it was asked, in vain");
+        assert_eq!(failed().await, first, "it was asked again");
+        assert!(!accounts.may_answer().await);
+        // After a while it is.
+        let long_ago = Instant::now().checked_sub(AWAY);
+        accounts.asked.lock().await.failed = long_ago;
+        assert!(long_ago.is_some() && accounts.may_answer().await);
+        assert_ne!(failed().await, long_ago);
+    }
+
     #[test]
     fn what_keeps_accounts_is_read_from_the_configuration() {
         let of = |kind: &str| {

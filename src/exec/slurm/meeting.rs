@@ -116,3 +116,47 @@ fn send(gone: &UnboundedSender<Vec<Asked>>, group: Group) {
         let _ = gone.send(group.asked);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::exec::HostSpec;
+    use crate::exec::slurm::submit::Start;
+
+    #[test]
+    fn who_says_that_it_does_not_come_is_not_waited_for() {
+        let (gone, mut submitted) = mpsc::unbounded_channel();
+        let meeting = Arc::new(Meeting::default());
+        let ask = Ask {
+            together: Some(Together {
+                group: "g".into(),
+                count: 2,
+            }),
+            ..Ask::default()
+        };
+        let seat = |name: &str| Seat::of(&meeting, &gone, &ask, &Token(name.into()), 0).unwrap();
+        let asked = |name: &str| {
+            let start = Start {
+                host: HostSpec {
+                    name: name.into(),
+                    address: name.into(),
+                    gpus: 0,
+                },
+                token: Token(name.into()),
+                timeout: None,
+                ask: ask.clone(),
+            };
+            (start, oneshot::channel().0)
+        };
+        // Nothing here is a matter of time: there is no clock.
+        let (one, two) = (seat("one"), seat("two"));
+        one.take(asked("one"));
+        assert!(submitted.try_recv().is_err(), "it waits for the other one");
+        drop(two);
+        let alone = submitted.try_recv().unwrap();
+        let names: Vec<_> = alone.iter().map(|(start, _)| &start.token.0).collect();
+        assert_eq!(names, ["one"]);
+    }
+}

@@ -50,7 +50,7 @@ impl Task {
     fn wait_for(&self, name: &str) {
         let begun = Instant::now();
         while !self.has(name) {
-            assert!(begun.elapsed() < Duration::from_secs(30), "no {name}");
+            assert!(begun.elapsed() < Duration::from_secs(120), "no {name}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -320,7 +320,7 @@ fn a_job_of_several_lives_until_the_last_one_has_ended() {
     let runs = several.0.path().join("runs");
     let begun = Instant::now();
     while !(runs.join("a/over").exists() && runs.join("b/up").exists()) {
-        assert!(begun.elapsed() < Duration::from_secs(30));
+        assert!(begun.elapsed() < Duration::from_secs(120));
         std::thread::sleep(Duration::from_millis(10));
     }
     terminate(&job);
