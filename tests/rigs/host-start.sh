@@ -12,7 +12,8 @@ if [ -n "$PRIVATE" ]; then
 else
     nsenter --net="/run/netns/$P$I" /usr/sbin/sshd -f "$DIR/sshd-$I.conf" -E "$DIR/sshd-$I.log"
 fi
-for _ in $(seq 200); do
+# A minute: a busy machine may let it wait.
+for _ in $(seq 3000); do
     [ -s "$DIR/sshd-$I.pid" ] && exit 0
     sleep 0.02
 done

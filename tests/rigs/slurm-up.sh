@@ -47,7 +47,7 @@ StateSaveLocation=$DIR/state
 SlurmctldLogFile=$DIR/log/slurmctld.log
 SlurmdLogFile=$DIR/log/slurmd-%n.log
 SlurmctldTimeout=20
-SlurmdTimeout=$([ -z "$ACCOUNTS" ] && echo 20 || echo 5)
+SlurmdTimeout=$([ -z "$ACCOUNTS" ] && echo 20 || echo 12)
 MessageTimeout=30
 InactiveLimit=0
 KillWait=5
@@ -114,13 +114,13 @@ C
         --innodb-buffer-pool-size=32M --innodb-log-file-size=8M --skip-log-bin \
         >"$DIR/log/mariadbd.log" 2>&1 </dev/null &
     sql() { mariadb --no-defaults -S "$DIR/run/mysql.sock" -u root -e "$1"; }
-    for _ in $(seq 300); do
+    for _ in $(seq 900); do
         ! sql 'select 1' >/dev/null 2>&1 || break
         sleep 0.1
     done
     sql "create database slurm_acct; create user slurm@'127.0.0.1' identified by 'slurm'; grant all on slurm_acct.* to slurm@'127.0.0.1';"
     slurmdbd
-    for _ in $(seq 300); do
+    for _ in $(seq 900); do
         ! sacctmgr -n show cluster >/dev/null 2>&1 || break
         sleep 0.1
     done
@@ -131,7 +131,7 @@ for i in $(seq 1 "$N"); do
     mkdir -p "$DIR/spool/$P$i"
     nsenter --net="/run/netns/$P$i" slurmd -N "$P$i"
 done
-for _ in $(seq 200); do
+for _ in $(seq 900); do
     up=$(sinfo -h -N -p debug -o '%T' 2>/dev/null | grep -c '^idle$' || true)
     [ "$up" != "$N" ] || exit 0
     sleep 0.1
