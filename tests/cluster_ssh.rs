@@ -641,6 +641,15 @@ fn hosts_say_what_they_are_before_anything_runs_on_them() {
          fact.address = { run = \"ip -4 -o addr show dev eth0 | awk '{ print $4 }'\" }\n\
          fact.driver = { type = \"version\", run = \"cat SCRATCH/driver\" }\n";
     let probe = probe.replace("SCRATCH", scratch.to_str().unwrap());
+    // What is measured takes until both monitors have said something.
+    let runs = hosts.dir().join("root-*/runs");
+    let spoke = support::monitors_spoke(runs.to_str().unwrap(), "load");
+    let one = "run = \"echo {{ n }} >> SCRATCH/one; echo first of {{ n }}; echo kept > {{ work }}/from-one\"";
+    let one = one.replace("SCRATCH", scratch.to_str().unwrap());
+    assert!(rules.contains(&one), "{rules}");
+    let waits = one.replace("run = \"", "run = \"\"\"\n");
+    let waits = waits.trim_end_matches('"').to_owned() + &spoke + "\"\"\"";
+    let rules = rules.replace(&one, &waits);
     workspace.write("rules/t.toml", &format!("{rules}{probe}"));
     workspace.replace(
         "doe.toml",

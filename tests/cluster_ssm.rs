@@ -20,8 +20,8 @@ use support::{Workspace, wait_for};
 
 const LONG: Duration = Duration::from_secs(500);
 
-/// A measurement with a step on the first instance, and one that goes on until the monitor there
-/// has said more.
+/// A measurement with a step on the first instance, and one that goes on until both monitors have
+/// said more.
 const RULES: &str = r#"
 [one]
 roles = { first = {}, second = {} }
@@ -35,8 +35,10 @@ name = "go"
 role = "first"
 timeout = "1m"
 run = """
-had=$(wc -l < SCRATCH/first || echo 0)
-while test $(wc -l < SCRATCH/first || echo 0) -lt $((had + 10)); do sleep 0.05; done
+had1=$(wc -l < SCRATCH/first || echo 0)
+had2=$(wc -l < SCRATCH/second || echo 0)
+while test $(wc -l < SCRATCH/first || echo 0) -lt $((had1 + 40)); do sleep 0.05; done
+while test $(wc -l < SCRATCH/second || echo 0) -lt $((had2 + 40)); do sleep 0.05; done
 echo '{}' > {{ out.result }}
 """
 [one.output]
@@ -188,8 +190,9 @@ fn monitors_run_beside_a_node_and_their_samples_are_of_the_measurement() {
         let said = &document["hosts"][host];
         assert_eq!(said["header"], serde_json::json!(["# count"]), "{said}");
         let samples = said["samples"].as_array().unwrap();
-        // The step waited for ten; a line that is on its way at its end is outside.
-        assert!(samples.len() >= 9, "{name}: {said}");
+        // The step waited for forty; lines that are on their way at its end are outside, and who
+        // stamps them may be held back.
+        assert!(samples.len() >= 5, "{name}: {said}");
         for sample in samples {
             let unix_ms = sample[0].as_u64().unwrap();
             assert!(from <= unix_ms && unix_ms <= to, "{sample}");

@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Workspace, wait_for};
+use support::{Workspace, monitors_spoke, wait_for};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -25,9 +25,9 @@ role = "first"
 timeout = "1m"
 run = """
 echo {{ n }} >> SCRATCH/ran
+SPOKE
 test ! -e SCRATCH/then || . SCRATCH/then
-had=$(wc -l < SCRATCH/ticks || echo 0)
-while test $(wc -l < SCRATCH/ticks || echo 0) -lt $((had + 5)); do sleep 0.02; done
+SPOKE
 echo '{}' > {{ out.result }}
 """
 [one.output]
@@ -44,16 +44,18 @@ result = { path = "s.json" }
 "#;
 
 /// Prints a line a few times a second on every host.
-const TICK: &str = "[[platform.lab.monitor]]\nname = \"tick\"\nrun = \"\"\"\necho '# count'\nn=0\nwhile :; do\n  n=$((n+1)); echo tick $n; echo >> SCRATCH/ticks; sleep 0.02\ndone\"\"\"\n";
+const TICK: &str = "[[platform.lab.monitor]]\nname = \"tick\"\nrun = \"\"\"\necho '# count'\nn=0\nwhile :; do\n  n=$((n+1)); echo tick $n; sleep 0.02\ndone\"\"\"\n";
 
 fn lab(monitors: &str) -> Workspace {
     let workspace = Workspace::empty();
     let scratch = workspace.path().join("scratch");
     std::fs::create_dir(&scratch).unwrap();
-    workspace.write("scratch/ticks", "");
+    let runs = workspace.path().join(".doe/exec/runs");
+    let spoke = monitors_spoke(runs.to_str().unwrap(), "tick");
+    let rules = RULES.replace("SPOKE", &spoke);
     workspace.write(
         "rules/t.toml",
-        &RULES.replace("SCRATCH", scratch.to_str().unwrap()),
+        &rules.replace("SCRATCH", scratch.to_str().unwrap()),
     );
     workspace.write(
         "plans/p.toml",
@@ -360,11 +362,12 @@ fn what_a_killed_doe_left_goes_on_with_its_monitor() {
 
 #[test]
 fn the_simulated_nvidia_smi_is_one() {
-    let workspace = Workspace::shipped("0.001");
+    // What it measures takes seconds, and there is a sample every 200 ms.
+    let workspace = Workspace::shipped("0.2");
     let text = workspace.read("doe.toml");
     workspace.write(
         "doe.toml",
-        &format!("{text}[[platform.sim.monitor]]\nname = \"gpu\"\nrun = \"nvidia-smi dmon -s pucm -d 99\"\n"),
+        &format!("{text}[[platform.sim.monitor]]\nname = \"gpu\"\nrun = \"nvidia-smi dmon -s pucm -d 1\"\n"),
     );
     let label = "//phase2:p2-baseline-iperf3";
     let built = workspace.doe(&["build", label, "--json"]).ok();

@@ -144,7 +144,7 @@ impl Workspace {
 
     /// Waits until nothing of this workspace runs.
     pub fn assert_nothing_runs(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(120);
         loop {
             let left = self.processes();
             if left.is_empty() {
@@ -180,6 +180,22 @@ pub fn wait_for<T>(what: &str, within: Duration, mut look: impl FnMut() -> Optio
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Shell text that waits until every monitor of a name that runs has said more, by its log in the
+/// folder of executions: with the times that stand there it is of the measurement.
+pub fn monitors_spoke(runs: &str, name: &str) -> String {
+    let dirs = format!("{runs}/*monitor-{name}*");
+    format!(
+        r#"
+ls -d {dirs} >/dev/null
+from=$(date +%s%3N)
+for dir in {dirs}; do
+  while kill -0 "$(cut -d' ' -f1 "$dir/pid")" 2>/dev/null &&
+    test "$(awk -v from="$from" '$1 > from' "$dir/stdout" | wc -l)" -lt 5; do sleep 0.02; done
+done
+"#
+    )
 }
 
 /// What a command did.
