@@ -50,7 +50,9 @@ async fn a_service_is_shared_by_its_key_and_started_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_node_keeps_its_own_part_of_a_services_log() {
-    let step = "echo word-of-{{ n }} > SCRATCH/say-{{ size }}; while test -e SCRATCH/say-{{ size }}; do sleep 0.01; done";
+    // It has said it, and what was said is in its log.
+    let step = "echo word-of-{{ n }} > SCRATCH/say-{{ size }}; while test -e SCRATCH/say-{{ size }}; do sleep 0.01; done\n\
+                until cat SCRATCH/../.doe/exec/runs/*/stdout | grep -qx word-of-{{ n }}; do sleep 0.01; done";
     let lab = Lab::new(&served("", step), &(cell(1, 1, "") + &cell(1, 2, "")));
     assert_eq!(lab.build().await.ended.summary.ok, 2);
     let log = |id: &str| lab.log(&lab.record(&label(id)), "service-server.stdout");

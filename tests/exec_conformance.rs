@@ -63,7 +63,7 @@ async fn what_was_stopped_in_the_middle_has_no_outcome() {
                 .success()
         );
     };
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    conformance::watcher_sleeps(&handle.token).await;
     signal("-STOP");
     tokio::time::sleep(Duration::from_secs(27)).await;
     std::fs::write(rig.path("work/go"), b"").unwrap();

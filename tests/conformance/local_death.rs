@@ -72,7 +72,8 @@ async fn holding_process() {
     };
     match mode.as_str() {
         "hold" | "keep" => {
-            let plain = start("plain", "echo begun; sleep 3; echo over; exit 4").await;
+            let text = "echo begun; until [ -e go ]; do sleep 0.05; done; echo over; exit 4";
+            let plain = start("plain", text).await;
             let work = root.join("work");
             start("stubborn", "trap '' TERM; sh -c 'trap \"\" TERM; sleep 1001' & setsid sh -c 'trap \"\" TERM; echo $$ >daemon; while :; do sleep 1002; done' & while :; do sleep 1003; done").await;
             number_in(&work.join("daemon")).await;
@@ -193,6 +194,7 @@ async fn kept_scripts_are_attached_to_again() {
         .await
         .unwrap();
     assert_eq!(same, left[0]);
+    fs::write(dir.path().join("work/go"), b"").unwrap();
     let status = bounded(executor.wait(&left[0])).await.unwrap();
     assert!(
         matches!(&status, Status::Exited(exit) if exit.code == Some(4)),
@@ -234,15 +236,20 @@ async fn a_killed_reaper_is_replaced_and_knows_everything() {
     let prefix = token().0;
     let mut doe = holder("hold", &root, &prefix);
     handles(&root).await;
+    let find = || reaper_of(&root.join("exec"), doe.id());
+    // Its number is written down when it was told everything, and not before.
+    let knows = |reaper: u32| {
+        let text = fs::read_to_string(root.join("exec/guardian"));
+        text.is_ok_and(|number| number.trim() == reaper.to_string())
+    };
     for _ in 0..3 {
-        let find = || reaper_of(&root.join("exec"), doe.id());
         let first = find().unwrap();
         let killed = Command::new("/bin/sh")
             .args(["-c", &format!("kill -9 {first}")])
             .status();
         assert!(killed.unwrap().success());
-        eventually("a new reaper is there", || {
-            find().is_some_and(|pid| pid != first)
+        eventually("a new reaper knows everything", || {
+            find().is_some_and(|pid| pid != first && knows(pid))
         })
         .await;
     }
@@ -250,15 +257,7 @@ async fn a_killed_reaper_is_replaced_and_knows_everything() {
         carriers(&prefix).len() >= 4,
         "a dead reaper takes nobody with it"
     );
-    // It is ready when it has left our session for its own.
-    let reaper = reaper_of(&root.join("exec"), doe.id()).unwrap();
-    let leads = || {
-        let stat = fs::read_to_string(format!("/proc/{reaper}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ")
-            .is_some_and(|(_, rest)| rest.split(' ').nth(3) == Some(&reaper.to_string()))
-    };
-    eventually("the reaper leads its own session", leads).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let reaper = find().unwrap();
     kill_9(&mut doe);
     eventually("every process with our tokens is gone", || {
         carriers(&prefix).is_empty()

@@ -136,6 +136,17 @@ pub fn carriers(token_prefix: &str) -> Vec<u32> {
     found
 }
 
+/// Waits until the watcher of an execution has looked at the clock and sleeps until it looks again,
+/// 5 s later.
+pub async fn watcher_sleeps(token: &Token) {
+    let sleeps = |pid: u32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline"));
+        words.is_ok_and(|words| words.starts_with(b"sleep\x005."))
+    };
+    let watched = || carriers(&token.0).into_iter().any(sleeps);
+    eventually("its watcher sleeps", watched).await;
+}
+
 /// Whether a process runs, judged by its state letter alone.
 pub fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
