@@ -179,7 +179,7 @@ fn a_run_that_was_killed_has_aborted_nodes() {
     );
     let (mut child, _) = workspace.spawn(&["build", "//p:all", "--json"]);
     let slow = workspace.path().join("slow");
-    support::wait_for("the slow step", std::time::Duration::from_secs(30), || {
+    support::wait_for("the slow step", std::time::Duration::from_secs(120), || {
         slow.exists().then_some(())
     });
     child.kill().unwrap();

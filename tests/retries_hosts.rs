@@ -46,7 +46,7 @@ fn workspace(platform: &str) -> Workspace {
     workspace.write("doe.toml", platform);
     workspace.write(
         "plans/t.toml",
-        "[plan]\ntitle = \"t\"\nrules = [\"t\"]\nretry = { times = 3, base = \"2s\", factor = 1 }\n[[layer]]\nid = \"l\"\nrule = \"t.go\"\npattern = \"p\"\nestimate = \"1s\"\n",
+        "[plan]\ntitle = \"t\"\nrules = [\"t\"]\nretry = { times = 10, base = \"2s\", factor = 1 }\n[[layer]]\nid = \"l\"\nrule = \"t.go\"\npattern = \"p\"\nestimate = \"1s\"\n",
     );
     workspace
 }

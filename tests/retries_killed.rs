@@ -271,8 +271,11 @@ fn killed_at_random_moments_no_attempt_is_recorded_twice() {
     let mut kills = 0;
     loop {
         let mut child = spawn(&workspace);
-        // It grows, so that it comes to an end on a slow machine too.
-        std::thread::sleep(Duration::from_millis(150 + random(600 + 60 * kills)));
+        // It grows, so that it comes to an end on a slow machine too: slowly, and then quickly.
+        let late = u64::saturating_sub(kills, 20);
+        std::thread::sleep(Duration::from_millis(
+            150 + random(600 + 60 * kills + 400 * late),
+        ));
         if let Some(status) = child.try_wait().unwrap() {
             assert!(
                 status.success(),

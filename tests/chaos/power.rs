@@ -148,7 +148,7 @@ impl Timeline {
 fn at_one_moment(doe: &Child, image: &Path, copy: &Path) {
     let pid = Pid::from_child(doe);
     let _ = kill_process(pid, Signal::STOP);
-    wait_for("a moment without a write", Duration::from_secs(60), || {
+    wait_for("a moment without a write", Duration::from_secs(120), || {
         let bytes = std::fs::read(image).unwrap();
         let is_still = bytes == std::fs::read(image).unwrap();
         is_still.then(|| std::fs::write(copy, bytes).unwrap())
@@ -218,7 +218,7 @@ fn what_was_called_done_survives_a_power_cut() {
         .spawn()
         .unwrap();
     for cut in 1..=4 {
-        wait_for("more nodes to be done", Duration::from_secs(60), || {
+        wait_for("more nodes to be done", Duration::from_secs(120), || {
             (called_ok(&out).len() >= 2 * cut).then_some(())
         });
         let done = called_ok(&out);

@@ -139,7 +139,7 @@ pub async fn followed_log(rig: &Rig) {
     );
     let handle = rig.start(&rig.script(&text)).await;
     let mut seen = Vec::new();
-    for _ in 0..3000 {
+    for _ in 0..12_000 {
         seen.extend(
             rig.executor
                 .log(&handle, Stream::Stdout, seen.len() as u64)
@@ -345,7 +345,12 @@ pub async fn found_by_token(rig: &Rig) {
     fs::write(&go, b"").unwrap();
     let exit = rig.ended(&started).await;
     assert_eq!(find().await.as_ref(), Some(&started));
-    assert_eq!(ended().await, Some(exit.ended_unix_ms));
+    // How far the clock of a host is off is seen anew each time.
+    let again = ended().await.unwrap();
+    assert!(
+        again.abs_diff(exit.ended_unix_ms) < 5000,
+        "{again}, {exit:?}"
+    );
 }
 
 /// What runs of a token that is taken back is ended, and it never begins again.
@@ -400,7 +405,7 @@ pub async fn two_hosts(rig: &Rig) {
     for (host, address) in rig.hosts.iter().zip(&addresses) {
         let sign = Sign::Http(format!("http://{address}/health"));
         let mut ready = false;
-        for _ in 0..3000 {
+        for _ in 0..12_000 {
             ready = rig.executor.look(host, &sign).await.unwrap();
             if ready {
                 break;

@@ -144,7 +144,7 @@ impl Lab {
         let built = Built { ended, events };
         built.check();
         // Whoever has just written its exit record may still be on its way out.
-        for _ in 0..500 {
+        for _ in 0..9000 {
             if left_over(&built.ended.run_id).is_empty() {
                 break;
             }

@@ -12,7 +12,7 @@ use crate::{close, free_port, profile, read, run};
 
 /// Connects as soon as someone listens.
 fn connect(port: &str) -> TcpStream {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         match TcpStream::connect(format!("127.0.0.1:{port}")) {
             Ok(stream) => return stream,

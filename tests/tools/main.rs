@@ -79,7 +79,7 @@ fn pair(env: &[(&str, &str)], server: &[&str], client: &[&str]) -> (Ran, Ran) {
     let profile = profile();
     std::thread::scope(|scope| {
         let server = scope.spawn(|| run(&profile, env, server));
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(120);
         let client = loop {
             let client = run(&profile, env, client);
             let refused = client.out.contains("refused") || client.err.contains("refused");
