@@ -135,7 +135,10 @@ async fn a_service_that_must_come_up_first_counts() {
     let built = lab.build_with(limited(2.0)).await;
     assert_eq!(built.node(&label("s1n2")).outcome, Outcome::Cancelled);
     let reason = built.reason(&label("s1n2"));
-    assert!(reason.contains("it is expected to take 3"), "{reason}");
+    // What was measured: three seconds, and more on a busy machine.
+    let (_, told) = reason.split_once("it is expected to take ").expect(&reason);
+    let seconds: u32 = told.split('s').next().unwrap().parse().expect(&reason);
+    assert!(seconds >= 3, "{reason}");
     assert_eq!(lab.lines("starts").len(), 1);
     let built = lab.build_with(limited(600.0)).await;
     assert_eq!(built.node(&label("s1n2")).outcome, Outcome::Ok);
@@ -144,7 +147,8 @@ async fn a_service_that_must_come_up_first_counts() {
 /// The canary is spoiled, and while it waits for its next attempt there is no time left for one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_that_is_not_tried_again_holds_nobody() {
-    let retry = "retry = { times = 2, base = \"6s\", cap = \"6s\" }";
+    // At least half of that is waited for: more than there is time for.
+    let retry = "retry = { times = 2, base = \"13s\", cap = \"13s\" }";
     let plan = cell(1, 1, retry) + &cell(1, 2, "").replace("1s", "2s");
     let rules = served("", "exit 75").replacen(
         "[served]\n",
@@ -154,7 +158,7 @@ async fn a_canary_that_is_not_tried_again_holds_nobody() {
     let lab = Lab::new(&rules, &plan);
     let caps = Caps {
         canary: true,
-        max_s: Some(3.0),
+        max_s: Some(6.0),
         ..Caps::default()
     };
     let built = tokio::time::timeout(std::time::Duration::from_secs(120), build(&lab, caps));

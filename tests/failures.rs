@@ -62,6 +62,11 @@ fn small(time_scale: &str) -> Workspace {
 #[test]
 fn a_server_that_dies_fails_its_node_and_nothing_else() {
     let workspace = small("0.002");
+    // It goes on for longer than others, so that it is hit; so does what it is compared with.
+    let next = "[[layer.override]]\nwhen = \"prompt_tokens > 32768\"";
+    let longer = "[[layer.override]]\nwhen = \"prompt_tokens == 12288 and concurrency == 16\"\nsettings = { measurement_iterations = 30 }\n";
+    let longer = format!("{longer}{next}");
+    workspace.replace("plans/phase2.toml", next, &longer, 3);
     let (mut child, out) = workspace.spawn(&["build", "//phase2:all", "--json"]);
     let victim = "//phase2:p2-tcp-12k-c16";
     wait_running(&out, victim);
@@ -148,11 +153,22 @@ fn one_interrupt_lets_what_runs_finish_and_two_cancel_it() {
     assert_eq!(finished("failed"), 0);
     workspace.assert_nothing_runs();
 
+    // It goes on until it is cancelled.
+    workspace.replace(
+        "plans/phase2.toml",
+        "measurement_iterations = 12",
+        "measurement_iterations = 500",
+        1,
+    );
     let (mut child, out) = workspace.spawn(&["build", "//phase2:p2-unified-128k-c1", "--json"]);
     wait_running(&out, "//phase2:p2-unified-128k-c1");
     let pid = i32::try_from(child.id()).unwrap();
     signal(pid, rustix::process::Signal::INT);
-    std::thread::sleep(Duration::from_millis(200));
+    // Two that come together count as one.
+    wait_for("the word of the first interrupt", LONG, || {
+        let mut told = events(&out).into_iter();
+        told.any(|e| e["code"] == "interrupted").then_some(())
+    });
     signal(pid, rustix::process::Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     workspace.assert_nothing_runs();

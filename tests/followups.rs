@@ -255,7 +255,7 @@ when = \"m >= 1 and (L1.got - L2.got) | abs >= DISTANCE\"
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_is_kept_and_what_it_leaves_out_is_said() {
     // Ten seconds each by the plan: one fits.
-    let lab = lab(&followup("got == 2", "budget = \"15s\""));
+    let lab = lab(&followup("got == 2", "budget = \"18s\""));
     // The first took no time at all, so that the second fits after it.
     let built = build(&lab).await;
     assert_eq!(ran(&lab), ["1", "11", "12", "2"]);
@@ -272,19 +272,19 @@ async fn a_budget_is_kept_and_what_it_leaves_out_is_said() {
         "the second began before the first had ended"
     );
 
-    let lab = self::lab(&followup("got == 2", "budget = \"5s\""));
+    let lab = self::lab(&followup("got == 2", "budget = \"9s\""));
     for _ in 0..2 {
         let built = build(&lab).await;
         assert_eq!(ran(&lab), ["1", "2"]);
         assert_eq!(built.ended.summary.followups, 0);
         assert_eq!(
             warnings(&built, "followup-budget"),
-            ["follow-up //t#odd: its budget of 5s leaves out 2 patterns"]
+            ["follow-up //t#odd: its budget of 9s leaves out 2 patterns"]
         );
     }
     // Without knowing how long they take: one at a time, as long as the budget is not spent.
     let unknown =
-        plan(&followup("got == 2", "budget = \"5s\"")).replace("estimate = \"10s\"\n", "");
+        plan(&followup("got == 2", "budget = \"9s\"")).replace("estimate = \"10s\"\n", "");
     lab.plan(&unknown);
     let built = build(&lab).await;
     assert_eq!(built.ended.summary.followups, 2);
@@ -362,7 +362,7 @@ async fn every_attempt_counts_in_a_budget() {
 /// One that was spoiled and is cancelled in its pause has counted by then.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_spoiled_attempt_counts_once_in_a_budget() {
-    let rules = rule("a", "if test {{ n }} = 11; then sleep 4; exit 75; fi").replacen(
+    let rules = rule("a", "if test {{ n }} = 11; then sleep 8; exit 75; fi").replacen(
         "[a]\n",
         "[a]\nfailure = [{ class = \"infrastructure\", exit_code = 75 }]\n",
         1,
@@ -370,7 +370,7 @@ async fn the_last_spoiled_attempt_counts_once_in_a_budget() {
     let retry = "retry = { times = 1, base = \"10m\" }\n".to_owned();
     let lab = Lab::new(
         &rules,
-        &(retry + &plan(&followup("got == 2", "budget = \"16s\""))),
+        &(retry + &plan(&followup("got == 2", "budget = \"25s\""))),
     );
     let runs = lab.store.layout().runs();
     let built = lab
@@ -389,7 +389,7 @@ async fn the_last_spoiled_attempt_counts_once_in_a_budget() {
     let low = built.node(&label("low"));
     assert_eq!(low.outcome, Outcome::Failed);
     assert!(low.reason.as_ref().unwrap().contains("not tried again"));
-    // Twice four seconds and its own ten would be too much.
+    // Twice eight seconds and its own ten would be too much.
     assert_eq!(built.node(&label("high")).outcome, Outcome::Ok);
 }
 

@@ -75,7 +75,7 @@ async fn one_that_is_never_ready_ends_those_that_run_and_those_that_wait() {
     let waits = "[[gang.step]]\nname = \"e\"\ngang = \"all\"\nrole = \"first\"\nafter = [\"f\"]\ntimeout = \"1m\"\n\
                  run = \"echo e >> SCRATCH/began\"\n\
                  [[gang.step]]\nname = \"f\"\ngang = \"all\"\nrole = \"second\"\ntimeout = \"1m\"\n\
-                 ready = { file = \"SCRATCH/never\", within = \"300ms\" }\n\
+                 ready = { file = \"SCRATCH/never\", within = \"5s\" }\n\
                  run = \"echo f >> SCRATCH/began; while :; do sleep 0.02; done\"\n";
     let rules = gang("while :; do sleep 0.02; done", waits);
     let lab = Lab::new(&rules, &pattern("one", "gang", ""));

@@ -461,7 +461,7 @@ fn held_caches_are_freed_when_they_were_fetched() {
     measure(&settings(pair.proxy.address()));
     let used = || metric(pair.prefill.address(), "kv_cache_usage_perc");
     // The producer hears of it in its own time.
-    let freed = (0..500).any(|_| {
+    let freed = (0..6000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         used() == 0.0
     });
@@ -791,19 +791,20 @@ fn streams_of_other_servers_are_judged_by_how_they_end() {
     let kind = |r: &Value| r["error"]["kind"].as_str().unwrap_or("ok").to_owned();
 
     let without_length = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {\"choices\":[{\"text\":\"a\"}]}\n\ndata: [DONE]\n\n";
-    let r = once(without_length, 5000, now);
+    let r = once(without_length, 60_000, now);
     assert_eq!(
         (kind(&r).as_str(), &r["tokens_from"]),
         ("ok", &json!("chunks"))
     );
 
     let cut_off = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {\"choices\":[{\"text\":\"a\"}]}\n\n";
-    assert_eq!(kind(&once(cut_off, 5000, now)), "truncated");
+    assert_eq!(kind(&once(cut_off, 60_000, now)), "truncated");
 
     let chunk_missing = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n24\r\ndata: {\"choices\":[{\"text\":\"a\"}]}\n\n\r\n";
-    assert_eq!(kind(&once(chunk_missing, 5000, now)), "connection_closed");
+    assert_eq!(kind(&once(chunk_missing, 60_000, now)), "connection_closed");
 
-    let r = once(chunk_missing, 300, Duration::from_secs(3));
+    // Up to the limit its peer keeps the connection, and has said the first token well before.
+    let r = once(chunk_missing, 5000, Duration::from_secs(120));
     assert_eq!(kind(&r), "timeout");
     assert!(r["ttft_ms"].is_f64());
 }
@@ -826,9 +827,9 @@ fn a_proxy_does_not_take_a_broken_stream_without_length_for_a_whole_one() {
         handover: proxy::Handover::Params,
         allow_recompute: false,
         keep_alive: false,
-        prefill_timeout: Duration::from_secs(5),
-        decode_timeout: Duration::from_secs(5),
-        idle_timeout: Duration::from_secs(5),
+        prefill_timeout: Duration::from_secs(60),
+        decode_timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_secs(60),
     })
     .unwrap();
     let settings = Settings {

@@ -265,7 +265,7 @@ fn what_ended_while_nobody_watched_is_recorded_and_what_nobody_wants_is_ended() 
     assert_eq!(lines(&workspace, "one").len(), 2, "it ran anew");
 
     // Finished in the meantime: here the second step is the last one.
-    let workspace = served("3s", &[1]);
+    let workspace = served("8s", &[1]);
     let rule = workspace.read("rules/t.toml");
     let (head, tail) = rule
         .split_once("[[served.step]]\nname = \"three\"")

@@ -238,11 +238,11 @@ fn a_port_that_stays_open_bars_the_host_until_it_is_gone() {
 
 #[test]
 fn what_is_never_released_bars_the_host_and_is_said_in_its_own_words() {
-    let released = "released = { run = \"test ! -e SCRATCH/held || { echo 41 GiB are in use; exit 1; }\", within = \"1s\" }";
+    let released = "released = { run = \"test ! -e SCRATCH/held || { echo 41 GiB are in use; exit 1; }\", within = \"5s\" }";
     let lab = Lab::new("touch SCRATCH/held", released, "dynamic_ports = true");
     std::fs::write(lab.scratch("go"), "").unwrap();
     let ran = lab.build().exits(1);
-    let why = "`released` did not hold within 1s (it said: 41 GiB are in use) after service `server` was stopped";
+    let why = "`released` did not hold within 5s (it said: 41 GiB are in use) after service `server` was stopped";
     assert_only_the_first_ran(&lab, &ran, why);
     // The next build looks before it starts anything.
     let events = lab.build().exits(1).events();
@@ -253,7 +253,7 @@ fn what_is_never_released_bars_the_host_and_is_said_in_its_own_words() {
     );
     assert_eq!(
         reason,
-        "host `h1` is not free: `released` did not hold within 1s (it said: 41 GiB are in use) before service `server` was to be started"
+        "host `h1` is not free: `released` did not hold within 5s (it said: 41 GiB are in use) before service `server` was to be started"
     );
     assert_eq!(lab.lines("starts"), ["1"]);
     assert_eq!(tainted(&events).len(), 1);
@@ -356,7 +356,7 @@ fn a_shipped_server_is_not_started_on_gpus_that_are_in_use() {
     workspace.replace(
         "rules/serving.toml",
         "within = \"1m\", run",
-        "within = \"1s\", run",
+        "within = \"5s\", run",
         3,
     );
     let events = sim("\"nvidia-smi:used-mib=41000\"").exits(1).events();
@@ -367,7 +367,7 @@ fn a_shipped_server_is_not_started_on_gpus_that_are_in_use() {
     );
     assert_eq!(
         reason,
-        "host `node1` is not free: `released` did not hold within 1s \
+        "host `node1` is not free: `released` did not hold within 5s \
          (it said: 0 GPUs have less than 1 GiB in use, 4 are needed) before service `vllm` was to be started"
     );
     assert_eq!(tainted(&events).len(), 1);

@@ -129,7 +129,8 @@ async fn every_class_is_that_of_a_real_failure_and_only_infrastructure_is_tried_
             text = with_failure(&text, name, entry);
         }
         if class == "timeout" {
-            text = text.replace("timeout = \"1m\"", "timeout = \"300ms\"");
+            // It elapses in full; by then even a script that begins late has said its part.
+            text = text.replace("timeout = \"1m\"", "timeout = \"4s\"");
         }
         rules.push_str(&text);
         plan.push_str(&pattern(name, name, QUICK));
