@@ -188,9 +188,9 @@ fn what_a_killed_doe_left_ends_itself_when_no_build_comes() {
     };
     let slurm = Slurm::up(2);
     let workspace = waiting(&slurm);
-    let head = "[workspace]\nsurvive = \"5s\"\n";
+    let head = "[workspace]\nsurvive = \"10s\"\n";
     workspace.replace("doe.toml", "[workspace]\n", head, 1);
-    workspace.replace("doe.toml", "patience = \"60s\"", "patience = \"5s\"", 1);
+    workspace.replace("doe.toml", "patience = \"60s\"", "patience = \"10s\"", 1);
     killed(&workspace);
     // Nobody comes: nothing but time passes.
     wait_until_quiet(&slurm);

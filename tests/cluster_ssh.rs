@@ -610,7 +610,7 @@ fn what_nobody_comes_back_for_ends_on_its_host() {
         "platform = \"pair\"",
         "platform = \"pair\"\nsurvive = \"2s\"",
     );
-    workspace.write("doe.toml", &head.replace("\"60s\"", "\"5s\""));
+    workspace.write("doe.toml", &head.replace("\"60s\"", "\"10s\""));
     killed(&workspace);
     assert_eq!(jobs(&workspace).len(), 2);
     // Nobody connects to a host any more.

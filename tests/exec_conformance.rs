@@ -16,7 +16,7 @@ use doe::exec::local::{LocalExecutor, LocalOptions};
 /// How the tests run the executor: as always, but with a short grace.
 fn options() -> LocalOptions {
     LocalOptions {
-        grace: Duration::from_secs(2),
+        grace: Duration::from_secs(4),
         ..LocalOptions::new(env!("CARGO_BIN_EXE_doe"))
     }
 }

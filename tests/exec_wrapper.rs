@@ -32,27 +32,40 @@ const SHELLS: [&[&str]; 5] = [
     &["mksh"],
 ];
 
-/// Runs a test under every shell there is; `/bin/sh` must be one.
-fn under_each_shell(test: impl Fn(&'static [&'static str])) {
-    let mut tested = 0;
-    for shell in SHELLS {
-        let told = Case::own(&format!("wrapper under {}", shell.join(" ")));
-        let works = Command::new(shell[0])
-            .args(&shell[1..])
-            .args(["-c", "exit 5"])
-            .output();
-        if works.is_ok_and(|output| output.status.code() == Some(5)) {
-            tested += 1;
-            test(shell);
-        } else {
-            assert_ne!(shell, SHELLS[0], "there is no shell at all");
-            let note = format!("SKIPPED: `{}` is not installed\n", shell[0]);
-            std::io::stderr().write_all(note.as_bytes()).unwrap();
-            told.into_iter()
-                .for_each(|told| told.skip("not installed here"));
-        }
+/// Runs a test under a shell, where it is installed; `/bin/sh` must be.
+fn under(shell: &'static [&'static str], test: impl Fn(&'static [&'static str])) {
+    let told = Case::own(&format!("wrapper under {}", shell.join(" ")));
+    let works = Command::new(shell[0])
+        .args(&shell[1..])
+        .args(["-c", "exit 5"])
+        .output();
+    if works.is_ok_and(|output| output.status.code() == Some(5)) {
+        test(shell);
+    } else {
+        assert_ne!(shell, SHELLS[0], "there is no shell at all");
+        let note = format!("SKIPPED: `{}` is not installed\n", shell[0]);
+        std::io::stderr().write_all(note.as_bytes()).unwrap();
+        told.into_iter()
+            .for_each(|told| told.skip("not installed here"));
     }
-    assert!(tested >= 1);
+}
+
+/// Runs a test under every shell there is, one after the other.
+fn under_each_shell(test: impl Fn(&'static [&'static str])) {
+    SHELLS.into_iter().for_each(|shell| under(shell, &test));
+}
+
+/// The same at one time, where a test mostly waits for time to pass.
+fn under_all_shells(test: impl Fn(&'static [&'static str]) + Sync) {
+    // What passes is told by the name of the thread.
+    let name = std::thread::current().name().unwrap().to_owned();
+    std::thread::scope(|scope| {
+        for shell in SHELLS {
+            let (test, thread) = (&test, std::thread::Builder::new().name(name.clone()));
+            let spawned = thread.spawn_scoped(scope, move || under(shell, test));
+            spawned.unwrap();
+        }
+    });
 }
 
 /// Waits for a condition, for a bounded time.
@@ -256,8 +269,8 @@ fn codes_and_signals() {
 
 #[test]
 fn a_timeout_ends_the_tree() {
-    under_each_shell(|shell| {
-        let execution = Execution::new(shell, STUBBORN, Some(Duration::from_secs(2)));
+    under_all_shells(|shell| {
+        let execution = Execution::new(shell, STUBBORN, Some(Duration::from_secs(8)));
         let mut child = execution.start();
         let pids = [execution.number_in("child"), execution.number_in("daemon")];
         assert!(pids.iter().all(|pid| runs(*pid)));
@@ -295,13 +308,13 @@ fn uptime_cs() -> u64 {
 #[test]
 fn what_gets_no_sign_of_life_ends_itself() {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    under_each_shell(|shell| {
-        let execution = leased(shell, 150);
+    under_all_shells(|shell| {
+        let execution = leased(shell, 500);
         let lease = execution.path(&format!("the lease.{}", boot.trim()));
         let mut child = execution.start();
         let daemon = execution.number_in("daemon");
         let begun = uptime_cs();
-        while uptime_cs() < begun + 500 {
+        while uptime_cs() < begun + 800 {
             fs::write(&lease, format!("{:<19}\n", uptime_cs())).unwrap();
             std::thread::sleep(Duration::from_millis(100));
             assert!(execution.status().starts_with("running "), "{shell:?}");
@@ -332,16 +345,17 @@ fn what_was_stopped_in_the_middle_has_no_outcome() {
                 .success()
         );
     };
-    under_each_shell(|shell| {
+    under_all_shells(|shell| {
         let slow = "cd \"${0%/*}\"; echo >up; until [ -e go ]; do sleep 0.02; done";
         // It goes on for a while, ends just as it goes on, or was stopped for no time to speak of.
-        for (stopped_ms, ends, words) in [
-            (3000, false, "lost its host slept or all of it was stopped"),
-            (3000, true, "lost its host slept or all of it was stopped"),
-            (200, true, "exited "),
+        let lost = "lost its host slept or all of it was stopped";
+        for (stopped_ms, ends, gap, words) in [
+            (6500, false, "gap_cs=500\n", lost),
+            (6500, true, "gap_cs=500\n", lost),
+            (200, true, "", "exited "),
         ] {
             let execution = Execution::new(shell, slow, Some(Duration::from_secs(100)));
-            let job = execution.read("job") + "gap_cs=150\n";
+            let job = execution.read("job") + gap;
             fs::write(execution.path("job"), job).unwrap();
             let mut child = execution.start();
             eventually("it runs", || execution.path("up").exists());
@@ -365,8 +379,8 @@ fn what_was_stopped_in_the_middle_has_no_outcome() {
 
 #[test]
 fn a_leader_that_is_killed_leaves_nothing_for_ever() {
-    under_each_shell(|shell| {
-        let execution = leased(shell, 100);
+    under_all_shells(|shell| {
+        let execution = leased(shell, 500);
         let mut child = execution.start();
         execution.number_in("daemon");
         child.kill().unwrap();
@@ -612,8 +626,8 @@ fn where_no_file_can_be_made_what_runs_is_ended_all_the_same() {
     if FewFiles::mount().is_none() {
         return cannot_mount();
     }
-    under_each_shell(|shell| {
-        for limit in [Some(Duration::from_secs(2)), None] {
+    under_all_shells(|shell| {
+        for limit in [Some(Duration::from_secs(8)), None] {
             let outside = tempfile::tempdir().unwrap();
             let mark = outside.path().join("ran");
             let (dir, disk) = FewFiles::mount().unwrap();

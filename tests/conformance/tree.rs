@@ -48,7 +48,7 @@ fn assert_gone(handle: &Handle, pids: &[u32]) {
 pub async fn timeout(rig: &Rig) {
     let mut script = rig.script(&stubborn(rig));
     // Long enough for the members to be seen; the test itself waits for no time.
-    script.timeout = Some(Duration::from_secs(3));
+    script.timeout = Some(Duration::from_secs(6));
     let handle = rig.start(&script).await;
     let pids = members(rig).await;
     let exit = rig.ended(&handle).await;
@@ -62,7 +62,7 @@ pub async fn timeout(rig: &Rig) {
 
 pub async fn timeout_of_a_polite_script(rig: &Rig) {
     let mut script = rig.script("trap 'echo bye; exit 0' TERM; while :; do sleep 0.02; done");
-    script.timeout = Some(Duration::from_secs(2));
+    script.timeout = Some(Duration::from_secs(6));
     let ran = rig.run(&script).await;
     // It ended well, but not in time.
     assert!(

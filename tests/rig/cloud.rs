@@ -139,7 +139,7 @@ impl Cloud {
         let remote = RemoteOptions {
             root: root.to_str().unwrap().to_owned(),
             patience,
-            grace: Duration::from_secs(2),
+            grace: Duration::from_secs(4),
         };
         doe::exec::ssm::connect(options, &named, &remote, &self.specs()).await
     }
