@@ -36,14 +36,32 @@ impl Store {
         }
     }
 
-    /// A damaged blob was moved away: records that need it can no longer be reused.
+    /// A damaged blob was moved away, or other hands took it: records that need it can no longer
+    /// be reused.
     pub(crate) fn told<T>(&self, digest: &Digest, found: Result<T>) -> Result<T> {
-        if let Err(Error::Corrupt { .. }) = &found
-            && self.writable().is_ok()
-        {
-            self.transaction(|db| self.lost_blob(db, digest))?;
+        if self.writable().is_err() {
+            return found;
+        }
+        match &found {
+            Err(Error::Corrupt { .. }) => {
+                self.transaction(|db| self.lost_blob(db, digest))?;
+            }
+            Err(Error::NotFound { .. }) if self.is_counted_on(digest)? => {
+                self.transaction(|db| match self.cas().contains(digest) {
+                    // Somebody made it again meanwhile.
+                    true => Ok(0),
+                    false => self.lost_blob(db, digest),
+                })?;
+            }
+            _ => {}
         }
         found
+    }
+
+    /// Whether a record is reused because the index takes this blob to be here.
+    fn is_counted_on(&self, digest: &Digest) -> Result<bool> {
+        let losers = candidates::losers(&self.index(), digest, &|record| self.is_imported(record))?;
+        Ok(!losers.is_empty())
     }
 
     /// Stores a blob: see [`crate::Cas::put_bytes`].
@@ -67,8 +85,19 @@ impl Store {
         candidates::found_blobs(db, &|blob, size| self.cas().size(blob) == Some(size))
     }
 
+    /// Tells the index of all blobs that it counts on and that are gone.
+    pub(crate) fn lost_blobs(&self, db: &Connection) -> Result<()> {
+        candidates::lost_blobs(db, &|record, blob, size| {
+            self.cas().size(blob) == Some(size) || self.is_imported(record)
+        })
+    }
+
     /// Tells the index that a blob is gone. Records of a mirror still have theirs there.
     pub(crate) fn lost_blob(&self, db: &Connection, blob: &Digest) -> Result<usize> {
         candidates::lost_blob(db, blob, &|record| self.is_imported(record))
     }
 }
+
+#[cfg(test)]
+#[path = "blobs_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::links::Linked;
+use crate::read::time;
 use crate::write::{int, raise_stamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeSet;
@@ -200,6 +201,17 @@ pub(crate) fn lost_blob(
     blob: &Digest,
     elsewhere: &dyn Fn(&Digest) -> bool,
 ) -> Result<usize> {
+    let ids = losers(db, blob, elsewhere)?;
+    complete(db, &ids, false)?;
+    Ok(ids.len())
+}
+
+/// The records that [`lost_blob`] is about.
+pub(crate) fn losers(
+    db: &Connection,
+    blob: &Digest,
+    elsewhere: &dyn Fn(&Digest) -> bool,
+) -> Result<Vec<i64>> {
     let mut statement = db.prepare_cached(
         "SELECT DISTINCT r.id, r.digest FROM record_output o JOIN record r ON r.id = o.record_id
          WHERE o.digest = ?1 AND r.complete",
@@ -209,9 +221,29 @@ pub(crate) fn lost_blob(
     })?;
     let rows: Vec<(i64, Digest)> = rows.collect::<rusqlite::Result<_>>()?;
     let here = rows.into_iter().filter(|(_, record)| !elsewhere(record));
-    let ids: Vec<i64> = here.map(|(id, _)| id).collect();
-    complete(db, &ids, false)?;
-    Ok(ids.len())
+    Ok(here.map(|(id, _)| id).collect())
+}
+
+/// Records with an output that is gone, as `there` sees it, can no longer be reused.
+pub(crate) fn lost_blobs(
+    db: &Connection,
+    there: &dyn Fn(&Digest, &Digest, u64) -> bool,
+) -> Result<()> {
+    let mut outputs = db.prepare(
+        "SELECT r.id, r.digest, o.digest, o.size_bytes
+         FROM record_output o JOIN record r ON r.id = o.record_id WHERE r.complete",
+    )?;
+    let mut lost = BTreeSet::new();
+    let mut rows = outputs.query([])?;
+    while let Some(row) = rows.next()? {
+        let [record, blob] = [row.get(1)?, row.get(2)?].map(Digest::from_bytes);
+        if !there(&record, &blob, time(row, 3)?) {
+            lost.insert(row.get(0)?);
+        }
+    }
+    drop(rows);
+    let lost: Vec<i64> = lost.into_iter().collect();
+    complete(db, &lost, false)
 }
 
 /// Records that lacked an output and lack none any more, as `there` sees it, may be reused again.

@@ -395,7 +395,9 @@ impl Cas {
         if !fs::metadata(path).is_ok_and(|now| is_bad(&now)) {
             return Ok(Discarded::Replaced);
         }
-        let moved = quarantine::aside(&self.layout, path, &digest.hex(), quarantine::MISMATCH)?;
+        let moved = quarantine::aside(&self.layout, path, &digest.hex(), quarantine::MISMATCH)
+            // It may be gone from its place without anybody being told.
+            .inspect_err(|_| self.unsettle())?;
         // A staged file is gone from its place: it must not be published.
         let waiting = &mut locked(&self.staging).waiting;
         if waiting.get(digest).is_some_and(|s| s.temp.path() == path) {

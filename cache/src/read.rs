@@ -71,6 +71,13 @@ pub(crate) fn is_usable(db: &Connection, record: &Digest) -> Result<bool> {
         .exists([record.as_bytes()])?)
 }
 
+/// Whether the index has a record.
+pub(crate) fn is_there(db: &Connection, record: &Digest) -> Result<bool> {
+    Ok(db
+        .prepare_cached("SELECT 1 FROM record WHERE digest = ?1")?
+        .exists([record.as_bytes()])?)
+}
+
 fn place(id: i64) -> usize {
     usize::try_from(id).unwrap_or(0)
 }

@@ -134,6 +134,12 @@ impl Store {
                 .prepare("SELECT digest FROM record")?
                 .query_map([], |row| row.get(0).map(Digest::from_bytes))?
                 .collect::<rusqlite::Result<_>>()?;
+            // What died may have put files aside, or lost them, and told nobody.
+            let is_gone = |digest: &&Digest| !self.layout().record(digest).exists();
+            for digest in known.iter().filter(is_gone) {
+                candidates::forget(db, digest)?;
+            }
+            self.lost_blobs(db)?;
             let records = self.take_records(db, &known, &mut report)?;
             // Blobs that were lost before may have come back with what was being written.
             self.found_blobs(db)?;

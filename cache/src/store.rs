@@ -212,12 +212,15 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Corrupt`] when the file does not match its digest: then it
-    /// was moved to quarantine and is no longer in the index.
+    /// is moved to quarantine and no longer in the index.
     pub fn record(&self, digest: &Digest) -> Result<Record> {
         let path = self.layout.record(digest);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(missing(digest)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.gone(digest)?;
+                return Err(missing(digest));
+            }
             Err(e) => return Err(Error::io("read", &path, &e)),
         };
         let found = Digest::of(&bytes);
@@ -226,15 +229,30 @@ impl Store {
         }
         let mut quarantined = None;
         if !self.read_only {
+            // The index first: it must never count on a file that is put aside.
+            self.transaction(|db| candidates::forget(db, digest))?;
             let name = format!("{digest}.json");
             let moved = quarantine::aside(&self.layout, &path, &name, quarantine::MISMATCH)?;
             quarantined = Some(moved);
-            self.transaction(|db| candidates::forget(db, digest))?;
         }
         Err(Error::Corrupt {
             what: format!("record `{}`", digest.short()),
             detail: format!("its content has the digest `{}`", found.short()),
             quarantined,
+        })
+    }
+
+    /// Other hands took the file of a record: the index is not to count on it.
+    fn gone(&self, digest: &Digest) -> Result<()> {
+        if self.read_only || !read::is_there(&self.index(), digest)? {
+            return Ok(());
+        }
+        self.transaction(|db| {
+            // Whoever recorded it meanwhile brought the file first.
+            if !self.layout.record(digest).exists() {
+                candidates::forget(db, digest)?;
+            }
+            Ok(())
         })
     }
 
