@@ -15,6 +15,7 @@ use crate::store::{Store, now_unix_ms};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -157,7 +158,7 @@ pub(crate) fn damage(path: &Path, run: Option<&Run>) -> Result<Option<String>> {
     let told = match read(path)? {
         Ok(told) => told,
         Err(Unread::Newer(_)) => return Ok(None),
-        Err(Unread::Damaged(why)) => return Ok(Some(why)),
+        Err(why) => return Ok(Some(why.to_string())),
     };
     let ended = run.is_some_and(|run| run.ended_unix_ms.is_some());
     // The end is the last line, so whatever was cut off took it along.
@@ -165,11 +166,13 @@ pub(crate) fn damage(path: &Path, run: Option<&Run>) -> Result<Option<String>> {
     Ok(told.damage.or(cut.then(|| "its end is missing".to_owned())))
 }
 
-/// Why notes do not even say which run they are of.
+/// Why notes do not tell the run in whose folder they lie.
 #[derive(Debug)]
 pub(crate) enum Unread {
     Damaged(String),
     Newer(u32),
+    /// They are of this other run: somebody copied or renamed its folder.
+    Stray(String),
 }
 
 impl fmt::Display for Unread {
@@ -177,6 +180,7 @@ impl fmt::Display for Unread {
         match self {
             Self::Damaged(why) => f.write_str(why),
             Self::Newer(schema) => write!(f, "it has schema version {schema}"),
+            Self::Stray(run) => write!(f, "it is of the run `{run}`, not of this folder's"),
         }
     }
 }
@@ -205,6 +209,10 @@ pub(crate) fn read(path: &Path) -> Result<Result<Told, Unread>> {
     };
     if schema > NOTES_SCHEMA {
         return Ok(Err(Unread::Newer(schema)));
+    }
+    let folder = path.parent().and_then(Path::file_name);
+    if folder != Some(OsStr::new(&run.run_id)) {
+        return Ok(Err(Unread::Stray(run.run_id)));
     }
     Ok(Ok(Told {
         seq,
@@ -370,7 +378,8 @@ impl Store {
             match read(&path)? {
                 // It did something, so its begin was committed: the index lost it.
                 Ok(told) if !told.notes.is_empty() => lost.push(told),
-                Err(Unread::Newer(_)) => {}
+                // Nor is a copy that somebody made ours to move.
+                Err(Unread::Newer(_) | Unread::Stray(_)) => {}
                 // Its begin was never committed, so it did nothing.
                 _ => {
                     let run = path.parent().and_then(Path::file_name).unwrap_or_default();

@@ -166,3 +166,39 @@ fn runs_without_records_are_told_again_too() {
     fs::remove_file(root.path().join("index.sqlite")).unwrap();
     assert_eq!(told(&Store::open(root.path()).unwrap()), before);
 }
+
+/// A folder that somebody copied or renamed tells no run: it is told, and is in nobody's way.
+#[test]
+fn notes_in_a_folder_of_another_name_are_strays() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    store.begin_run(&info("one", 1)).unwrap();
+    store
+        .set_node("one", "//t:a", NodeState::Ok, None, None)
+        .unwrap();
+    store.end_run("one", RunStatus::Ok).unwrap();
+    let before = told(&store);
+    let copy = store.layout().runs().join("one (copy)");
+    fs::create_dir(&copy).unwrap();
+    let copy = copy.join("notes");
+    fs::copy(store.layout().notes("one"), &copy).unwrap();
+    fs::write(store.layout().unsettled(), "").unwrap();
+    let lock = crate::WriterLock::acquire(root.path(), "x").unwrap();
+    store.recover(&lock).unwrap();
+    assert!(copy.exists() && told(&store) == before);
+    let report = store.verify(&crate::VerifyOptions::ALL).unwrap();
+    let damage: Vec<_> = report.damage.iter().map(|d| (d.kind, &*d.name)).collect();
+    assert_eq!(damage, [("notes", "one (copy)")]);
+    assert!(report.damage[0].detail.contains("of the run `one`"));
+    drop(store);
+    let (store, report) = Store::rebuild(root.path()).unwrap();
+    assert_eq!((report.runs, report.skipped.len()), (1, 1));
+    assert_eq!(
+        (report.skipped[0].0.as_path(), told(&store)),
+        (&*copy, before.clone())
+    );
+    drop(store);
+    fs::remove_file(root.path().join("index.sqlite")).unwrap();
+    assert_eq!(told(&Store::open(root.path()).unwrap()), before);
+    assert!(copy.exists());
+}
