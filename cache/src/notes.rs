@@ -63,6 +63,11 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Whether nothing can be missing: the end is the last line.
+    fn is_ended(&self) -> bool {
+        matches!(self.notes.last(), Some(Note::End { .. }))
+    }
+
     /// Runs are told in this order.
     pub(crate) fn place(&self) -> (i64, u64, String) {
         (
@@ -133,22 +138,50 @@ fn rewrite(layout: &Layout, seq: i64, run: &Run, nodes: &[RunNode]) -> Result<()
     durable::publish(layout.root(), vec![vec![(temp, path)]])
 }
 
+/// Writes the notes of runs that have not ended anew: nobody synced what was appended to them, so
+/// that even whole lines may be all that a power cut left, and nothing in them says so.
+fn settle(db: &Connection, layout: &Layout, runs: &[(i64, Run)]) -> Result<()> {
+    for (seq, run) in runs {
+        if run.status == RunStatus::Running {
+            let nodes = runs::nodes(db, &run.info.run_id)?;
+            rewrite(layout, *seq, run, &nodes)?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes the notes of runs that have none, as they were begun by an older version, and those
 /// that are damaged, as the index has them. Gives the copies of the damaged, and what was wrong.
 pub(crate) fn mend(db: &Connection, layout: &Layout) -> Result<Vec<(PathBuf, String)>> {
     let mut kept = Vec::new();
-    for (seq, run) in runs::all(db)? {
+    for (seq, run) in &runs::all(db)? {
         let path = layout.notes(&run.info.run_id);
         if path.exists() {
-            let Some(why) = damage(&path, Some(&run))? else {
+            let Some(why) = damage(&path, Some(run))? else {
                 continue;
             };
             let name = format!("notes-{}", run.info.run_id);
             kept.push((quarantine::keep(layout, &path, &name, &why)?, why));
         }
         let nodes = runs::nodes(db, &run.info.run_id)?;
-        rewrite(layout, seq, &run, &nodes)?;
+        rewrite(layout, *seq, run, &nodes)?;
     }
+    Ok(kept)
+}
+
+/// Brings all that the index knows into the notes, before it is made again from them. Only for
+/// whoever holds the lock, as a run that goes on appends meanwhile.
+pub(crate) fn bring(db: &Connection, layout: &Layout) -> Result<Vec<(PathBuf, String)>> {
+    let kept = mend(db, layout)?;
+    let mut open = Vec::new();
+    for (seq, run) in runs::all(db)? {
+        // Notes with their end were written as a whole: then it is the index that is behind.
+        let told = read(&layout.notes(&run.info.run_id))?;
+        if !told.is_ok_and(|told| told.is_ended()) {
+            open.push((seq, run));
+        }
+    }
+    settle(db, layout, &open)?;
     Ok(kept)
 }
 
@@ -161,8 +194,8 @@ pub(crate) fn damage(path: &Path, run: Option<&Run>) -> Result<Option<String>> {
         Err(why) => return Ok(Some(why.to_string())),
     };
     let ended = run.is_some_and(|run| run.ended_unix_ms.is_some());
-    // The end is the last line, so whatever was cut off took it along.
-    let cut = ended && !matches!(told.notes.last(), Some(Note::End { .. }));
+    // Whatever was cut off took the end along.
+    let cut = ended && !told.is_ended();
     Ok(told.damage.or(cut.then(|| "its end is missing".to_owned())))
 }
 
@@ -357,12 +390,7 @@ impl Store {
     /// leaves notes of what was never committed. Only for whoever holds the lock.
     pub(crate) fn settle_notes(&self, crashed: bool) -> Result<()> {
         let runs = runs::all(&self.index())?;
-        for (seq, run) in &runs {
-            if run.status == RunStatus::Running {
-                let nodes = self.run_nodes(&run.info.run_id)?;
-                rewrite(self.layout(), *seq, run, &nodes)?;
-            }
-        }
+        settle(&self.index(), self.layout(), &runs)?;
         if !crashed {
             return Ok(());
         }

@@ -202,3 +202,36 @@ fn notes_in_a_folder_of_another_name_are_strays() {
     assert_eq!(told(&Store::open(root.path()).unwrap()), before);
     assert!(copy.exists());
 }
+
+/// What was appended is not synced, and the index is: after a power cut it may know more, and the
+/// first to come may be who makes it again.
+#[test]
+fn a_rebuild_keeps_what_a_power_cut_left_in_the_index_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    store.begin_run(&info("one", 1)).unwrap();
+    let path = store.layout().notes("one");
+    let begun = fs::read(&path).unwrap();
+    for label in ["//t:a", "//t:b"] {
+        store
+            .set_node("one", label, NodeState::Ok, None, None)
+            .unwrap();
+    }
+    let before = told(&store);
+    drop(store);
+    fs::write(&path, &begun).unwrap();
+    let (store, report) = Store::rebuild(root.path()).unwrap();
+    assert_eq!(told(&store), before);
+    assert_eq!((report.skipped.len(), report.quarantined.len()), (0, 0));
+
+    // An index that is behind takes nothing from notes that are whole.
+    store.end_run("one", RunStatus::Ok).unwrap();
+    let before = told(&store);
+    let older = "UPDATE run SET status = 'running', ended_unix_ms = NULL; DELETE FROM run_node";
+    store
+        .transaction(|db| Ok(db.execute_batch(older)?))
+        .unwrap();
+    drop(store);
+    let (store, _) = Store::rebuild(root.path()).unwrap();
+    assert_eq!(told(&store), before);
+}

@@ -92,7 +92,7 @@ impl Store {
         durable::sync_all(self.layout().root())?;
         self.transaction(|db| {
             // What a healthy index knows of damaged files must not go with them.
-            report.quarantined.extend(notes::mend(db, self.layout())?);
+            report.quarantined.extend(notes::bring(db, self.layout())?);
             self.mend(db, report)?;
             write::clear(db)?;
             report.indexed = self.take_records(db, &HashSet::new(), report)?;
