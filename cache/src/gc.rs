@@ -248,6 +248,7 @@ impl Store {
 
     fn dead_links(&self, rows: &[Row], gone: &HashSet<Digest>, plan: &mut GcPlan) -> Result<()> {
         let known: HashSet<Digest> = rows.iter().map(|row| row.digest).collect();
+        let aside = quarantine::all(self.layout())?;
         let mut files = Vec::new();
         durable::files_below(&self.layout().links(), &mut |path, _| {
             files.push(path.to_owned())
@@ -260,8 +261,7 @@ impl Store {
             };
             // A record that is in quarantine may come back, and wants its links then.
             let alive = |record: &Digest| {
-                let aside = self.layout().quarantine().join(format!("{record}.json"));
-                known.contains(record) && !gone.contains(record) || aside.exists()
+                known.contains(record) && !gone.contains(record) || aside.contains(record)
             };
             if !file.links.iter().any(|link| alive(&link.record)) {
                 plan.links.push(path);

@@ -12,6 +12,7 @@ use crate::durable::Temp;
 use crate::error::{Error, Result};
 use crate::links::{LinkFile, Linked};
 use crate::lock;
+use crate::quarantine;
 use crate::record::{Record, is_ahead};
 use crate::store::{Store, now_unix_ms};
 use crate::write;
@@ -78,8 +79,9 @@ impl Store {
         let mut files = Vec::new();
         let mut new = Vec::new();
         let (mut known, mut refused) = (0, Vec::new());
+        let all_refused = quarantine::all_refused(self.layout())?;
         for (digest, bytes, record) in opened.records {
-            if self.is_refused(&digest) {
+            if all_refused.contains(&digest) {
                 refused.push(digest);
             } else if self.record(&digest).is_ok() {
                 known += 1;

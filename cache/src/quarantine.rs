@@ -14,7 +14,6 @@ use crate::write;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// Why most of it is there.
@@ -68,11 +67,33 @@ fn name_of(record: &Digest) -> String {
 
 /// Where a refused record lies. What lies there under its name and is not what the name says was
 /// put aside because it was damaged: a good copy of that may come back.
-pub(crate) fn refused(layout: &Layout, record: &Digest) -> Option<PathBuf> {
-    let dir = layout.quarantine();
-    durable::numbered(&dir, &name_of(record))
-        .take_while(|path| path.exists())
-        .find(|path| Digest::of_file(path).is_ok_and(|found| found == *record))
+pub(crate) fn refused(layout: &Layout, record: &Digest) -> Result<Option<PathBuf>> {
+    let copies = copies(layout, record)?;
+    Ok(copies.into_iter().find(|path| is_whole(path, record)))
+}
+
+fn is_whole(path: &Path, record: &Digest) -> bool {
+    Digest::of_file(path).is_ok_and(|found| found == *record)
+}
+
+/// What lies there under the name of a record. A person may take any of them away, so that the
+/// numbers need not follow on each other.
+fn copies(layout: &Layout, record: &Digest) -> Result<Vec<PathBuf>> {
+    let mut files = records(layout)?;
+    files.retain(|path| named_by(path) == Some(*record));
+    Ok(files)
+}
+
+/// The record that a file there is, or should be.
+fn named_by(path: &Path) -> Option<Digest> {
+    let (stem, _) = path.file_name()?.to_str()?.split_once(".json")?;
+    stem.parse().ok()
+}
+
+/// All records that lie there, whole or not.
+pub(crate) fn all(layout: &Layout) -> Result<HashSet<Digest>> {
+    let files = records(layout)?;
+    Ok(files.iter().filter_map(|path| named_by(path)).collect())
 }
 
 /// Files that are, or may once have been, records; see [`durable::numbered`].
@@ -92,12 +113,8 @@ pub(crate) fn records(layout: &Layout) -> Result<Vec<PathBuf>> {
 
 /// All records that are refused.
 pub(crate) fn all_refused(layout: &Layout) -> Result<HashSet<Digest>> {
-    let files = checked::files(&layout.quarantine(), ".json")?;
-    let named = |path: &PathBuf| path.file_stem()?.to_str()?.parse().ok();
-    let named = files.iter().filter_map(named);
-    Ok(named
-        .filter(|record| refused(layout, record).is_some())
-        .collect())
+    let refused = |path: &PathBuf| named_by(path).filter(|record| is_whole(path, record));
+    Ok(records(layout)?.iter().filter_map(refused).collect())
 }
 
 /// Why records are there, by the label that they were of. Of several of one label, any; a file that
@@ -136,7 +153,7 @@ impl Store {
         }
         // The refusal first: from then on neither a crash nor a rebuild brings the record back.
         self.settled(|| {
-            let kept = match refused(self.layout(), record) {
+            let kept = match refused(self.layout(), record)? {
                 Some(kept) => kept,
                 None => keep(self.layout(), &path, &name_of(record), why)?,
             };
@@ -148,8 +165,8 @@ impl Store {
     }
 
     /// Whether a person refused the record.
-    pub(crate) fn is_refused(&self, record: &Digest) -> bool {
-        refused(self.layout(), record).is_some()
+    pub(crate) fn is_refused(&self, record: &Digest) -> Result<bool> {
+        Ok(refused(self.layout(), record)?.is_some())
     }
 
     /// Takes a record back from quarantine.
@@ -159,15 +176,13 @@ impl Store {
     /// match its digest: then it stays where it is.
     pub fn restore(&self, record: &Digest) -> Result<()> {
         self.writable()?;
-        let named = self.layout().quarantine().join(name_of(record));
-        let path = refused(self.layout(), record).unwrap_or(named);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::not_found(format!("record `{record}` in quarantine")));
-            }
-            Err(e) => return Err(Error::io("read", &path, &e)),
-        };
+        let mut copies = copies(self.layout(), record)?;
+        let whole = copies.iter().position(|path| is_whole(path, record));
+        if copies.is_empty() {
+            return Err(Error::not_found(format!("record `{record}` in quarantine")));
+        }
+        let path = copies.swap_remove(whole.unwrap_or(0));
+        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
         let found = Digest::of(&bytes);
         if found != *record {
             return Err(Error::Corrupt {

@@ -119,17 +119,27 @@ fn a_damaged_copy_refuses_nothing() {
     store.import_bundle(&bundle).unwrap();
     flip(&store.layout().record(&record));
     assert!(store.record(&record).is_err());
-    assert!(!store.is_refused(&record));
+    assert!(!store.is_refused(&record).unwrap());
     store.import_bundle(&bundle).unwrap();
     assert!(store.record(&record).is_ok());
     // Refused now, beside the damaged one.
     store.quarantine(&record, "no").unwrap();
-    assert!(store.is_refused(&record));
+    assert!(store.is_refused(&record).unwrap());
     assert_eq!(store.import_bundle(&bundle).unwrap().refused, [record]);
+    // Whoever has seen the damaged one takes it away; the refusal is not in that file.
+    let damaged = store.layout().quarantine().join(name_of(&record));
+    let aside = fs::read(&damaged).unwrap();
+    fs::remove_file(&damaged).unwrap();
+    assert_eq!(all_refused(store.layout()).unwrap().len(), 1);
+    assert_eq!(store.import_bundle(&bundle).unwrap().refused, [record]);
+    fs::write(&damaged, aside).unwrap();
     // Nor does a collection take what it needs to come back.
     collect(&store, root.path()).unwrap();
     let output = sample("", 1).outputs["result"].digest;
     assert!(store.cas().contains(&output));
     store.restore(&record).unwrap();
-    assert!(store.record(&record).is_ok() && !store.is_refused(&record));
+    assert!(store.record(&record).is_ok() && !store.is_refused(&record).unwrap());
+    // What is left is no record to take back.
+    let left = store.restore(&record).unwrap_err();
+    assert!(matches!(left, Error::Corrupt { .. }), "{left}");
 }

@@ -8,6 +8,7 @@ use crate::checked;
 use crate::digest::Digest;
 use crate::durable::Temp;
 use crate::error::{Error, Result};
+use crate::quarantine;
 use crate::read;
 use crate::rebuild::RebuildReport;
 use crate::record::Record;
@@ -86,7 +87,7 @@ impl Store {
 
     /// Whether a record of a mirror is of use here: it is not here, and nobody refused it.
     pub(super) fn wants(&self, record: &Digest) -> bool {
-        !self.has_usable(record).unwrap_or(false) && !self.is_refused(record)
+        !self.has_usable(record).unwrap_or(false) && !self.is_refused(record).unwrap_or(true)
     }
 
     /// Takes records of a mirror in, durably, and gives their summaries. Those that were refused
@@ -97,7 +98,8 @@ impl Store {
     pub fn import(&self, records: &[Imported], place: &str) -> Result<Vec<Summary>> {
         let mut files: Vec<(Temp, PathBuf)> = Vec::new();
         // Refused since they were looked up.
-        let welcome = |found: &&Imported| !self.is_refused(&found.digest);
+        let refused = quarantine::all_refused(self.layout())?;
+        let welcome = |found: &&Imported| !refused.contains(&found.digest);
         let records: Vec<&Imported> = records.iter().filter(welcome).collect();
         for found in &records {
             let tmp = self.layout().tmp();
