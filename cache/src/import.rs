@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::links::{LinkFile, Linked};
 use crate::lock;
 use crate::quarantine;
+use crate::rebuild::RebuildReport;
 use crate::record::{Record, is_ahead};
 use crate::store::{Store, now_unix_ms};
 use crate::write;
@@ -123,6 +124,11 @@ impl Store {
                 write::insert_record(db, digest, *size, record, true)?;
             }
             self.found_blobs(db)?;
+            if !new.is_empty() {
+                // Others than those of the bundle may have waited for its records.
+                self.take_links(db, &mut RebuildReport::default())?;
+                return Ok(());
+            }
             let mut links = opened.links.iter();
             links.try_for_each(|link| candidates::link(db, link).map(|_| ()))
         })?;

@@ -389,3 +389,20 @@ fn a_record_from_beyond_the_calendar_is_left_alone() {
     assert_eq!(store.bulk().unwrap().latest("//t:p").unwrap().record, good);
     assert!(store.stamp_unix_ms() < 400_000_000_000_000);
 }
+
+/// Files of links outlive their records; a bundle that brings one back brings only its own.
+#[test]
+fn links_that_waited_for_a_record_count_when_a_bundle_brings_it() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path().join("here")).unwrap();
+    let one = put(&store, "//t:one", 1);
+    let bundle = root.path().join("bundle");
+    store.export(&[one], &bundle, "", "0").unwrap();
+    let key = sample("", 9).spec_key;
+    store.link_spec(key, one, "//t:other").unwrap();
+    flip(&store.layout().record(&one));
+    assert!(store.record(&one).is_err() && store.by_spec(&key).unwrap().is_none());
+    store.import_bundle(&bundle).unwrap();
+    assert_eq!(store.by_spec(&key).unwrap().unwrap().record, one);
+    assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+}
