@@ -259,10 +259,12 @@ impl Store {
             let Ok(file) = LinkFile::from_bytes(&bytes) else {
                 continue;
             };
-            // A record that is in quarantine may come back, and wants its links then.
-            let alive = |record: &Digest| {
-                known.contains(record) && !gone.contains(record) || aside.contains(record)
-            };
+            // A record that is in quarantine may come back, and wants its links then; one that only
+            // a newer version can read has them there.
+            let there =
+                |record: &Digest| known.contains(record) || self.layout().record(record).exists();
+            let alive =
+                |record: &Digest| !gone.contains(record) && there(record) || aside.contains(record);
             if !file.links.iter().any(|link| alive(&link.record)) {
                 plan.links.push(path);
             }

@@ -148,9 +148,24 @@ fn what_strangers_mention_stays() {
     let newer = format!(r#"{{"schema":99,"things":["{}"]}}"#, blob.digest);
     let path = store.layout().record(&Digest::of(&newer));
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, newer).unwrap();
-    sweep(&store, &ALL_OLD);
+    fs::write(&path, &newer).unwrap();
+    let to = |record: Digest| {
+        let links = LinkFile::new(vec![crate::Linked {
+            spec_key: sample("", 1).spec_key,
+            record,
+            label: "//t:p".to_owned(),
+            linked_unix_ms: 1,
+        }]);
+        let bytes = links.to_bytes().unwrap();
+        let path = store.layout().link(&Digest::of(&bytes));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let (its, nobodys) = (to(Digest::of(&newer)), to(Digest::of("nothing")));
+    let plan = sweep(&store, &ALL_OLD);
     assert!(store.cas().contains(&blob.digest) && path.exists());
+    assert!(its.exists() && plan.links == [nobodys]);
 }
 
 #[test]
