@@ -7,9 +7,12 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::schema;
 use rusqlite::{Connection, OpenFlags};
-use std::fs::{self, File};
+use std::env;
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long to wait for another process's transaction. Ours are short; a rebuild is not.
@@ -71,7 +74,7 @@ fn open_for_reading(layout: &Layout, path: &Path) -> Result<Connection> {
         // In WAL mode even a reader needs the files beside the index, or the right to make them.
         // Where they cannot be made, nobody else writes either.
         Err(Error::Database { .. }) if !writable(layout.root()) => {
-            let connection = connect(&immutable(path), flags)?;
+            let connection = open_unwritable(path)?;
             (schema::version(&connection)?, connection)
         }
         // Who made or changed it died half-way: only who may write can put that right.
@@ -100,14 +103,76 @@ pub(crate) fn open_at_rest(layout: &Layout) -> Option<Connection> {
     File::open(&path).ok()?.read_exact(&mut header).ok()?;
     // SQLite file format, "File format version numbers": 2 stands for WAL.
     let in_wal_mode = header[18..] == [2, 2];
-    let empty = match fs::metadata(path.with_extension("sqlite-wal")) {
-        Ok(log) => log.len() == 0,
-        Err(e) => e.kind() == io::ErrorKind::NotFound,
-    };
-    if !(in_wal_mode && empty) {
+    if !(in_wal_mode && is_empty(&beside(&path, "-wal"))) {
         return None;
     }
     connect(&immutable(&path), read_only()).ok()
+}
+
+/// Opens an index beside which nothing can be made. Opened as it is SQLite would not look at a
+/// log beside it, where the last commits may lie, or what takes half of one back: where there is
+/// one a copy is opened. It has no name any more when this returns, and goes with the connection.
+fn open_unwritable(path: &Path) -> Result<Connection> {
+    let logs = LOGS.map(|log| beside(path, log));
+    if logs.iter().all(|log| is_empty(log)) {
+        return connect(&immutable(path), read_only());
+    }
+    let dir = own_folder()?;
+    let opened = open_copy(path, &logs, &dir);
+    // What cannot be removed is in nobody's way.
+    let _ = fs::remove_dir_all(&dir);
+    opened
+}
+
+fn open_copy(path: &Path, logs: &[PathBuf], dir: &Path) -> Result<Connection> {
+    let io = |e: io::Error| Error::io(COPY, dir, &e);
+    let mut copy = PathBuf::new();
+    let there = logs.iter().map(PathBuf::as_path).filter(|log| log.exists());
+    for file in there.chain([path]) {
+        copy = dir.join(file.file_name().unwrap_or_default());
+        fs::copy(file, &copy).map_err(io)?;
+        fs::set_permissions(&copy, Permissions::from_mode(0o600)).map_err(io)?;
+    }
+    // This takes the log in, or what the journal says back.
+    let whole = connect(&copy, OpenFlags::default())?;
+    whole.pragma_update(None, "journal_mode", "DELETE")?;
+    drop(whole);
+    let connection = connect(&immutable(&copy), read_only())?;
+    schema::version(&connection)?;
+    Ok(connection)
+}
+
+const COPY: &str = "copy the index, with the log beside it, to";
+
+/// A temporary folder that nobody else can read, as they may not be allowed to read the index.
+fn own_folder() -> Result<PathBuf> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let dir = env::temp_dir().join(format!("doe-index-{}-{count}", std::process::id()));
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => return Ok(dir),
+            // Of a process with our number that died.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(Error::io(COPY, &dir, &e)),
+        }
+    }
+}
+
+/// What SQLite keeps beside a database of what is not in it yet, or no longer.
+const LOGS: [&str; 2] = ["-wal", "-journal"];
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn is_empty(log: &Path) -> bool {
+    match fs::metadata(log) {
+        Ok(log) => log.len() == 0,
+        Err(e) => e.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 fn immutable(path: &Path) -> PathBuf {
@@ -252,6 +317,48 @@ mod tests {
         let reader = open(&dead, Access::Read).unwrap();
         let rows = reader.query_row("SELECT count(*) FROM meta", [], |row| row.get::<_, i64>(0));
         assert_eq!(rows.unwrap(), 2, "what was never committed is gone");
+    }
+
+    /// On a read-only medium: the shared memory is not part of a copy, and cannot be made.
+    #[test]
+    fn what_is_committed_is_seen_where_nothing_can_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let [alive, copied] = ["alive", "copied"].map(|name| Layout::new(dir.path().join(name)));
+        fs::create_dir(copied.root()).unwrap();
+        let add = |sql: &str| {
+            let writer = open(&alive, Access::Write).unwrap();
+            writer.execute_batch(sql).unwrap();
+            writer
+        };
+        let rows = || -> i64 { rows_of(&open_unwritable(&copied.index()).unwrap()) };
+        let names = || fs::read_dir(copied.root()).unwrap().count();
+        let copy = |names: &[&str]| {
+            for name in names {
+                let (from, to) = (alive.root().join(name), copied.root().join(name));
+                fs::copy(from, to).unwrap();
+            }
+        };
+        let before = rows_of(&add("PRAGMA journal_mode = WAL"));
+        copy(&["index.sqlite"]);
+        assert_eq!(rows(), before);
+        let writer = add("INSERT INTO meta VALUES ('one more', 1)");
+        copy(&["index.sqlite", "index.sqlite-wal"]);
+        assert!(!is_empty(&beside(&copied.index(), "-wal")));
+        assert_eq!((rows(), names()), (before + 1, 2));
+        drop(writer);
+        // The same for a journal, which says what is to be taken back.
+        fs::remove_file(beside(&copied.index(), "-wal")).unwrap();
+        let writer = add("PRAGMA journal_mode = DELETE; PRAGMA cache_size = 2; BEGIN;
+             WITH RECURSIVE many (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM many LIMIT 500)
+             INSERT INTO meta SELECT hex(randomblob(500)), i FROM many");
+        copy(&["index.sqlite", "index.sqlite-journal"]);
+        assert_eq!((rows(), names()), (before + 1, 2));
+        drop(writer);
+    }
+
+    fn rows_of(db: &Connection) -> i64 {
+        let count = db.query_row("SELECT count(*) FROM meta", [], |row| row.get(0));
+        count.unwrap()
     }
 
     #[test]
