@@ -1,6 +1,6 @@
 //! Collection: mark what is wanted, remove the rest. Wanted is every record that is pinned, with
-//! all that it was made from, every record that stands for a label or happened last under it, and
-//! whatever no limit asks to go. The mark changes nothing; the sweep needs the writer's lock, so
+//! all that it was made from, every record that stands for a label on some platform, in earnest or
+//! simulated, or happened last under it, and whatever no limit asks to go. The mark changes nothing; the sweep needs the writer's lock, so
 //! nothing that a running build reads or has just written can be removed. The index forgets a
 //! record before its file goes, and blobs go last: a crash in between leaves rubbish, never a hole.
 
@@ -23,12 +23,14 @@ use std::path::{Path, PathBuf};
 const KEPT_OF_RUNS: &[&str] = &["notes", "events.jsonl", "trace.json"];
 
 /// What asks records to go. Without limits only rubbish goes: what no record refers to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GcLimits {
     /// Records recorded and last linked before this time go.
     pub before_unix_ms: Option<u64>,
     /// The oldest records go until records and blobs have at most this many bytes.
     pub max_bytes: Option<u64>,
+    /// Records that stay whatever is asked: those that the caller's plans would reuse.
+    pub keep: BTreeSet<Digest>,
 }
 
 /// A record that would go.
@@ -108,6 +110,7 @@ impl Store {
         let mut candidates: Vec<&Row> = rows
             .iter()
             .filter(|row| !row.standing && !pinned.contains(&row.digest))
+            .filter(|row| !limits.keep.contains(&row.digest))
             .collect();
         candidates.sort_by_key(|row| (row.used_unix_ms, row.digest));
         let mut gone = HashSet::new();
@@ -294,13 +297,32 @@ impl Store {
     }
 }
 
+/// What stands for a label is what would be reused, and that is another record for each platform,
+/// and another where tools are simulated: the latest of each.
+const STANDING: &str = "
+    SELECT id FROM (
+        SELECT id, row_number() OVER (
+            PARTITION BY label, platform, simulated ORDER BY at DESC, digest DESC) AS place
+        FROM (
+            SELECT r.label, d.platform, r.simulated, r.recorded_unix_ms AS at, r.digest, r.id
+            FROM record r JOIN record_detail d ON d.record_id = r.id WHERE r.usable
+            UNION ALL
+            SELECT k.label, d.platform, r.simulated, k.linked_unix_ms, r.digest, r.id
+            FROM link k JOIN record r ON r.id = k.record_id
+                JOIN record_detail d ON d.record_id = r.id WHERE r.usable))
+    WHERE place = 1
+    UNION SELECT latest FROM label_state WHERE latest IS NOT NULL
+    UNION SELECT current FROM label_state WHERE current IS NOT NULL";
+
 fn rows(db: &Connection) -> Result<Vec<Row>> {
     let db = db.unchecked_transaction()?;
+    let standing: HashSet<i64> = db
+        .prepare(STANDING)?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
     let mut statement = db.prepare(
         "SELECT r.id, r.digest, r.label, r.output_digest, r.recorded_unix_ms, r.size_bytes,
-             coalesce((SELECT max(linked_unix_ms) FROM link k WHERE k.record_id = r.id), 0),
-             EXISTS (SELECT 1 FROM label_state s WHERE s.latest = r.id)
-                 OR EXISTS (SELECT 1 FROM label_state s WHERE s.current = r.id)
+             coalesce((SELECT max(linked_unix_ms) FROM link k WHERE k.record_id = r.id), 0)
          FROM record r ORDER BY r.id",
     )?;
     let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
@@ -318,7 +340,7 @@ fn rows(db: &Connection) -> Result<Vec<Row>> {
             recorded_unix_ms,
             used_unix_ms: recorded_unix_ms.max(unsigned(row.get(6)?)),
             size: unsigned(row.get(5)?),
-            standing: row.get(7)?,
+            standing: standing.contains(&id),
             blobs: BTreeSet::new(),
         });
     }

@@ -19,6 +19,7 @@ const NONE: BTreeSet<String> = BTreeSet::new();
 const ALL_OLD: GcLimits = GcLimits {
     before_unix_ms: Some(u64::MAX),
     max_bytes: None,
+    keep: BTreeSet::new(),
 };
 
 #[test]
@@ -113,8 +114,8 @@ fn a_size_takes_the_oldest_first_and_shared_blobs_last() {
     }
     let all = store.gc_plan(&GcLimits::default(), &NONE).unwrap();
     let limit = |max_bytes| GcLimits {
-        before_unix_ms: None,
         max_bytes: Some(max_bytes),
+        ..GcLimits::default()
     };
     assert!(
         store
@@ -137,6 +138,47 @@ fn a_size_takes_the_oldest_first_and_shared_blobs_last() {
     assert!(plan.kept_bytes > 0, "what stands for the label stays");
     let stats = store.stats().unwrap();
     assert_eq!(stats.record_bytes + stats.blob_bytes, plan.kept_bytes);
+}
+
+/// A build that only looks how it would go must not cost what was measured.
+#[test]
+fn what_stands_on_any_platform_stays_and_what_is_still_wanted() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let mut at = 0;
+    let mut made = |label: &str, platform: &str, simulated, usable| {
+        at += 1;
+        put_with(&store, label, at, |r| {
+            r.provenance.platform = platform.to_owned();
+            r.provenance.simulated = simulated;
+            r.reusable = usable;
+            r.recorded_unix_ms = u64::from(at);
+        })
+    };
+    let older = made("//t:p", "lab", false, true);
+    let wanted = made("//t:p", "lab", false, true);
+    let shared = made("//t:p", "lab", false, true);
+    let lab = made("//t:p", "lab", false, true);
+    let bad = made("//t:p", "lab", false, false);
+    let other = made("//t:p", "other", false, true);
+    let simulated = made("//t:p", "lab", true, true);
+    let latest = made("//t:p", "sim", true, true);
+    let key = sample("", 99).spec_key;
+    store.link_spec(key, shared, "//t:shared").unwrap();
+    made("//t:shared", "sim", true, true);
+    let limits = GcLimits {
+        keep: BTreeSet::from([wanted]),
+        ..ALL_OLD
+    };
+    let plan = sweep(&store, &limits);
+    let gone: Vec<Digest> = plan.records.iter().map(|doomed| doomed.record).collect();
+    assert_eq!(gone, [older, bad]);
+    for stays in [wanted, shared, lab, other, simulated, latest] {
+        assert!(store.record(&stays).is_ok());
+    }
+    assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+    let gone = sweep(&store, &ALL_OLD).records;
+    assert_eq!((gone.len(), gone[0].record), (1, wanted));
 }
 
 /// What a newer version recorded is not known to the index, and keeps what it mentions.
@@ -216,7 +258,7 @@ proptest! {
             (0..3).map(|l| snapshot.current(&format!("//t:p{l}")).map(|s| s.record)).collect::<Vec<_>>()
         };
         let stood = standing(&store);
-        let plan = sweep(&store, &GcLimits { before_unix_ms: Some(before), max_bytes: cap });
+        let plan = sweep(&store, &GcLimits { before_unix_ms: Some(before), max_bytes: cap, ..GcLimits::default() });
         prop_assert_eq!(standing(&store), stood);
         for id in &pinned {
             prop_assert!(store.record(id).is_ok());

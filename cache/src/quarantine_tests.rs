@@ -46,7 +46,7 @@ fn take_back(store: &Store, _: &Path) -> Result<()> {
 fn collect(store: &Store, root: &Path) -> Result<()> {
     let limits = GcLimits {
         before_unix_ms: Some(u64::MAX),
-        max_bytes: None,
+        ..GcLimits::default()
     };
     let lock = WriterLock::acquire(root, "gc")?;
     store.gc_sweep(&lock, &store.gc_plan(&limits, &Default::default())?)

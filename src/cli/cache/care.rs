@@ -268,6 +268,7 @@ pub fn gc(place: &Place, args: &Gc, out: &mut Out) -> Result<()> {
     let limits = GcLimits {
         before_unix_ms: before.map(|ms| u64::try_from(ms).unwrap_or(0)),
         max_bytes: args.max_size,
+        ..GcLimits::default()
     };
     let plan = if args.delete {
         let (store, lock) = place.writing(&args.waiting, out)?;
