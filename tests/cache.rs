@@ -856,3 +856,164 @@ fn keys_depend_on_no_surroundings() {
         );
     }
 }
+
+/// The same label on two platforms: what was made last is not what the plans call for.
+#[test]
+fn commands_take_what_the_plans_call_for() {
+    let lab = lab("1, 2", false);
+    lab.write(
+        "doe.toml",
+        "[workspace]\nplatform = \"real\"\n[platform.real.host.here]\naddress = \"127.0.0.1\"\n\
+         [platform.real.roles]\nclient = \"here\"\n",
+    );
+    let plan = lab.read("plans/lab.toml");
+    let expecting = |least: u32| {
+        let line = format!("expect = {{ tokens_seen = \">= {least}\" }}\n[layer.matrix]");
+        lab.write("plans/lab.toml", &plan.replacen("[layer.matrix]", &line, 1));
+    };
+    expecting(1);
+    lab.doe(&["build", "//..."]).ok();
+    let real = record_of(&lab, "//lab:p-1");
+    lab.doe(&["build", "//...", "--platform", "sim"]).ok();
+    let told = |command: &str| {
+        let words: Vec<&str> = command.split(' ').chain(["--json"]).collect();
+        lab.doe(&words).ok().json()
+    };
+    let simulated = |document: &serde_json::Value| document["provenance"]["simulated"].clone();
+    assert_eq!(simulated(&told("cache show //lab:p-1")), false);
+    assert_eq!(
+        simulated(&told("cache show //lab:p-1 --platform sim")),
+        true
+    );
+    assert_eq!(told("cache why //lab:p-1")["record"], *real);
+    let first = |command: &str| told(command)[0].clone();
+    for (platform, is_simulated) in [("real", false), ("sim", true)] {
+        let status = first(&format!("status //lab:p-1 --platform {platform}"));
+        assert_eq!(status["simulated"], is_simulated, "{status}");
+        assert_eq!(
+            (&status["criterion"], &status["state"]),
+            (&"met".into(), &"up to date".into())
+        );
+    }
+    // What is expected is held against what is stored whenever somebody asks.
+    expecting(2);
+    assert_eq!(first("status //lab:p-1")["criterion"], "missed");
+    assert_eq!(first("results //lab:p-1")["criterion"]["status"], "missed");
+    assert_eq!(first("results //lab:p-2")["criterion"]["status"], "met");
+    expecting(1);
+
+    let bundle = lab.path().join("x.tar.gz");
+    let file = bundle.to_str().unwrap();
+    told(&format!("cache export //lab:all -o {file}"));
+    let to = Workspace::empty();
+    for name in ["doe.toml", "rules/lab.toml", "plans/lab.toml"] {
+        to.write(name, &lab.read(name));
+    }
+    to.doe(&["cache", "import", file]).ok();
+    let built = to.doe(&["build", "//...", "--json"]).ok().summary();
+    assert_eq!((&built["ok"], &built["reused"]), (&0.into(), &3.into()));
+
+    // Neither platform's results go, though one of them was made before the other.
+    let swept = told("cache gc --older-than 0s --delete");
+    assert_eq!(swept["records"].as_array().unwrap().len(), 0, "{swept}");
+    let pinned = told(&format!("cache pin {real}"))["pinned"].clone();
+    assert_eq!(pinned.as_array().unwrap().len(), 1);
+    // All or nothing, and also when its record was refused.
+    lab.doe(&["cache", "unpin", &real, "//lab:p-2"]).exits(2);
+    assert_eq!(told("cache ls --pinned").as_array().unwrap().len(), 1);
+    let refused = lab.doe(&["cache", "quarantine", "//lab:p-1"]).ok().stdout;
+    assert!(
+        refused.contains("//lab:p-1 has no result any more"),
+        "{refused}"
+    );
+    lab.doe(&["cache", "unpin", &real, &real]).ok();
+    assert_eq!(told("cache ls --pinned").as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_bundle_goes_where_it_is_sent_or_it_is_said_why_not() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    let nowhere = lab.doe(&["cache", "export", "//...", "-o", "."]).exits(2);
+    assert!(
+        nowhere.stderr.contains("names no file"),
+        "{}",
+        nowhere.stderr
+    );
+    let blobs = lab.path().join(".doe/cas");
+    std::fs::remove_dir_all(&blobs).unwrap();
+    let lacking = lab.doe(&["cache", "export", "//...", "-o", "x"]).exits(2);
+    assert!(
+        lacking.stderr.contains("cache pull --blobs"),
+        "{}",
+        lacking.stderr
+    );
+    assert!(!lab.path().join("x").exists());
+    // A plan that is not sound keeps nobody from looking at what is stored.
+    lab.write("plans/lab.toml", "[plan]\ntitel = 1\n");
+    lab.doe(&["cache", "show", "//lab:p-1"]).ok();
+    lab.doe(&["cache", "why", "//lab:sum"]).ok();
+}
+
+#[test]
+fn a_long_list_says_that_it_is_cut() {
+    let tokens: Vec<String> = (100..105).map(|n| n.to_string()).collect();
+    let lab = lab(&format!("1, 2, {}", tokens.join(", ")), false);
+    lab.doe(&["build", "//..."]).ok();
+    let cut = lab.doe(&["cache", "ls", "--most", "3"]).ok();
+    assert_eq!(cut.stdout.lines().count(), 4, "{}", cut.stdout);
+    assert!(cut.stderr.contains("newest 3"), "{}", cut.stderr);
+    let whole = lab.doe(&["cache", "ls", "--most", "8"]).ok();
+    assert_eq!((whole.stdout.lines().count(), &*whole.stderr), (9, ""));
+    let all = lab.doe(&["cache", "ls", "--json"]).ok().json();
+    assert_eq!(all.as_array().unwrap().len(), 8);
+    let blob = &lab
+        .doe(&["cache", "show", "//lab:p-1", "--json"])
+        .ok()
+        .json()["outputs"]["result"]["digest"];
+    let blob = lab
+        .doe(&["cache", "show", blob.as_str().unwrap(), "--json"])
+        .ok()
+        .json();
+    assert_eq!(blob["size_bytes"], 35, "{blob}");
+    assert!(blob["text"].as_str().unwrap().starts_with("{\"schema\""));
+}
+
+#[test]
+fn why_tells_each_result_where_it_is_nearest() {
+    let lab = lab("1, 2", false);
+    let layers = [("x", "\"p-1\""), ("a", "\"x\""), ("top", "\"a\", \"x\"")].map(|(id, needs)| {
+        format!(
+            "[[layer]]\nid = \"{id}-layer\"\nrule = \"lab.count\"\nneeds = [{needs}]\n\
+             [[layer.pattern]]\nid = \"{id}\"\n"
+        )
+    });
+    let plan = lab.read("plans/lab.toml") + &layers.concat();
+    lab.write("plans/lab.toml", &plan);
+    lab.doe(&["build", "//lab:top"]).ok();
+    let why = |depth: &str| {
+        let told = lab.doe(&["cache", "why", "//lab:top", "--depth", depth, "--json"]);
+        told.ok().json()
+    };
+    let needs = |told: &serde_json::Value, label: &str| {
+        let needs = told["needs"].as_array().unwrap().iter();
+        let mut needs = needs.filter(|need| need["label"] == label);
+        needs.next().unwrap()["from"].clone()
+    };
+    // `p-1` is two steps away, by way of `x`, and three by way of `a`.
+    let told = why("2");
+    let near = needs(&told, "//lab:x");
+    assert_eq!(needs(&near, "//lab:p-1")["rule"], "lab.probe", "{told}");
+    assert_eq!(needs(&needs(&told, "//lab:a"), "//lab:x").get("rule"), None);
+    let told = why("1");
+    assert_eq!(needs(&told, "//lab:a")["rule"], "lab.count");
+    assert_eq!(
+        needs(&needs(&told, "//lab:x"), "//lab:p-1").get("rule"),
+        None
+    );
+    let told = why("0");
+    assert_eq!(
+        (&told["rule"], needs(&told, "//lab:a").get("rule")),
+        (&"lab.count".into(), None)
+    );
+}

@@ -159,7 +159,7 @@ impl Error {
                     .to_owned()
             }
             Self::BadDigest { .. } => {
-                "a digest is 64 lowercase hexadecimal digits, as `doe results --json` prints it"
+                "a digest is 64 lowercase hexadecimal digits, as `doe cache ls --json` prints it"
                     .to_owned()
             }
             Self::ReadOnly { .. } => "open the store for writing".to_owned(),

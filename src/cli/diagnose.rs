@@ -1,5 +1,7 @@
 //! Errors and findings as people read them: message, file, line, caret, what to do.
 
+use std::borrow::Cow;
+
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde_json::json;
 
@@ -54,7 +56,7 @@ pub fn render(diagnostic: &Diagnostic, color: bool) -> String {
             annotation = annotation.label(note.as_str());
         }
         group = group.element(
-            Snippet::source(site.file.text.as_str())
+            Snippet::source(masked(&site.file.text))
                 .path(site.file.name.as_str())
                 .annotation(annotation),
         );
@@ -66,6 +68,23 @@ pub fn render(diagnostic: &Diagnostic, color: bool) -> String {
             .map(|hint| Level::HELP.message(hint)),
     );
     renderer(color).render(&[group]).to_string()
+}
+
+/// A text in which who an address is asked as cannot be read: `s3://KEY:SECRET@bucket`. It keeps its
+/// length, so that carets stay where they are.
+fn masked(text: &str) -> Cow<'_, str> {
+    let mut masked = Cow::Borrowed(text);
+    for (at, _) in text.match_indices("://") {
+        let from = at + 3;
+        let ends = |c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'');
+        let host = &text[from..];
+        let host = &host[..host.find(ends).unwrap_or(host.len())];
+        if let Some(length) = host.rfind('@') {
+            let hidden = from..from + length;
+            masked.to_mut().replace_range(hidden, &"*".repeat(length));
+        }
+    }
+    masked
 }
 
 /// One finding for machines: the fields that the machine interface names.
@@ -108,4 +127,31 @@ fn clamp(text: &str, range: &std::ops::Range<usize>) -> std::ops::Range<usize> {
     };
     let start = floor(range.start);
     start..floor(range.end).max(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_is_not_shown() {
+        for (text, shown) in [
+            (
+                "a = \"s3://me:hunter2@lab/x\"\n",
+                "a = \"s3://**********@lab/x\"\n",
+            ),
+            (
+                "b = 'http://k\u{e9}y:p@ss@h:1' # a@b",
+                "b = 'http://*********@h:1' # a@b",
+            ),
+            (
+                "c = \"s3://lab/x\" # me@home",
+                "c = \"s3://lab/x\" # me@home",
+            ),
+            ("://", "://"),
+        ] {
+            assert_eq!(masked(text), shown);
+            assert_eq!(masked(text).len(), text.len());
+        }
+    }
 }

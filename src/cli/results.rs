@@ -75,9 +75,18 @@ pub fn run(global: &Global, args: &ResultsArgs, out: &mut Out) -> Result<u8> {
         rows.push(Row {
             rule: graph.pattern(node).rule.id.to_string(),
             state: current.map_or("missing", |(_, state)| state),
-            record: current
-                .map(|(digest, _)| store.record(&digest))
-                .transpose()?,
+            record: match current {
+                None => None,
+                Some((digest, state)) => {
+                    let mut record = store.record(&digest)?;
+                    if state == "current" {
+                        // As it is expected now, which need not be as it was when it was judged.
+                        let judged = decider.criterion_of(node, || Ok(record.clone()))?;
+                        record.verdicts.criterion = judged;
+                    }
+                    Some(record)
+                }
+            },
             label,
         });
     }

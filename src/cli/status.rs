@@ -44,6 +44,13 @@ pub fn run(global: &Global, args: &Targets, out: &mut Out) -> Result<u8> {
             .filter(|s| **s == doe_cache::NodeState::Blocked)
             .map(|_| reasons.get(&label).cloned().unwrap_or_default());
         let mut row = row(&decider, node, decision, blocked);
+        if let Decision::Reuse { record, .. } = decision {
+            // What stands for it, which need not be what was made last.
+            let stands = decider.snapshot().record(record);
+            row.simulated = stands.is_some_and(|summary| summary.simulated);
+            let judged = decider.criterion_of(node, || Ok(store.record(record)?))?;
+            row.criterion = word(judged.status);
+        }
         if graph.pattern(node).adhoc {
             row.exploratory = true;
             let last = decider.last(graph.label(node));
@@ -128,17 +135,21 @@ fn row(decider: &Decider<'_>, node: NodeId, decision: &Decision, blocked: Option
         },
     };
     Row {
-        criterion: match last.map(|l| l.criterion) {
-            Some(CriterionStatus::Met) => "met",
-            Some(CriterionStatus::Missed) => "missed",
-            Some(CriterionStatus::Unknown) => "unknown",
-            Some(CriterionStatus::None) | None => "-",
-        },
+        criterion: last.map_or("-", |last| word(last.criterion)),
         simulated: last.is_some_and(|l| l.simulated),
         exploratory: false,
         followup: None,
         label,
         state,
         detail,
+    }
+}
+
+fn word(criterion: CriterionStatus) -> &'static str {
+    match criterion {
+        CriterionStatus::Met => "met",
+        CriterionStatus::Missed => "missed",
+        CriterionStatus::Unknown => "unknown",
+        CriterionStatus::None => "-",
     }
 }

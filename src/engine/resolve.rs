@@ -7,7 +7,6 @@ use doe_cache::{Batch, Digest, Encoded, Link, Record, Store, Summary};
 
 use super::decide::{Decider, Decision, Hit, Keyed, Why};
 use super::event::{CriterionWord, Outcome};
-use super::expected;
 use super::judge::{self, Document};
 use super::key::Needs;
 
@@ -274,25 +273,12 @@ pub(super) fn reuse(
             label: text,
         });
     }
-    let repeated = &graph.pattern(node).repeats;
-    if repeated.reference.is_some() || !graph.pattern(node).expect.is_empty() {
-        // Records are read below, perhaps one that waits.
+    let judged = decider.criterion_of(node, || {
+        // Perhaps it is one that waits.
         told.write()?;
-    }
-    let own = graph.pattern(node).expect.iter().cloned();
-    let expect: Vec<_> = own.chain(reference::expectation(decider, node)).collect();
-    let (mut criterion, mut missed) = (None, Vec::new());
-    if !expect.is_empty() {
-        let stored = told.store.record(&record)?;
-        let judged = judge::criterion(&expect, &stored.metrics, &stored.texts);
-        criterion = judge::criterion_word(judged.status);
-        missed = judge::missed(&judged);
-    }
-    // The class is in the key: what stands for it ended so.
+        Ok(told.store.record(&record)?)
+    })?;
     let class = graph.pattern(node).expect_class.as_deref();
-    if let Some(class) = class {
-        criterion = judge::criterion_word(expected::criterion(class).status);
-    }
     let summary = decider.snapshot().record(&record);
     Ok(Final {
         outcome: Outcome::Reused,
@@ -300,8 +286,8 @@ pub(super) fn reuse(
         class: class.map(str::to_owned),
         record: Some(record),
         output: summary.map(|summary| summary.output_digest),
-        criterion,
-        missed,
+        criterion: judge::criterion_word(judged.status),
+        missed: judge::missed(&judged),
         simulated: summary.is_some_and(|summary| summary.simulated),
         duration_ms: summary.map(|summary| summary.duration_ms),
         attempt: None,

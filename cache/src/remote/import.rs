@@ -62,6 +62,13 @@ impl Store {
         self.layout().imported_note(record).exists()
     }
 
+    /// The mirror that a record came from, where that is known.
+    pub fn mirror_of(&self, record: &Digest) -> Option<String> {
+        let note = fs::read(self.layout().imported_note(record)).ok()?;
+        let older = || String::from_utf8(note.strip_suffix(b"\n")?.to_owned()).ok();
+        checked::of_line(&note).or_else(older)
+    }
+
     /// Whether any record came from a mirror.
     pub fn has_imported(&self) -> bool {
         self.layout().imported().exists()

@@ -7,6 +7,7 @@ use clap::Args;
 use doe_cache::{Digest, Store};
 use serde_json::json;
 
+use super::planned::Planned;
 use super::{Place, bytes, named, short};
 use crate::cli::args::Waiting;
 use crate::cli::out::Out;
@@ -51,10 +52,10 @@ pub struct Import {
 }
 
 /// Writes a bundle.
-pub fn export(store: &Store, args: &Export, out: &mut Out) -> Result<()> {
+pub fn export(store: &Store, planned: &Planned<'_>, args: &Export, out: &mut Out) -> Result<()> {
     let mut chosen: BTreeSet<Digest> = BTreeSet::new();
     for key in &args.keys {
-        let found = select(store, key, args.history)?;
+        let found = select(store, planned, key, args.history)?;
         if found.is_empty() {
             return Err(Error::new(
                 Kind::Usage,
@@ -80,6 +81,17 @@ pub fn export(store: &Store, args: &Export, out: &mut Out) -> Result<()> {
             }
         }
     }
+    if args.output.file_name().is_none() {
+        let file = args.output.display();
+        let what = format!("`{file}` names no file");
+        return Err(Error::new(Kind::Usage, "bad-path", what));
+    }
+    let lacking = fetch(store, &chosen)?;
+    if lacking == chosen.len() {
+        let what = "an output or a log is missing of every result that is asked for";
+        return Err(Error::new(Kind::Usage, "store-not-found", what)
+            .hint("`doe cache pull --blobs` fetches what the mirror has"));
+    }
     let chosen: Vec<Digest> = chosen.into_iter().collect();
     let version = env!("CARGO_PKG_VERSION");
     let exported = store.export(&chosen, &args.output, &args.comment, version)?;
@@ -103,9 +115,21 @@ pub fn export(store: &Store, args: &Export, out: &mut Out) -> Result<()> {
     ))
 }
 
-fn select(store: &Store, key: &str, history: bool) -> Result<Vec<Digest>> {
+/// Fetches what is only in the mirror. How many records lack something all the same.
+fn fetch(store: &Store, records: &BTreeSet<Digest>) -> Result<usize> {
+    let mut lacking = 0;
+    for record in records {
+        let record = store.record(record)?;
+        let outputs = record.outputs.values().map(|output| output.digest);
+        let mut blobs = outputs.chain(record.logs.iter().map(|log| log.digest));
+        lacking += usize::from(!blobs.all(|blob| store.blob_path(&blob).is_ok()));
+    }
+    Ok(lacking)
+}
+
+fn select(store: &Store, planned: &Planned<'_>, key: &str, history: bool) -> Result<Vec<Digest>> {
     if !key.starts_with("//") {
-        return Ok(vec![named(store, key)?.0]);
+        return Ok(vec![named(store, planned, key)?.0]);
     }
     let snapshot = store.bulk()?;
     let package = |suffix: &str| key.strip_suffix(suffix);
@@ -126,12 +150,16 @@ fn select(store: &Store, key: &str, history: bool) -> Result<Vec<Digest>> {
         return Ok(wanted.map(|summary| summary.record).collect());
     }
     let labels = snapshot.labels().filter(|label| wanted(label));
+    let planned_for = planned.records(store);
     let found: Vec<Digest> = labels
-        .filter_map(|label| Some(snapshot.current(label)?.record))
+        .filter_map(|label| {
+            let current = || Some(snapshot.current(label)?.record);
+            planned_for.get(label).copied().or_else(current)
+        })
         .collect();
     match found.is_empty() && !key.ends_with("...") && !key.ends_with(":all") {
         // With the nearest name, when there is one.
-        true => Ok(vec![super::of_label(store, key)?]),
+        true => Ok(vec![super::of_label(store, planned, key)?]),
         false => Ok(found),
     }
 }

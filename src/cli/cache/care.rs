@@ -8,6 +8,8 @@ use doe_cache::{Damage, GcLimits, Store, VerifyOptions, WriterLock};
 use serde_json::json;
 
 use super::look::when;
+use super::pins::tell_all;
+use super::planned::Planned;
 use super::{Place, bytes, named, short};
 use crate::cli::args::Waiting;
 use crate::cli::out::{self, Out};
@@ -50,8 +52,9 @@ Examples:
   doe cache gc --older-than 90d --delete
   doe cache gc --max-size 20GiB --delete
 
-Never removed: pinned records with all they were made from, and what stands for a label or happened
-last under it. It takes the workspace's lock, so it never meets a build.")]
+Never removed: pinned records with all they were made from, what the plans would reuse on any
+platform, and what stands for a label or happened last under it. It takes the workspace's lock, so
+it never meets a build.")]
 pub struct Gc {
     /// Also records that were recorded and last used longer ago, and what ended runs left
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -91,35 +94,6 @@ fn size(text: &str) -> Result<u64, String> {
         Ok(number) if number >= 0.0 && number.is_finite() => Ok((number * factor) as u64),
         _ => Err("a size was expected, for example 20GiB".to_owned()),
     }
-}
-
-/// What to keep.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  doe cache pin //phase2:p2-efa-4k-c1 --reason 'figure 3'\n  doe cache ls --pinned"
-)]
-pub struct Pin {
-    /// Labels or beginnings of digests
-    #[arg(value_name = "KEY", required = true)]
-    pub keys: Vec<String>,
-    /// What for
-    #[arg(long, default_value = "")]
-    pub reason: String,
-    /// When another doe holds the workspace.
-    #[command(flatten)]
-    pub waiting: Waiting,
-}
-
-/// What to keep no longer.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  doe cache unpin //phase2:p2-efa-4k-c1")]
-pub struct Unpin {
-    /// Labels or beginnings of digests
-    #[arg(value_name = "KEY", required = true)]
-    pub keys: Vec<String>,
-    /// When another doe holds the workspace.
-    #[command(flatten)]
-    pub waiting: Waiting,
 }
 
 /// What to refuse.
@@ -258,25 +232,27 @@ fn told(damage: &Damage) -> String {
 }
 
 /// Collects.
-pub fn gc(place: &Place, args: &Gc, out: &mut Out) -> Result<()> {
+pub fn gc(place: &Place, planned: &Planned<'_>, args: &Gc, out: &mut Out) -> Result<()> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let before = args
         .older_than
         .map(|age| now.saturating_sub(age).as_millis());
-    let limits = GcLimits {
+    let mut limits = GcLimits {
         before_unix_ms: before.map(|ms| u64::try_from(ms).unwrap_or(0)),
         max_bytes: args.max_size,
         ..GcLimits::default()
     };
     let plan = if args.delete {
         let (store, lock) = place.writing(&args.waiting, out)?;
+        limits.keep = planned.on_any_platform(&store);
         let plan = store.gc_plan(&limits, &intent::in_use(&store)?)?;
         store.gc_sweep(&lock, &plan)?;
         plan
     } else {
         let store = place.reading()?;
+        limits.keep = planned.on_any_platform(&store);
         store.gc_plan(&limits, &intent::in_use(&store)?)?
     };
     if out.json {
@@ -334,59 +310,13 @@ pub fn gc(place: &Place, args: &Gc, out: &mut Out) -> Result<()> {
     }
 }
 
-/// Pins.
-pub fn pin(place: &Place, args: &Pin, out: &mut Out) -> Result<()> {
-    let (store, _lock) = place.writing(&args.waiting, out)?;
-    // All or nothing: a word that names nothing pins nothing.
-    let found: Vec<_> = args
-        .keys
-        .iter()
-        .map(|key| named(&store, key))
-        .collect::<Result<_>>()?;
-    let mut list = Vec::new();
-    for (digest, record) in found {
-        store.pin(&digest, &args.reason)?;
-        list.push((digest, record.label));
-    }
-    tell_all(out, "pinned", &list)
-}
-
-/// Unpins.
-pub fn unpin(place: &Place, args: &Unpin, out: &mut Out) -> Result<()> {
-    let (store, _lock) = place.writing(&args.waiting, out)?;
-    let found: Vec<_> = args
-        .keys
-        .iter()
-        .map(|key| named(&store, key))
-        .collect::<Result<_>>()?;
-    let mut list = Vec::new();
-    for (digest, record) in found {
-        if !store.unpin(&digest)? {
-            return Err(Error::new(
-                Kind::Usage,
-                "not-pinned",
-                format!("record `{}` is not pinned", short(&digest)),
-            )
-            .hint("`doe cache ls --pinned` lists what is"));
-        }
-        list.push((digest, record.label));
-    }
-    tell_all(out, "unpinned", &list)
-}
-
-fn tell_all(out: &mut Out, what: &str, list: &[(doe_cache::Digest, String)]) -> Result<()> {
-    if out.json {
-        let list = list
-            .iter()
-            .map(|(d, label)| json!({"record": d, "label": label}));
-        return out.json(&json!({ what: list.collect::<Vec<_>>() }));
-    }
-    let mut list = list.iter();
-    list.try_for_each(|(digest, label)| out.line(format!("{what} {} {label}", short(digest))))
-}
-
 /// Refuses, or takes back.
-pub fn quarantine(place: &Place, args: &Quarantine, out: &mut Out) -> Result<()> {
+pub fn quarantine(
+    place: &Place,
+    planned: &Planned<'_>,
+    args: &Quarantine,
+    out: &mut Out,
+) -> Result<()> {
     let (store, _lock) = place.writing(&args.waiting, out)?;
     if args.undo {
         let digest = args
@@ -399,16 +329,24 @@ pub fn quarantine(place: &Place, args: &Quarantine, out: &mut Out) -> Result<()>
         store.restore(&digest)?;
         return tell_all(out, "restored", &[(digest, store.record(&digest)?.label)]);
     }
-    let (digest, record) = named(&store, &args.key)?;
+    let (digest, record) = named(&store, planned, &args.key)?;
     store.quarantine(&digest, &args.reason)?;
     tell_all(out, "quarantined", &[(digest, record.label.clone())])?;
     if out.json {
         return Ok(());
     }
-    match store.bulk()?.current(&record.label) {
+    let next = match planned.workspace() {
+        Some(_) => planned.record(&store, &record.label),
+        None => {
+            let snapshot = store.bulk()?;
+            let next = snapshot.current(&record.label);
+            next.map(|next| next.record)
+        }
+    };
+    match next {
         Some(next) => out.line(format!(
             "record {} stands for {} now",
-            next.record.short(),
+            short(&next),
             record.label
         )),
         None => out.line(format!(

@@ -6,8 +6,12 @@ use clap::Args;
 use doe_cache::{Digest, Filter, Stats, Store};
 use serde_json::json;
 
+use super::planned::Planned;
 use crate::cli::out::{self, Out};
 use crate::error::{Error, Kind, Result};
+
+/// Lines of a list that nobody set a length for.
+const MOST: usize = 100;
 
 /// Which records.
 #[derive(Debug, Args)]
@@ -32,9 +36,9 @@ pub struct Ls {
     /// Only what was put aside, with the reason
     #[arg(long, conflicts_with_all = ["label", "plan", "run"])]
     pub quarantined: bool,
-    /// At most so many
-    #[arg(long, default_value_t = 100)]
-    pub most: usize,
+    /// At most so many; 100 unless printed as JSON
+    #[arg(long)]
+    pub most: Option<usize>,
 }
 
 /// Which object.
@@ -60,10 +64,14 @@ pub fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
         label: args.label.clone(),
         plan: args.plan.clone(),
         run_id: args.run.clone(),
-        limit: Some(args.most),
+        limit: match out.json {
+            true => args.most,
+            // One more tells whether there are more.
+            false => Some(args.most.unwrap_or(MOST).saturating_add(1)),
+        },
         ..Filter::default()
     };
-    let found = store.list(&filter)?;
+    let mut found = store.list(&filter)?;
     if out.json {
         let list: Vec<_> = found
             .iter()
@@ -79,6 +87,9 @@ pub fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
     if found.is_empty() {
         return out.line("nothing is stored that fits");
     }
+    let most = args.most.unwrap_or(MOST);
+    let are_more = found.len() > most;
+    found.truncate(most);
     let mut table = out::table([
         "record",
         "label",
@@ -106,7 +117,13 @@ pub fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
             .to_string(),
         ]);
     }
-    out.line(table)
+    out.line(table)?;
+    if are_more {
+        out.note(format!(
+            "note: these are the newest {most}; --most shows more"
+        ));
+    }
+    Ok(())
 }
 
 fn pinned(store: &Store, out: &mut Out) -> Result<()> {
@@ -137,14 +154,20 @@ fn pinned(store: &Store, out: &mut Out) -> Result<()> {
 }
 
 fn quarantined(store: &Store, out: &mut Out) -> Result<()> {
-    let mut table = out::table(["file", "since", "why"]);
+    let mut table = out::table(["file", "label", "since", "why"]);
     let mut list = Vec::new();
     for item in store.quarantined()? {
         let name = item.path.file_name().unwrap_or_default().to_string_lossy();
         let since = item.since_unix_ms.map(when).unwrap_or_default();
-        table.add_row([&*name, &since, item.why.as_deref().unwrap_or("")]);
+        // What is damaged may have none.
+        let label = std::fs::read(&item.path).ok().and_then(|bytes| {
+            let record: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+            Some(record["label"].as_str()?.to_owned())
+        });
+        let why = item.why.as_deref().unwrap_or("");
+        table.add_row([&*name, label.as_deref().unwrap_or(""), &since, why]);
         list.push(json!({
-            "file": name, "why": item.why, "since_unix_ms": item.since_unix_ms,
+            "file": name, "label": label, "why": item.why, "since_unix_ms": item.since_unix_ms,
         }));
     }
     match out.json {
@@ -154,30 +177,37 @@ fn quarantined(store: &Store, out: &mut Out) -> Result<()> {
 }
 
 /// One object.
-pub fn display(store: &Store, args: &Show, out: &mut Out) -> Result<()> {
+pub fn display(store: &Store, planned: &Planned<'_>, args: &Show, out: &mut Out) -> Result<()> {
     // A whole digest may be a blob's.
-    let digest = match args.key.parse::<Digest>() {
-        Ok(digest) if store.cas().contains(&digest) => digest,
-        _ => super::named(store, &args.key)?.0,
-    };
-    match store.record(&digest) {
-        Ok(record) => {
-            let value = serde_json::to_value(&record).map_err(|e| {
-                Error::new(Kind::Bug, "json", "the record could not be printed").cause(e)
-            })?;
-            if out.json {
-                out.json(&value)
-            } else {
-                out.line(format!("{value:#}"))
-            }
-        }
-        Err(doe_cache::Error::NotFound { .. }) => {
-            let bytes = store.blob(&digest)?;
-            std::io::Write::write_all(out, &bytes)
-                .map_err(|e| Error::new(Kind::Infra, "output", "could not write the blob").cause(e))
-        }
-        Err(error) => Err(error.into()),
+    let whole = args.key.parse::<Digest>().ok();
+    if let Some(digest) = whole.filter(|digest| store.cas().contains(digest)) {
+        return print_blob(&digest, &store.blob(&digest)?, out);
     }
+    let record = match super::named(store, planned, &args.key) {
+        Ok((_, record)) => record,
+        // One that is only in the mirror.
+        Err(error) => match whole.map(|digest| (digest, store.blob(&digest))) {
+            Some((digest, Ok(bytes))) => return print_blob(&digest, &bytes, out),
+            _ => return Err(error),
+        },
+    };
+    let value = serde_json::to_value(&record)
+        .map_err(|e| Error::new(Kind::Bug, "json", "the record could not be printed").cause(e))?;
+    if out.json {
+        out.json(&value)
+    } else {
+        out.line(format!("{value:#}"))
+    }
+}
+
+/// The bytes as they are, or a document that holds them where they are text.
+fn print_blob(digest: &Digest, bytes: &[u8], out: &mut Out) -> Result<()> {
+    if out.json {
+        let text = std::str::from_utf8(bytes).ok();
+        return out.json(&json!({"blob": digest, "size_bytes": bytes.len(), "text": text}));
+    }
+    std::io::Write::write_all(out, bytes)
+        .map_err(|e| Error::new(Kind::Infra, "output", "could not write the blob").cause(e))
 }
 
 /// Counts.

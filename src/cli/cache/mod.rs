@@ -5,6 +5,8 @@
 mod bundle;
 mod care;
 mod look;
+mod pins;
+mod planned;
 mod tell;
 
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use doe_cache::{Digest, Record, Store};
 
+use self::planned::Planned;
 use super::args::{Global, Waiting};
 use super::out::Out;
 use super::session;
@@ -58,9 +61,9 @@ pub enum Question {
     /// Remove what nobody wants any more; says what it would do unless told to delete
     Gc(care::Gc),
     /// Keep a record, and all it was made from, whatever a collection is asked
-    Pin(care::Pin),
+    Pin(pins::Pin),
     /// Take a pin away
-    Unpin(care::Unpin),
+    Unpin(pins::Unpin),
     /// Refuse a record: it is put aside and never reused; --undo takes it back
     Quarantine(care::Quarantine),
     /// Make the index again from the stored files
@@ -92,29 +95,24 @@ pub struct Pull {
 pub fn run(global: &Global, args: &CacheArgs, out: &mut Out) -> Result<u8> {
     let (root, options) = session::place(global)?;
     let place = Place(state_dir(&root, &options)?);
+    let planned = Planned::new(global);
     match &args.question {
         Question::Ls(ls) => look::list(&place.reading()?, ls, out)?,
         Question::Show(show) => {
-            let store = place.reading()?;
-            if store.has_imported() {
-                // Its blobs may still be in the mirror.
-                let workspace = session::workspace(global)?;
-                if let Some(mirror) = session::mirror(global, &workspace)? {
-                    store.attach(mirror);
-                }
-            }
-            look::display(&store, show, out)?;
+            look::display(&place.reading_with_mirror(&planned)?, &planned, show, out)?;
         }
-        Question::Diff(diff) => tell::diff(&place.reading()?, diff, out)?,
-        Question::Why(why) => tell::why(&place.reading()?, why, out)?,
+        Question::Diff(diff) => tell::diff(&place.reading()?, &planned, diff, out)?,
+        Question::Why(why) => tell::why(&place.reading()?, &planned, why, out)?,
         Question::Stats => look::stats(&place.reading()?, out)?,
         Question::Verify(verify) => return care::verify(&place, verify, out),
-        Question::Gc(gc) => care::gc(&place, gc, out)?,
-        Question::Pin(pin) => care::pin(&place, pin, out)?,
-        Question::Unpin(unpin) => care::unpin(&place, unpin, out)?,
-        Question::Quarantine(it) => care::quarantine(&place, it, out)?,
+        Question::Gc(gc) => care::gc(&place, &planned, gc, out)?,
+        Question::Pin(pin) => pins::pin(&place, &planned, pin, out)?,
+        Question::Unpin(unpin) => pins::unpin(&place, &planned, unpin, out)?,
+        Question::Quarantine(it) => care::quarantine(&place, &planned, it, out)?,
         Question::Rebuild(rebuild) => return care::rebuild(&place, rebuild, out),
-        Question::Export(export) => bundle::export(&place.reading()?, export, out)?,
+        Question::Export(export) => {
+            bundle::export(&place.reading_with_mirror(&planned)?, &planned, export, out)?;
+        }
         Question::Import(import) => bundle::import(&place, import, out)?,
         Question::Push => {
             return super::mirror::push(global, &session::workspace(global)?, out);
@@ -135,6 +133,17 @@ impl Place {
         Ok(Store::open_read_only(&self.0)?)
     }
 
+    /// The same; blobs that are only in the mirror are fetched when they are read.
+    fn reading_with_mirror(&self, planned: &Planned<'_>) -> Result<Store> {
+        let store = self.reading()?;
+        if store.has_imported()
+            && let Some(mirror) = planned.mirror()?
+        {
+            store.attach(mirror);
+        }
+        Ok(store)
+    }
+
     /// The store for writing, and the right to write it.
     fn writing(&self, wait: &Waiting, out: &mut Out) -> Result<(Store, doe_cache::WriterLock)> {
         let lock = session::lock(&self.0, wait, out)?;
@@ -145,9 +154,9 @@ impl Place {
 }
 
 /// The record that a word names: a label's, or the one that a beginning of a digest leads to.
-fn named(store: &Store, word: &str) -> Result<(Digest, Record)> {
+fn named(store: &Store, planned: &Planned<'_>, word: &str) -> Result<(Digest, Record)> {
     let digest = if word.starts_with("//") {
-        of_label(store, word)?
+        of_label(store, planned, word)?
     } else {
         store.resolve(&word.to_lowercase()).map_err(|error| {
             let hexadecimal = word.chars().all(|c| c.is_ascii_hexdigit());
@@ -161,9 +170,15 @@ fn named(store: &Store, word: &str) -> Result<(Digest, Record)> {
     Ok((digest, store.record(&digest)?))
 }
 
-/// What stands for a label, or else what happened last under it.
-fn of_label(store: &Store, label: &str) -> Result<Digest> {
+/// What a build would take for a label; or else what stands for it, or what happened last under it.
+fn of_label(store: &Store, planned: &Planned<'_>, label: &str) -> Result<Digest> {
     let snapshot = store.bulk()?;
+    // Who has nothing under a label is not made to wait for the plans.
+    if snapshot.latest(label).is_some()
+        && let Some(record) = planned.record(store, label)
+    {
+        return Ok(record);
+    }
     if let Some(found) = snapshot.current(label).or_else(|| snapshot.latest(label)) {
         return Ok(found.record);
     }

@@ -1,13 +1,15 @@
 //! Where a result comes from, and how two differ. Both walk the manifests that the keys were made
 //! from, as `doe explain` does.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry as Place;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use doe_cache::{Change, Class, Digest, Entry, Import, Manifest, Metric, Record, Store};
 use serde_json::{Value, json};
 
 use super::look::when;
+use super::planned::Planned;
 use super::{named, short};
 use crate::cli::out::Out;
 use crate::error::Result;
@@ -43,9 +45,9 @@ pub struct Why {
 }
 
 /// Compares two records.
-pub fn diff(store: &Store, args: &Diff, out: &mut Out) -> Result<()> {
-    let (old_digest, old) = named(store, &args.old)?;
-    let (new_digest, new) = named(store, &args.new)?;
+pub fn diff(store: &Store, planned: &Planned<'_>, args: &Diff, out: &mut Out) -> Result<()> {
+    let (old_digest, old) = named(store, planned, &args.old)?;
+    let (new_digest, new) = named(store, planned, &args.new)?;
     let asked = Manifest::diff(&old.spec_manifest, &new.spec_manifest);
     let executed = Manifest::diff(&old.action_manifest, &new.action_manifest);
     let outcome = outcomes(&old, &new);
@@ -164,11 +166,14 @@ fn outcomes(old: &Record, new: &Record) -> Vec<Value> {
 }
 
 /// Tells where a record comes from.
-pub fn why(store: &Store, args: &Why, out: &mut Out) -> Result<()> {
-    let (digest, record) = named(store, &args.key)?;
-    let imports = store.imports()?;
-    let mut seen = BTreeSet::new();
-    let told = chain(store, &imports, digest, &record, args.depth, &mut seen)?;
+pub fn why(store: &Store, planned: &Planned<'_>, args: &Why, out: &mut Out) -> Result<()> {
+    let (digest, record) = named(store, planned, &args.key)?;
+    let chain = Chain {
+        store,
+        imports: store.imports()?,
+        steps: steps(store, digest, &record, args.depth)?,
+    };
+    let told = chain.told(digest, &record, &mut BTreeSet::new())?;
     if out.json {
         return out.json(&told);
     }
@@ -181,30 +186,60 @@ pub fn why(store: &Store, args: &Why, out: &mut Out) -> Result<()> {
     print(out, &told, 0)
 }
 
-/// A record and what it was made from, as a document.
-fn chain(
+/// The records that one was made from, and how many steps each is away at least.
+fn steps(
     store: &Store,
-    imports: &[Import],
-    digest: Digest,
+    from: Digest,
     record: &Record,
-    depth: usize,
-    seen: &mut BTreeSet<Digest>,
-) -> Result<Value> {
-    let first = seen.insert(digest);
-    let mut needs = Vec::new();
-    for (label, output) in record.needs() {
-        let made = store.by_output(&output, &label)?;
-        let known = match made {
-            // Told once, however many need it.
-            Some(made) if depth > 0 && first => {
-                chain(store, imports, made, &store.record(&made)?, depth - 1, seen)?
+    most: usize,
+) -> Result<BTreeMap<Digest, usize>> {
+    let mut steps = BTreeMap::from([(from, 0)]);
+    let mut next = vec![record.clone()];
+    for step in 1..=most {
+        let mut further = Vec::new();
+        for (label, output) in next.iter().flat_map(Record::needs) {
+            let Some(made) = store.by_output(&output, &label)? else {
+                continue;
+            };
+            if let Place::Vacant(entry) = steps.entry(made) {
+                entry.insert(step);
+                further.push(store.record(&made)?);
             }
-            made => json!({"label": label, "record": made}),
-        };
-        needs.push(json!({"label": label, "output": output, "from": known}));
+        }
+        next = further;
     }
-    let entries = record.spec_manifest.walk();
-    let inputs: Vec<Value> = entries
+    Ok(steps)
+}
+
+/// What is told of a record and of those that it was made from.
+struct Chain<'s> {
+    store: &'s Store,
+    imports: Vec<Import>,
+    steps: BTreeMap<Digest, usize>,
+}
+
+impl Chain<'_> {
+    /// A record and what it was made from, as a document. Each is told once, where it is nearest,
+    /// however many need it.
+    fn told(&self, digest: Digest, record: &Record, seen: &mut BTreeSet<Digest>) -> Result<Value> {
+        let store = self.store;
+        seen.insert(digest);
+        let mut needs = Vec::new();
+        for (label, output) in record.needs() {
+            let made = store.by_output(&output, &label)?;
+            let near = |made: &Digest| {
+                self.steps.get(made) == self.steps.get(&digest).map(|step| step + 1).as_ref()
+            };
+            let known = match made {
+                Some(made) if near(&made) && seen.insert(made) => {
+                    self.told(made, &store.record(&made)?, seen)?
+                }
+                made => json!({"label": label, "record": made}),
+            };
+            needs.push(json!({"label": label, "output": output, "from": known}));
+        }
+        let entries = record.spec_manifest.walk();
+        let inputs: Vec<Value> = entries
         .filter(|(path, _)| !path.starts_with("need."))
         .map(|(path, entry)| {
             json!({
@@ -212,32 +247,34 @@ fn chain(
             })
         })
         .collect();
-    let import = imports
-        .iter()
-        .find(|import| import.records.contains(&digest));
-    let execution = &record.verdicts.execution;
-    Ok(json!({
-        "record": digest, "label": record.label, "rule": record.rule,
-        "run_id": record.run_id, "attempt": record.attempt, "attempts": record.attempts,
-        "previous_attempt": record.previous_attempt,
-        "recorded_unix_ms": record.recorded_unix_ms,
-        "started_unix_ms": record.timings.started_unix_ms,
-        "duration_ms": record.duration_ms(), "cpu": record.cpu,
-        "execution": execution.status, "reason": execution.reason,
-        "validity": record.verdicts.validity.status,
-        "criterion": record.verdicts.criterion.status,
-        "usable": record.usable(), "not_reusable_because": record.not_reusable_because,
-        "spec_key": record.spec_key, "action_key": record.action_key,
-        "rejudged_from": record.rejudged_from,
-        "simulated": record.provenance.simulated, "platform": record.provenance.platform,
-        "executor": record.provenance.executor, "doe_version": record.provenance.doe_version,
-        "hosts": record.provenance.hosts,
-        "linked_from": store.links_of(&digest)?.into_iter().map(|link| json!({
-            "label": link.label, "spec_key": link.spec_key, "linked_unix_ms": link.linked_unix_ms,
-        })).collect::<Vec<_>>(),
-        "imported": import,
-        "inputs": inputs, "needs": needs,
-    }))
+        let import = self
+            .imports
+            .iter()
+            .find(|import| import.records.contains(&digest));
+        let execution = &record.verdicts.execution;
+        Ok(json!({
+            "record": digest, "label": record.label, "rule": record.rule,
+            "run_id": record.run_id, "attempt": record.attempt, "attempts": record.attempts,
+            "previous_attempt": record.previous_attempt,
+            "recorded_unix_ms": record.recorded_unix_ms,
+            "started_unix_ms": record.timings.started_unix_ms,
+            "duration_ms": record.duration_ms(), "cpu": record.cpu,
+            "execution": execution.status, "reason": execution.reason,
+            "validity": record.verdicts.validity.status,
+            "criterion": record.verdicts.criterion.status,
+            "usable": record.usable(), "not_reusable_because": record.not_reusable_because,
+            "spec_key": record.spec_key, "action_key": record.action_key,
+            "rejudged_from": record.rejudged_from,
+            "simulated": record.provenance.simulated, "platform": record.provenance.platform,
+            "executor": record.provenance.executor, "doe_version": record.provenance.doe_version,
+            "hosts": record.provenance.hosts,
+            "linked_from": store.links_of(&digest)?.into_iter().map(|link| json!({
+                "label": link.label, "spec_key": link.spec_key, "linked_unix_ms": link.linked_unix_ms,
+            })).collect::<Vec<_>>(),
+            "imported": import, "mirror": store.mirror_of(&digest),
+            "inputs": inputs, "needs": needs,
+        }))
+    }
 }
 
 fn print(out: &mut Out, told: &Value, level: usize) -> Result<()> {
@@ -329,6 +366,9 @@ fn print(out: &mut Out, told: &Value, level: usize) -> Result<()> {
             origin["by"].as_str().unwrap_or_default(),
             origin["store"].as_str().unwrap_or_default(),
         ))?;
+    }
+    if let Some(mirror) = told["mirror"].as_str() {
+        line(format!("  mirror    taken from {mirror}"))?;
     }
     for link in told["linked_from"].as_array().into_iter().flatten() {
         line(format!(

@@ -1,0 +1,98 @@
+//! Which record the plans of the workspace call for, where they are sound. Under one label there are
+//! results of several platforms and settings; what was made last is not what a build would take.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use doe_cache::remote::Mirror;
+use doe_cache::{Digest, Store};
+
+use crate::cli::args::Global;
+use crate::cli::session;
+use crate::engine::decide::Decision;
+use crate::error::Result;
+use crate::graph::{Graph, NodeId};
+use crate::plan::model::{Platform, Workspace};
+
+/// The plans, read when somebody first asks.
+pub(super) struct Planned<'g> {
+    global: &'g Global,
+    workspace: OnceCell<Option<Workspace>>,
+}
+
+impl<'g> Planned<'g> {
+    pub(super) fn new(global: &'g Global) -> Self {
+        let workspace = OnceCell::new();
+        Self { global, workspace }
+    }
+
+    /// The workspace. What is stored can be looked at whatever is wrong with it.
+    pub(super) fn workspace(&self) -> Option<&Workspace> {
+        let read = || session::workspace(self.global).ok();
+        self.workspace.get_or_init(read).as_ref()
+    }
+
+    /// The mirror that the workspace names.
+    pub(super) fn mirror(&self) -> Result<Option<Arc<Mirror>>> {
+        match self.workspace() {
+            Some(workspace) => session::mirror(self.global, workspace),
+            None => Ok(None),
+        }
+    }
+
+    /// What a build would take for a label, on the platform that the options name.
+    pub(super) fn record(&self, store: &Store, label: &str) -> Option<Digest> {
+        let only = |graph: &Graph<'_>, node: NodeId| graph.label(node).to_string() == label;
+        self.reused(store, only).ok()??.remove(label)
+    }
+
+    /// What a build would take, by label.
+    pub(super) fn records(&self, store: &Store) -> BTreeMap<String, Digest> {
+        let found = self.reused(store, |_, _| true);
+        found.ok().flatten().unwrap_or_default()
+    }
+
+    /// What builds would take, on whatever platform.
+    pub(super) fn on_any_platform(&self, store: &Store) -> BTreeSet<Digest> {
+        let Some(workspace) = self.workspace() else {
+            return BTreeSet::new();
+        };
+        let platforms = workspace.platforms.values();
+        let found = platforms.filter_map(|platform| {
+            let found = reused(store, workspace, platform, |_, _| true);
+            found.ok()
+        });
+        found.flat_map(BTreeMap::into_values).collect()
+    }
+
+    fn reused(
+        &self,
+        store: &Store,
+        of: impl Fn(&Graph<'_>, NodeId) -> bool,
+    ) -> Result<Option<BTreeMap<String, Digest>>> {
+        let Some(workspace) = self.workspace() else {
+            return Ok(None);
+        };
+        let platform = session::platform(self.global, workspace)?;
+        reused(store, workspace, platform, of).map(Some)
+    }
+}
+
+/// What a build on a platform would take, of the nodes that are asked for.
+fn reused(
+    store: &Store,
+    workspace: &Workspace,
+    platform: &Platform,
+    of: impl Fn(&Graph<'_>, NodeId) -> bool,
+) -> Result<BTreeMap<String, Digest>> {
+    let graph = session::graph(workspace)?;
+    let decider = session::decider(&graph, platform, store)?;
+    let nodes: Vec<NodeId> = graph.nodes().filter(|&node| of(&graph, node)).collect();
+    let decisions = decider.plan(&nodes)?.into_iter();
+    let found = decisions.filter_map(|(node, decision)| match decision {
+        Decision::Reuse { record, .. } => Some((graph.label(node).to_string(), record)),
+        _ => None,
+    });
+    Ok(found.collect())
+}
