@@ -254,8 +254,11 @@ const NAMES: [&str; 3] = [
     "SELECT DISTINCT digest, digest FROM record WHERE digest BETWEEN ?1 AND ?2 LIMIT 2",
     "SELECT DISTINCT k.spec_key, r.digest FROM spec_link k JOIN record r ON r.id = k.record_id
      WHERE k.spec_key BETWEEN ?1 AND ?2 LIMIT 2",
-    "SELECT action_key, digest FROM record WHERE action_key BETWEEN ?1 AND ?2
-     ORDER BY usable DESC, recorded_unix_ms DESC, digest DESC LIMIT 1",
+    "SELECT action_key, digest FROM (
+         SELECT action_key, digest, row_number() OVER (PARTITION BY action_key
+             ORDER BY usable DESC, recorded_unix_ms DESC, digest DESC) AS place
+         FROM record WHERE action_key BETWEEN ?1 AND ?2)
+     WHERE place = 1 LIMIT 2",
 ];
 
 /// The record whose digest starts with these digits, or else the one that a key which does leads
@@ -283,7 +286,11 @@ pub(crate) fn resolve(db: &Connection, prefix: &str) -> Result<Digest> {
         match found[..] {
             [one] => return Ok(Digest::from_bytes(one)),
             [] => {}
-            _ => return Err(bad("several records begin with it; give more digits")),
+            _ => {
+                return Err(bad(
+                    "several records or keys begin with it; give more digits",
+                ));
+            }
         }
     }
     Err(Error::not_found(format!("record `{prefix}…`")))

@@ -1,6 +1,7 @@
 //! What the views, lists and runs say, held against the records they were made from.
 
 use super::*;
+use crate::record::tests::sample;
 use crate::runs::{NodeState, RunInfo, RunStatus};
 use crate::store::Store;
 use crate::store::tests::{put, put_with, query, run_info};
@@ -303,4 +304,32 @@ fn a_commit_holds_no_reader_up() {
     let after = asked(&early);
     assert_eq!(after.0, None);
     assert_ne!(after.3, before.3);
+}
+
+/// Which of two keys was meant is not for us to guess.
+#[test]
+fn a_beginning_of_two_action_keys_is_ambiguous() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let mut begins: BTreeMap<String, u32> = BTreeMap::new();
+    let (short, one, two) = (0..)
+        .find_map(|seed| {
+            let short = sample("", seed).action_key.hex()[..4].to_owned();
+            let other = begins.insert(short.clone(), seed)?;
+            Some((short, other, seed))
+        })
+        .unwrap();
+    let key = sample("", one).action_key.hex();
+    put(&store, "//t:p", one);
+    let latest = put_with(&store, "//t:p", one, |r| r.recorded_unix_ms += 9);
+    put_with(&store, "//t:p", one, |r| {
+        r.recorded_unix_ms += 10;
+        r.reusable = false;
+    });
+    // One key, however many records have it: the latest usable.
+    assert_eq!(store.resolve(&short).unwrap(), latest);
+    put(&store, "//t:q", two);
+    let error = store.resolve(&short).unwrap_err();
+    assert!(error.to_string().contains("several"), "{error}");
+    assert_eq!(store.resolve(&key).unwrap(), latest);
 }
