@@ -261,13 +261,23 @@ const NAMES: [&str; 3] = [
      WHERE place = 1 LIMIT 2",
 ];
 
-/// The record whose digest starts with these digits, or else the one that a key which does leads
-/// to.
-pub(crate) fn resolve(db: &Connection, prefix: &str) -> Result<Digest> {
-    let bad = |why: &str| Error::BadDigest {
+fn bad(prefix: &str, why: &str) -> Error {
+    Error::BadDigest {
         text: prefix.to_owned(),
         why: why.to_owned(),
-    };
+    }
+}
+
+pub(crate) fn ambiguous(prefix: &str) -> Error {
+    bad(
+        prefix,
+        "several records or keys begin with it; give more digits",
+    )
+}
+
+/// The first and the last digest that start with these digits.
+pub(crate) fn range(prefix: &str) -> Result<(Digest, Digest)> {
+    let bad = |why| bad(prefix, why);
     if prefix.len() < 4 {
         return Err(bad("at least 4 digits are needed"));
     }
@@ -277,7 +287,13 @@ pub(crate) fn resolve(db: &Connection, prefix: &str) -> Result<Digest> {
     let low: Digest = format!("{prefix:0<64}")
         .parse()
         .map_err(|_| bad("it has other characters than 0-9 and a-f"))?;
-    let high: Digest = format!("{prefix:f<64}").parse()?;
+    Ok((low, format!("{prefix:f<64}").parse()?))
+}
+
+/// The record whose digest starts with these digits, or else the one that a key which does leads
+/// to.
+pub(crate) fn resolve(db: &Connection, prefix: &str) -> Result<Digest> {
+    let (low, high) = range(prefix)?;
     for sql in NAMES {
         let found: Vec<[u8; 32]> = db
             .prepare(sql)?
@@ -286,11 +302,7 @@ pub(crate) fn resolve(db: &Connection, prefix: &str) -> Result<Digest> {
         match found[..] {
             [one] => return Ok(Digest::from_bytes(one)),
             [] => {}
-            _ => {
-                return Err(bad(
-                    "several records or keys begin with it; give more digits",
-                ));
-            }
+            _ => return Err(ambiguous(prefix)),
         }
     }
     Err(Error::not_found(format!("record `{prefix}…`")))
