@@ -982,9 +982,14 @@ fn a_long_list_says_that_it_is_cut() {
 #[test]
 fn why_tells_each_result_where_it_is_nearest() {
     let lab = lab("1, 2", false);
-    let layers = [("x", "\"p-1\""), ("a", "\"x\""), ("top", "\"a\", \"x\"")].map(|(id, needs)| {
+    let layers = [
+        ("L2", "x", "\"p-1\""),
+        ("L3", "a", "\"x\""),
+        ("L4", "top", "\"a\", \"x\""),
+    ]
+    .map(|(layer, id, needs)| {
         format!(
-            "[[layer]]\nid = \"{id}-layer\"\nrule = \"lab.count\"\nneeds = [{needs}]\n\
+            "[[layer]]\nid = \"{layer}\"\nrule = \"lab.count\"\nneeds = [{needs}]\n\
              [[layer.pattern]]\nid = \"{id}\"\n"
         )
     });

@@ -1,6 +1,6 @@
 //! Records that no collection removes. A list of words is taken as a whole or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use clap::Args;
 use doe_cache::Digest;
@@ -61,19 +61,18 @@ pub fn pin(place: &Place, planned: &Planned<'_>, args: &Pin, out: &mut Out) -> R
 /// Unpins.
 pub fn unpin(place: &Place, planned: &Planned<'_>, args: &Unpin, out: &mut Out) -> Result<()> {
     let (store, _lock) = place.writing(&args.waiting, out)?;
-    let pins: BTreeSet<Digest> = store.pins()?.into_iter().map(|pin| pin.record).collect();
     // All or nothing: a word that names no pin takes none away.
     let mut found = BTreeMap::new();
     for key in &args.keys {
         let (digest, label) = match named(&store, planned, key) {
             Ok((digest, record)) => (digest, record.label),
             // Its record was refused or is damaged; the pin is there.
-            Err(error) => match only_pin(&pins, key) {
-                Some(digest) => (digest, String::new()),
-                None => return Err(error),
+            Err(error) => match store.resolve_pin(&key.to_lowercase()) {
+                Ok(digest) => (digest, String::new()),
+                Err(_) => return Err(error),
             },
         };
-        if !pins.contains(&digest) {
+        if !store.layout().pin(&digest).exists() {
             return Err(Error::new(
                 Kind::Usage,
                 "not-pinned",
@@ -83,20 +82,10 @@ pub fn unpin(place: &Place, planned: &Planned<'_>, args: &Unpin, out: &mut Out) 
         }
         found.insert(digest, label);
     }
-    for digest in found.keys() {
-        store.unpin(digest)?;
-    }
+    let digests: Vec<Digest> = found.keys().copied().collect();
+    store.unpin_all(&digests)?;
     let list: Vec<_> = found.into_iter().collect();
     tell_all(out, "unpinned", &list)
-}
-
-/// The one pin whose digest begins so.
-fn only_pin(pins: &BTreeSet<Digest>, beginning: &str) -> Option<Digest> {
-    let beginning = beginning.to_lowercase();
-    let begins = |pin: &&Digest| beginning.len() >= 4 && pin.to_string().starts_with(&beginning);
-    let mut found = pins.iter().filter(begins);
-    let first = found.next().copied();
-    first.filter(|_| found.next().is_none())
 }
 
 /// Says of which records something was done.
