@@ -136,8 +136,8 @@ async fn a_service_that_must_come_up_first_counts() {
     assert_eq!(built.node(&label("s1n2")).outcome, Outcome::Cancelled);
     let reason = built.reason(&label("s1n2"));
     // What was measured: three seconds, and more on a busy machine.
-    let (_, told) = reason.split_once("it is expected to take ").expect(&reason);
-    let seconds: u32 = told.split('s').next().unwrap().parse().expect(&reason);
+    let (_, told) = reason.split_once("it is expected to take ").expect(reason);
+    let seconds: u32 = told.split('s').next().unwrap().parse().expect(reason);
     assert!(seconds >= 3, "{reason}");
     assert_eq!(lab.lines("starts").len(), 1);
     let built = lab.build_with(limited(600.0)).await;
