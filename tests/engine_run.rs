@@ -342,6 +342,69 @@ async fn new_definitions_of_numbers_are_read_from_stored_outputs() {
     assert_eq!(lab.lines("order").len(), 1);
 }
 
+/// Conditions on results see settings and variables: whoever sets another bound gets another verdict
+/// over the same execution, whatever else the setting affects.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_validity_looks_at_is_judged_again_when_it_changes() {
+    let rules = rule("a", "echo go >> SCRATCH/order").replacen(
+        "param.m = { type = \"int\", default = 0, doc = \"another\" }",
+        "param.m = { type = \"int\", default = 0, doc = \"another\" }\n\
+         param.least = { type = \"int\", default = 0, affects = \"scheduling\" }\n\
+         let.bound = \"m + least\"",
+        1,
+    ) + "[a.valid]\nthat = [\"got >= bound\"]\n";
+    let one = |settings: &str| pattern("one", "a", &format!("settings = {{ n = 5, {settings} }}"));
+    let lab = Lab::new(&rules, &one("m = 1"));
+    assert_eq!(lab.build().await.node("//t:p-one").outcome, Outcome::Ok);
+    for bad in ["m = 100", "least = 100"] {
+        lab.plan(&one(bad));
+        for _ in 0..2 {
+            let built = lab.build().await;
+            assert_eq!(built.node("//t:p-one").outcome, Outcome::Invalid, "{bad}");
+            assert_eq!(built.reason("//t:p-one"), "does not hold: got >= bound");
+        }
+    }
+    lab.plan(&one("least = 2"));
+    let built = lab.build().await;
+    assert_eq!(built.node("//t:p-one").outcome, Outcome::Reused);
+    assert_eq!(lab.record("//t:p-one").settings["least"], 2.into());
+    assert_eq!(lab.lines("order").len(), 1);
+
+    // The same action for all, whoever comes first; and each keeps its own verdict.
+    for (setting, order) in [
+        ("m", [1, 100, 2]),
+        ("m", [100, 1, 2]),
+        ("least", [100, 2, 1]),
+    ] {
+        let plan = order.map(|bound| {
+            let settings = format!("settings = {{ n = 5, {setting} = {bound} }}");
+            pattern(&format!("b{bound}"), "a", &settings)
+        });
+        let lab = Lab::new(&rules, &plan.concat());
+        for turn in 0..3 {
+            let built = lab.build().await;
+            for bound in [1, 2, 100] {
+                let label = format!("//t:p-b{bound}");
+                let outcome = built.node(&label).outcome;
+                let good = matches!(outcome, Outcome::Ok | Outcome::Reused);
+                assert_eq!(good, bound < 5, "{setting} {order:?} {turn}: {bound}");
+                let record = lab.record(&label);
+                assert_eq!(record.settings[setting], bound.into());
+                assert_eq!(record.verdicts.validity.failed.is_empty(), good);
+            }
+            if turn == 2 {
+                let judged = built.ended.summary;
+                assert_eq!((judged.ok, judged.reused, judged.invalid), (0, 2, 1));
+            }
+        }
+        assert_eq!(lab.lines("order").len(), 1, "{setting} {order:?}");
+        let labels = [1, 2].map(|bound| lab.record(&format!("//t:p-b{bound}")));
+        lab.build().await;
+        let later = [1, 2].map(|bound| lab.record(&format!("//t:p-b{bound}")));
+        assert_eq!(labels, later, "nothing is judged once more");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_analysis_reads_the_outputs_of_what_it_needs() {
     let rules = rule("a", "true") + LOOK;

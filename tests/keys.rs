@@ -76,7 +76,7 @@ fn keys_of(root: &Path) -> BTreeMap<String, Keys> {
         let found = Keys {
             spec: spec.key(),
             action: action.key(),
-            judge: key::judge_digest(&pattern.rule),
+            judge: key::judge_digest(pattern),
         };
         keys.insert(pattern.label.to_string(), found);
     }

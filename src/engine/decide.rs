@@ -278,13 +278,10 @@ impl<'w> Decider<'w> {
     pub fn decide(&self, node: NodeId, needs: &Needs) -> Result<Decision> {
         let pattern = self.graph.pattern(node);
         let spec = key::spec_manifest(pattern, self.platform, needs)?;
-        let judge = key::judge_digest(&pattern.rule);
+        let judge = key::judge_digest(pattern);
         let asked = self.rerun.contains(&node);
         let spec_key = spec.key();
-        if !asked
-            && let Some(found) = self.snapshot.by_spec(&spec_key)
-            && self.stands(&found.record)
-        {
+        if !asked && let Some(found) = self.asked_before(&pattern.label, &spec_key, judge) {
             let hit = if found.judge == judge {
                 Hit::Spec
             } else {
@@ -324,6 +321,18 @@ impl<'w> Decider<'w> {
         }
         let why = self.why(node, &keyed);
         Ok(Decision::Run { keyed, why })
+    }
+
+    /// What stands for a spec key. Patterns that differ only in how they are judged share one, and
+    /// each has its own record.
+    fn asked_before(&self, label: &Label, spec: &Digest, judge: Digest) -> Option<&Summary> {
+        let found = self.snapshot.by_spec(spec)?;
+        let own = || {
+            let own = self.snapshot.current(&label.to_string())?;
+            (own.spec_key == *spec && own.judge == judge && self.stands(&own.record)).then_some(own)
+        };
+        let own = if found.judge == judge { None } else { own() };
+        own.or_else(|| self.stands(&found.record).then_some(found))
     }
 
     /// Why a replicate is not needed after those before it, in their order; those without a result

@@ -383,14 +383,16 @@ impl<'w> Drive<'_, '_, 'w> {
         };
         let name = self.graph().label(node).to_string();
         for (task, keyed) in self.followers.remove(&leader).unwrap_or_default() {
-            match first.record {
-                Some(record) if first.outcome.is_good() => {
-                    let known = self.decider.snapshot().record(&record);
-                    let same = known.is_some_and(|summary| summary.judge == keyed.judge);
+            let known = (first.record).and_then(|it| self.decider.snapshot().record(&it));
+            let same = known.is_some_and(|summary| summary.judge == keyed.judge);
+            // What one refuses another may take.
+            let stands = first.outcome.is_good() || first.outcome == Outcome::Invalid && !same;
+            match first.record.filter(|_| stands) {
+                Some(record) => {
                     let hit = if same { Hit::Action } else { Hit::Rejudge };
                     self.reuse(task, record, hit, &keyed)?;
                 }
-                _ => {
+                None => {
                     let reason = first.reason.as_deref().unwrap_or("no reason is known");
                     let mut ended = first.clone();
                     ended.reason = Some(format!("the same as {name}: {reason}"));

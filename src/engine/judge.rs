@@ -19,6 +19,7 @@ use crate::rule::classes::is_infrastructure;
 use crate::rule::expr::Expr;
 use crate::rule::model::{MetricDef, Rule, SampleDef, Text};
 use crate::rule::scope::Scope;
+use crate::rule::settings::add_variables;
 
 /// An output as it was found.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,16 +135,16 @@ pub fn judge(
     }
     // Conditions on what could not be read would only repeat what was said above.
     if failed.is_empty() {
-        let scope = scope_of(rule, settings, documents, &metrics, &texts);
+        let mut scope = scope_of(rule, settings, documents, &metrics, &texts);
         for condition in &rule.valid {
             // An optional metric that is absent makes no condition on it hold or fail.
             let holds = Expr::compile(condition).and_then(|expr| {
                 let told = expr.vars().iter().all(|name| !absent(rule, &scope, name));
-                if told {
-                    expr.eval_bool(&scope)
-                } else {
-                    Ok(true)
+                if !told {
+                    return Ok(true);
                 }
+                add_variables(rule, &mut scope, expr.vars().iter().map(String::as_str))?;
+                expr.eval_bool(&scope)
             });
             match holds {
                 Ok(true) => {}

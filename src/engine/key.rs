@@ -180,15 +180,23 @@ pub fn service_key(
     manifest.key()
 }
 
-/// The digest of what turns outputs into numbers: metrics, series and validity. It is beside the
-/// keys, so that a new metric is read from stored outputs and nothing runs again.
-pub fn judge_digest(rule: &Rule) -> Digest {
+/// The digest of what turns outputs into numbers: metrics, series, validity, and the settings that
+/// validity looks at, whatever else these affect. It is beside the keys, so that a new metric is
+/// read from stored outputs and nothing runs again.
+pub fn judge_digest(pattern: &Pattern) -> Digest {
+    let rule: &Rule = &pattern.rule;
     let mut manifest = Manifest::new("doe.judge", KEY_SCHEMA);
     manifest.set(
         "judge",
         crate::rule::digest::judge_describe(rule),
         Class::Result,
     );
+    for name in crate::rule::settings::judging(rule) {
+        if let Some(setting) = pattern.settings.get(&name) {
+            let value = setting.value.clone();
+            manifest.set(format!("setting.{name}"), value, Class::Result);
+        }
+    }
     manifest.key()
 }
 

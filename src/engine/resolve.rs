@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use doe_cache::{Batch, Digest, Encoded, Link, Record, Store, Summary};
+use doe_cache::{Batch, Digest, Encoded, Link, Record, Store, Summary, ValidityStatus};
 
 use super::decide::{Decider, Decision, Hit, Keyed, Why};
 use super::event::{CriterionWord, Outcome};
@@ -362,6 +362,10 @@ fn rejudge(
         let own = pattern.expect.iter().cloned();
         let expect: Vec<_> = own.chain(reference::expectation(decider, node)).collect();
         record.verdicts.criterion = judge::criterion_of(&expect, &judged);
+        if judged.validity.status == ValidityStatus::Valid {
+            // What its logs were read for when it was refused.
+            record.verdicts.execution.class = None;
+        }
         record.verdicts.validity = judged.validity;
         (record.metrics, record.texts, record.samples) =
             (judged.metrics, judged.texts, judged.samples);

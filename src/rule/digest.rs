@@ -9,6 +9,7 @@ use doe_cache::Value;
 use super::model::{
     MetricDef, OutputDef, ProbeDef, ReadyDef, Role, Rule, RuleKind, SampleDef, ServiceDef, StepDef,
 };
+use super::settings;
 use crate::source::Text;
 
 /// Everything of a rule that can change what is measured. Two rules with the same description and
@@ -54,20 +55,30 @@ pub fn describe(rule: &Rule) -> Value {
     ])
 }
 
-/// How results are read and judged: metrics, samples, validity. A change judges stored results
-/// anew and runs nothing.
+/// How results are read and judged: metrics, samples, validity with the variables that it mentions.
+/// A change judges stored results anew and runs nothing.
 pub fn judge_describe(rule: &Rule) -> Value {
     let Rule {
         metrics,
         samples,
         valid,
+        lets,
         ..
     } = rule;
-    map([
-        ("metrics", named(metrics, metric)),
-        ("samples", named(samples, sample)),
-        ("valid", list(valid, |that| text(&that.text))),
-    ])
+    let mut all = BTreeMap::from([
+        ("metrics".to_owned(), named(metrics, metric)),
+        ("samples".to_owned(), named(samples, sample)),
+        ("valid".to_owned(), list(valid, |that| text(&that.text))),
+    ]);
+    if !lets.is_empty() {
+        let mentioned = settings::judging(rule);
+        let mut lets = lets.clone();
+        lets.retain(|name, _| mentioned.contains(name));
+        if !lets.is_empty() {
+            all.insert("lets".to_owned(), texts(&lets));
+        }
+    }
+    Value::Map(all)
 }
 
 fn role(role: &Role) -> Value {

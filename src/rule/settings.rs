@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use doe_cache::Value;
 
 use super::expr::Expr;
-use super::model::Rule;
+use super::model::{Rule, Text};
 use super::scope::Scope;
 use crate::error::Diagnostic;
 
@@ -21,11 +21,45 @@ pub fn scope<'a>(
     wanted: impl IntoIterator<Item = &'a str>,
 ) -> Result<Scope, Diagnostic> {
     let mut scope: Scope = settings.iter().collect();
+    add_variables(rule, &mut scope, wanted)?;
+    Ok(scope)
+}
+
+/// Adds to a scope that has the settings those of the rule's variables that `wanted` mentions or
+/// needs.
+///
+/// # Errors
+/// A variable cannot be worked out.
+pub fn add_variables<'a>(
+    rule: &Rule,
+    scope: &mut Scope,
+    wanted: impl IntoIterator<Item = &'a str>,
+) -> Result<(), Diagnostic> {
     let mut open = Vec::new();
     for name in wanted {
-        derive(rule, name, &mut scope, &mut open)?;
+        derive(rule, name, scope, &mut open)?;
     }
-    Ok(scope)
+    Ok(())
+}
+
+/// The parameters and variables that the conditions on results look at, also by way of variables.
+pub fn judging(rule: &Rule) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut open: Vec<&Text> = rule.valid.iter().collect();
+    while let Some(text) = open.pop() {
+        // A rule that loads has no expression that cannot be read.
+        let Ok(expr) = Expr::compile(text) else {
+            continue;
+        };
+        for name in expr.vars() {
+            let variable = rule.lets.get(name);
+            if (variable.is_some() || rule.params.contains_key(name)) && found.insert(name.clone())
+            {
+                open.extend(variable);
+            }
+        }
+    }
+    found
 }
 
 fn derive(

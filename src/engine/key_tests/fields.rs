@@ -129,6 +129,14 @@ fn patterns(all: &mut Vec<Field>) {
     setting("Setting(cosmetic).value", "", |w, d| {
         w.set("note", |s| s.value = Value::from(d.word.as_str()))
     });
+    // What it is held against decides whether the numbers may be used.
+    setting("Setting(judging).value", "J", |w, d| {
+        w.set("least", |s| s.value = Value::from(d.count + 1))
+    });
+    setting("Rule.lets(judging)", "JS", |w, d| {
+        w.rule().lets.get_mut("bound").unwrap().text = format!("least + {}", d.count);
+        true
+    });
     setting("Setting.source", "", |w, d| {
         w.set("word", |s| {
             s.source = [Source::Plan, Source::CommandLine][usize::from(d.flag)]

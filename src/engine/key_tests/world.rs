@@ -67,9 +67,11 @@ fact.other = { run = "true" }
 doc = "d"
 param.word = { type = "str", default = "a", unit = "1", doc = "w" }
 param.patience = { type = "int", default = 60, affects = "scheduling", doc = "p" }
+param.least = { type = "int", default = 1, affects = "scheduling", doc = "l" }
 param.note = { type = "str", default = "n", affects = "cosmetic", doc = "n" }
 require = [{ that = "word != ''", why = "there must be one" }]
 let.twice = "word ~ word"
+let.bound = "least * 2"
 env.MODE = "{{ twice }}"
 roles = { here = { gpus = 1 }, far = {} }
 compare_only_on = ["word"]
@@ -108,7 +110,7 @@ speed = { from = "result", at = "/speed", unit = "1/s", better = "higher" }
 [go.sample]
 laps = { from = "result", at = "/laps/*/s", unit = "s" }
 [go.valid]
-that = ["result.errors == 0"]
+that = ["result.errors == 0", "speed >= bound"]
 "#;
 
 const PLAN: &str = r#"[plan]
@@ -211,7 +213,7 @@ impl World {
         BTreeMap::from([
             ('S', spec.key()),
             ('A', manifest.key()),
-            ('J', key::judge_digest(&pattern.rule)),
+            ('J', key::judge_digest(pattern)),
             ('V', service),
             ('N', Need::of(pattern, Digest::of("")).settings),
         ])
