@@ -276,6 +276,22 @@ fn facts_that_are_too_old_are_another_world_each_time() {
     assert_eq!(look(root).differences(&look(root)).count(), 0);
 }
 
+/// On the executor `local` hosts are this machine, and what was read of another one is not known.
+#[test]
+fn an_answer_is_of_the_machine_that_gave_it() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path());
+    let world = look(dir.path());
+    let here = format!(":{}", serde_json::to_string(&doe_cache::host()).unwrap());
+    let text = serde_json::to_string(&world).unwrap();
+    assert!(text.contains(&here), "{text}");
+    let elsewhere: World = serde_json::from_str(&text.replace(&here, ":\"elsewhere\"")).unwrap();
+    assert_eq!(
+        elsewhere.differences(&world).collect::<Vec<_>>(),
+        ["machine"]
+    );
+}
+
 /// What is not in a key but in what is printed: names, notes, files that are there or not.
 #[test]
 fn what_could_be_read_is_a_part_of_the_world() {

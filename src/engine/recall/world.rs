@@ -1,5 +1,5 @@
 //! Everything that an answer can depend on, by name: the program, `doe.toml`, every rule file and
-//! plan (and which of them there are), the facts of hosts, the store. Files count by their bytes, which is what they
+//! plan (and which of them there are), the facts of hosts, this machine, the store. Files count by their bytes, which is what they
 //! say; how they look from outside is only asked to be sure that nothing moved while the answer
 //! was worked out.
 
@@ -66,6 +66,8 @@ impl World {
         }
         let known = facts::file::standing(&places.root.join(state), &places.platform);
         look.parts.insert("facts".into(), known);
+        // A reading of the host that is this machine is none on another one.
+        look.parts.insert("machine".into(), doe_cache::host());
         let standing = Standing::of(places.root.join(state))?;
         let said = standing.as_ref().map(|s| s.digest().hex());
         look.parts
