@@ -277,6 +277,14 @@ fn surroundings(
         manifest.set(format!("need.{label}.output"), *output, Class::Result);
         manifest.set(format!("need.{label}.settings"), *settings, Class::Result);
     }
+    // Given to every script, those of analyses included.
+    for (variable, value) in &platform.env {
+        manifest.set(
+            format!("platform.env.{variable}"),
+            value.as_str(),
+            Class::Result,
+        );
+    }
     if rule.kind == RuleKind::Measure {
         platform_entries(manifest, platform);
         facts::key::entries(manifest, rule, platform);
@@ -300,7 +308,7 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         dynamic_ports: _, // addresses
         cost_per_hour: _, // what it costs is no part of what comes out
         sim,
-        env,
+        env: _, // of every node: see `surroundings`
         secrets,
         ssh: _,   // how scripts get there
         ssm: _,   // likewise
@@ -340,13 +348,6 @@ fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
         manifest.set(
             "platform.sim.model_version",
             i64::from(instruments::sim_version()),
-            Class::Result,
-        );
-    }
-    for (variable, value) in env {
-        manifest.set(
-            format!("platform.env.{variable}"),
-            value.as_str(),
             Class::Result,
         );
     }

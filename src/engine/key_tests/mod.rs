@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::rule::model::RuleKind;
 use fields::Field;
 use world::World;
 
@@ -89,6 +90,22 @@ fn every_field_changes_the_keys_that_it_should() {
         }
     }
     assert!(found.is_empty(), "\n{found}");
+}
+
+/// Analyses are given the platform's environment as all scripts are; of its hosts they know nothing.
+#[test]
+fn the_environment_is_in_the_keys_of_analyses_too() {
+    let mut world = World::new();
+    world.rule().kind = RuleKind::Analysis;
+    let mut other = world.clone();
+    other
+        .platform
+        .env
+        .insert("HF_HOME".to_owned(), "/x".to_owned());
+    assert_eq!(changed(&world.keys(), &other.keys()), "ASV");
+    let mut other = world.clone();
+    other.platform.facts.clear();
+    assert_eq!(changed(&world.keys(), &other.keys()), "");
 }
 
 /// The list holds what the issue of keys is about: fields of either kind, in number.
