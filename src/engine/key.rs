@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 
 use doe_cache::{Class, Digest, KeyEncoder, Manifest, Value};
 
-use super::{facts, instruments, monitor, uses};
+use super::{facts, instruments, monitor, platform_key, uses};
 use crate::error::{Error, Kind, Result, Site};
 use crate::label::Label;
-use crate::plan::model::{Host, Pattern, Platform, Setting, Source};
-use crate::plan::secrets::Secret;
+use crate::plan::model::{Pattern, Platform, Setting, Source};
 use crate::rule::action::{
     Action, Demand, OutputAction, Probe, Ready, Released, ServiceAction, StepAction,
 };
@@ -286,79 +285,11 @@ fn surroundings(
         );
     }
     if rule.kind == RuleKind::Measure {
-        platform_entries(manifest, platform);
+        platform_key::entries(manifest, rule, platform);
         facts::key::entries(manifest, rule, platform);
         monitor::entries(manifest, rule, platform);
     }
     Ok(())
-}
-
-fn platform_entries(manifest: &mut Manifest, platform: &Platform) {
-    let Platform {
-        name: _,     // an alias
-        executor: _, // how scripts get there; the facts say what is there
-        simulated,
-        hosts,
-        roles: _, // placement is recorded; the hosts' facts say what they are
-        facts,
-        fact_sites: _,    // where they are written
-        tokens: _,        // who may run beside it; `uses` tells them
-        probing: _,       // what was read is in `facts::key`, by role
-        monitors: _,      // `monitor::entries`, by rule
-        dynamic_ports: _, // addresses
-        cost_per_hour: _, // what it costs is no part of what comes out
-        sim,
-        env: _, // of every node: see `surroundings`
-        secrets,
-        ssh: _,   // how scripts get there
-        ssm: _,   // likewise
-        slurm: _, // likewise
-    } = platform;
-    manifest.set("platform.simulated", *simulated, Class::Result);
-    for host in hosts.values() {
-        let Host {
-            name,
-            address: _,
-            gpus,
-            ssh: _,
-            instance: _,
-        } = host;
-        // Known for the record; which host it was does not decide what is measured.
-        manifest.set(
-            format!("platform.host.{name}.gpus"),
-            i64::from(*gpus),
-            Class::Scheduling,
-        );
-    }
-    for (fact, value) in facts {
-        manifest.set(
-            format!("platform.fact.{fact}"),
-            value.clone(),
-            Class::Result,
-        );
-    }
-    for (option, value) in sim {
-        manifest.set(
-            format!("platform.sim.{option}"),
-            value.clone(),
-            Class::Result,
-        );
-    }
-    if *simulated {
-        manifest.set(
-            "platform.sim.model_version",
-            i64::from(instruments::sim_version()),
-            Class::Result,
-        );
-    }
-    // Who may fetch a model decides whether there is a number, never which: for the record.
-    for (variable, Secret { from: _, site: _ }) in secrets {
-        manifest.set(
-            format!("platform.secret.{variable}"),
-            "given",
-            Class::Cosmetic,
-        );
-    }
 }
 
 /// `origin` is where its rule defines it, for `explain`.

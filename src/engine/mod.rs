@@ -32,6 +32,7 @@ pub mod monitor;
 mod moved;
 mod node_run;
 pub mod order;
+mod platform_key;
 pub mod preflight;
 mod prepare;
 mod ready;

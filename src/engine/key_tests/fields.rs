@@ -360,8 +360,8 @@ fn platforms(all: &mut Vec<Field>) {
         executor: "", |it, d| *it = d.word.clone();
         simulated: "AS", |it, d| *it = d.flag;
         hosts: "", |it, d| _ = it.insert(apart(d), Host { name: apart(d), ..it["spare"].clone() });
-        // The other host is of the same kind.
-        roles: "", |it, d| _ = it.insert("here".to_owned(), ["h1", "h2"][usize::from(d.flag)].to_owned());
+        // Both roles are on one host then.
+        roles: "AS", |it, _d| _ = it.insert("here".to_owned(), "h2".to_owned());
         facts: "AS", |it, d| _ = it.insert(apart(d), Value::from(d.count));
         tokens: "", |it, d| _ = it.insert(apart(d), it["license"].clone());
         fact_sites: "", |it, _d| it.clear();
@@ -377,6 +377,17 @@ fn platforms(all: &mut Vec<Field>) {
         ssm: "", |it, d| it.region = Some(d.word.clone());
         slurm: "", |it, d| it.partition = Some(d.word.clone());
     );
+    all.push(Field {
+        // The other host is of the same kind.
+        name: "Platform.roles(apart)",
+        keys: "",
+        change: |w, _d| {
+            let roles = [("here", "h2"), ("far", "h1")];
+            let roles = roles.map(|(role, host)| (role.to_owned(), host.to_owned()));
+            w.platform.roles.extend(roles);
+            true
+        },
+    });
     fields!(all, "Host", Host, w => w.platform.hosts.get_mut("spare").unwrap();
         name: "", |it, d| *it = d.word.clone();
         address: "", |it, d| *it = d.word.clone();

@@ -28,12 +28,13 @@ const RULES: &str = "[measure]\ndoc = \"d\"\nversion = 1\n\
     param.i = { type = \"int\", doc = \"i\" }\n\
     param.word = { type = \"str\", default = \"\", doc = \"w\" }\n\
     env.MODE = \"quick\"\n\
-    roles = { here = {} }\n\
+    roles = { here = {}, there = {} }\n\
     [[measure.service]]\nname = \"server\"\nrole = \"here\"\nrun = \"serve {{ word }}\"\n\
     ready = { log = \"up\", within = \"5s\" }\n\
     [[measure.step]]\nname = \"go\"\nrole = \"here\"\ntimeout = \"1m\"\n\
     run = \"doe measure openai --url http://x --out {{ out.text }}; echo {{ i }}\"\n\
-    [measure.output]\ntext = { path = \"text\" }\n\
+    [[measure.step]]\nname = \"look\"\nrole = \"there\"\ntimeout = \"1m\"\nrun = \"true\"\n\
+    [measure.output]\ntext = { path = \"text\", role = \"here\" }\n\
     [hosts]\nkind = \"probe\"\nfact.tuned = { run = \"uname -r\" }\n\
     [summary]\nkind = \"analysis\"\ndoc = \"d\"\n\
     param.i = { type = \"int\", doc = \"i\" }\n\
@@ -155,6 +156,14 @@ const INPUTS: &[(&str, Edit)] = &[
     ("monitor.", Some(("doe.toml", "\"date\"", "\"uptime\""))),
     ("platform.sim.model_version", None),
     ("platform.sim.", Some(("doe.toml", "seed = 1", "seed = 2"))),
+    (
+        "platform.same_host",
+        Some((
+            "doe.toml",
+            "facts = {",
+            "roles = { there = \"node2\" }\nfacts = {",
+        )),
+    ),
     ("platform.env.", Some(("doe.toml", "\"x\"", "\"y\""))),
     (
         "service.",

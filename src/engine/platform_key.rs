@@ -1,0 +1,102 @@
+//! What of a platform enters the keys: not which machines they are, but what they are like and how
+//! the parts of a measurement lie on them.
+
+use std::collections::BTreeMap;
+
+use doe_cache::{Class, Manifest, Value};
+
+use super::instruments;
+use super::preflight::host_of;
+use crate::plan::model::{Host, Platform};
+use crate::plan::secrets::Secret;
+use crate::rule::model::Rule;
+
+/// What of a platform decides what is measured there; its `env` is of every script.
+pub(super) fn entries(manifest: &mut Manifest, rule: &Rule, platform: &Platform) {
+    let Platform {
+        name: _,     // an alias
+        executor: _, // how scripts get there; the facts say what is there
+        simulated,
+        hosts,
+        roles: _, // placement is recorded; the hosts' facts say what they are, `together` who shares one
+        facts,
+        fact_sites: _,    // where they are written
+        tokens: _,        // who may run beside it; `uses` tells them
+        probing: _,       // what was read is in `facts::key`, by role
+        monitors: _,      // `monitor::entries`, by rule
+        dynamic_ports: _, // addresses
+        cost_per_hour: _, // what it costs is no part of what comes out
+        sim,
+        env: _, // of every node: see `key::surroundings`
+        secrets,
+        ssh: _,   // how scripts get there
+        ssm: _,   // likewise
+        slurm: _, // likewise
+    } = platform;
+    manifest.set("platform.simulated", *simulated, Class::Result);
+    for host in hosts.values() {
+        let Host {
+            name,
+            address: _,
+            gpus,
+            ssh: _,
+            instance: _,
+        } = host;
+        // Known for the record; which host it was does not decide what is measured.
+        manifest.set(
+            format!("platform.host.{name}.gpus"),
+            i64::from(*gpus),
+            Class::Scheduling,
+        );
+    }
+    let together = together(rule, platform);
+    if !together.is_empty() {
+        manifest.set("platform.same_host", Value::List(together), Class::Result);
+    }
+    for (fact, value) in facts {
+        manifest.set(
+            format!("platform.fact.{fact}"),
+            value.clone(),
+            Class::Result,
+        );
+    }
+    for (option, value) in sim {
+        manifest.set(
+            format!("platform.sim.{option}"),
+            value.clone(),
+            Class::Result,
+        );
+    }
+    if *simulated {
+        manifest.set(
+            "platform.sim.model_version",
+            i64::from(instruments::sim_version()),
+            Class::Result,
+        );
+    }
+    // Who may fetch a model decides whether there is a number, never which: for the record.
+    for (variable, Secret { from: _, site: _ }) in secrets {
+        manifest.set(
+            format!("platform.secret.{variable}"),
+            "given",
+            Class::Cosmetic,
+        );
+    }
+}
+
+/// The roles of a rule that are on one host together, each such host a list of them: what goes over
+/// the loopback there goes over the network elsewhere. Nothing where each has a host of its own.
+fn together(rule: &Rule, platform: &Platform) -> Vec<Value> {
+    let mut by_host: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    for role in rule.roles.keys() {
+        if let Some(host) = host_of(platform, role) {
+            let on_it = by_host.entry(&host.name).or_default();
+            on_it.push(Value::from(role.as_str()));
+        }
+    }
+    let mut shared: Vec<Vec<Value>> = by_host.into_values().collect();
+    shared.retain(|roles| roles.len() > 1);
+    // Which host it is says nothing.
+    shared.sort_by_cached_key(|roles| roles[0].to_string());
+    shared.into_iter().map(Value::List).collect()
+}
