@@ -7,7 +7,7 @@ use doe_cache::{Class, Manifest, Value};
 
 use super::instruments;
 use super::preflight::host_of;
-use crate::plan::model::{Host, Platform};
+use crate::plan::model::{Host, Platform, SlurmTable};
 use crate::plan::secrets::Secret;
 use crate::rule::model::Rule;
 
@@ -29,9 +29,9 @@ pub(super) fn entries(manifest: &mut Manifest, rule: &Rule, platform: &Platform)
         sim,
         env: _, // of every node: see `key::surroundings`
         secrets,
-        ssh: _,   // how scripts get there
-        ssm: _,   // likewise
-        slurm: _, // likewise
+        ssh, // how scripts get there, the search path apart
+        ssm, // likewise
+        slurm,
     } = platform;
     manifest.set("platform.simulated", *simulated, Class::Result);
     for host in hosts.values() {
@@ -49,6 +49,13 @@ pub(super) fn entries(manifest: &mut Manifest, rule: &Rule, platform: &Platform)
             Class::Scheduling,
         );
     }
+    // A platform has the table of its executor only.
+    let path = [&ssh.path[..], &ssm.path[..], &slurm.path[..]].concat();
+    if !path.is_empty() {
+        let path = path.iter().map(|folder| Value::from(folder.as_str()));
+        manifest.set("platform.path", Value::List(path.collect()), Class::Result);
+    }
+    slurm_entries(manifest, slurm);
     let together = together(rule, platform);
     if !together.is_empty() {
         manifest.set("platform.same_host", Value::List(together), Class::Result);
@@ -81,6 +88,41 @@ pub(super) fn entries(manifest: &mut Manifest, rule: &Rule, platform: &Platform)
             "given",
             Class::Cosmetic,
         );
+    }
+}
+
+/// What a job is given and which nodes it may be put on; what is not said is the cluster's.
+fn slurm_entries(manifest: &mut Manifest, slurm: &SlurmTable) {
+    let SlurmTable {
+        partition,
+        account: _,     // who pays
+        qos: _,         // when it begins
+        reservation: _, // likewise
+        constraint,
+        cpus,
+        config: _, // how jobs get there
+        gres,
+        service_time_s: _, // a limit
+        together: _,       // how the members of a gang are asked for
+        driver: _,         // where `doe` itself runs
+        root: _,           // a place
+        patience_s: _,     // how long one waits
+        path: _,           // with those of the other executors
+        doe: _,            // instruments have versions
+    } = slurm;
+    let words = [
+        ("constraint", constraint),
+        ("gres", gres),
+        ("partition", partition),
+    ];
+    for (name, word) in words {
+        if let Some(word) = word {
+            let at = format!("platform.slurm.{name}");
+            manifest.set(at, word.as_str(), Class::Result);
+        }
+    }
+    if let Some(cpus) = cpus {
+        manifest.set("platform.slurm.cpus", i64::from(*cpus), Class::Result);
     }
 }
 

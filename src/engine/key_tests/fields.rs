@@ -50,6 +50,8 @@ macro_rules! fields {
     };
 }
 
+mod reached;
+
 /// All of them.
 pub(super) fn all() -> Vec<Field> {
     let mut all = Vec::new();
@@ -59,6 +61,7 @@ pub(super) fn all() -> Vec<Field> {
     judged(&mut all);
     actions(&mut all);
     platforms(&mut all);
+    reached::reached(&mut all);
     looks(&mut all);
     all
 }
@@ -375,7 +378,7 @@ fn platforms(all: &mut Vec<Field>) {
         secrets: "", |it, d| _ = it.insert(apart(d), it["HF_TOKEN"].clone());
         ssh: "", |it, d| it.user = Some(d.word.clone());
         ssm: "", |it, d| it.region = Some(d.word.clone());
-        slurm: "", |it, d| it.partition = Some(d.word.clone());
+        slurm: "", |it, d| it.account = Some(d.word.clone());
     );
     all.push(Field {
         // The other host is of the same kind.
