@@ -673,6 +673,51 @@ fn a_build_killed_at_any_point_leaves_a_whole_store() {
     }
 }
 
+/// What somebody refused is not recorded once more from what its killed run left.
+#[test]
+fn a_refused_result_is_not_taken_from_a_killed_run() {
+    let mut refused = 0;
+    for count in 1.. {
+        let lab = lab("1, 2", false);
+        let ran = lab.path().join("ran");
+        let script = format!(
+            "echo go >> '{}'\nprintf '{{\"schema\": \"probe-v1\"",
+            ran.display()
+        );
+        lab.replace(
+            "rules/lab.toml",
+            "printf '{\"schema\": \"probe-v1\"",
+            &script,
+            1,
+        );
+        let mut command = lab.command(&["build", "//lab:p-1"]);
+        let fault = format!("before-commit:{count}:kill");
+        let ended = command.env("DOE_FAULT", &fault).output().unwrap();
+        if ended.status.success() {
+            break;
+        }
+        let words = [
+            "cache",
+            "quarantine",
+            "//lab:p-1",
+            "--reason",
+            "the fan was off",
+        ];
+        if lab.doe(&words).code != 0 {
+            // It had not come to be stored.
+            continue;
+        }
+        refused += 1;
+        let built = lab.doe(&["build", "//lab:p-1", "--json"]).ok().summary();
+        assert_eq!(built["ok"], 1, "{fault}: {built}");
+        let ran = std::fs::read_to_string(ran).unwrap();
+        assert_eq!(ran, "go\ngo\n", "{fault}");
+        lab.doe(&["cache", "verify"]).ok();
+        lab.assert_nothing_runs();
+    }
+    assert!(refused > 0, "no kill left a record");
+}
+
 /// A disk that refuses once is asked again, with everything that was to be written.
 #[test]
 fn a_disk_that_refuses_once_costs_no_result() {

@@ -240,6 +240,19 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The records of a label that are refused.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn refused_of(&self, label: &str) -> Result<Vec<Record>> {
+        let whole = |path: &PathBuf| named_by(path).is_some_and(|record| is_whole(path, &record));
+        let files = records(self.layout())?.into_iter().filter(whole);
+        let read = files.filter_map(|path| Record::from_bytes(&fs::read(path).ok()?).ok());
+        Ok(read.filter(|record| record.label == label).collect())
+    }
+}
+
 #[cfg(test)]
 #[path = "quarantine_tests.rs"]
 mod tests;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
-use doe_cache::{Digest, Filter, Run, RunStatus, Store};
+use doe_cache::{Digest, Filter, Record, Run, RunStatus, Store};
 
 use super::ending::Stuck;
 pub use super::ending::cancel;
@@ -197,6 +197,9 @@ impl Remains {
                             remains.recorded.insert(intent.label.clone(), record);
                             Standing::Torn("its result is stored".into())
                         }
+                        None if was_refused(store, &intent)? => {
+                            Standing::Torn("its result was refused".into())
+                        }
                         None => remains.standing(&intent, within).await?,
                     };
                     remains.nodes.push(LeftNode { intent, standing });
@@ -380,12 +383,20 @@ fn record_of(store: &Store, intent: &NodeIntent) -> Result<Option<Digest>> {
     let mut found = found.iter().filter(|it| it.action_key == intent.action);
     let is_it = found.find(|it| {
         // One that cannot be read is as good as not there.
-        store.record(&it.record).is_ok_and(|record| {
-            record.attempt == intent.attempt
-                && record.timings.started_unix_ms == intent.acquired_unix_ms
-        })
+        (store.record(&it.record)).is_ok_and(|record| is_of(&record, intent))
     });
     Ok(is_it.map(|it| it.record))
+}
+
+/// Whether somebody refused the record of this execution: it is not to be made once more of what is
+/// left of it.
+fn was_refused(store: &Store, intent: &NodeIntent) -> Result<bool> {
+    let mut refused = store.refused_of(&intent.label)?.into_iter();
+    Ok(refused.any(|record| record.action_key == intent.action && is_of(&record, intent)))
+}
+
+fn is_of(record: &Record, intent: &NodeIntent) -> bool {
+    record.attempt == intent.attempt && record.timings.started_unix_ms == intent.acquired_unix_ms
 }
 
 /// Whether what ended then was there until the last step ended, whatever their clocks.
