@@ -332,6 +332,32 @@ fn a_damaged_input_is_made_again_by_the_build_that_needs_it() {
     lab.assert_nothing_runs();
 }
 
+/// Results of two executions that are byte for byte the same lie in one file: when that is damaged
+/// neither stands for anything.
+#[test]
+fn damage_that_two_results_share_is_made_good_by_one_build() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    let plain = "printf '{\"schema\": \"probe-v1\"";
+    let other = format!("{{# same #}}{plain}");
+    lab.replace("rules/lab.toml", plain, &other, 1);
+    lab.doe(&["build", "//..."]).ok();
+    lab.doe(&["build", "//lab:p-1", "--rerun"]).ok();
+    lab.replace("rules/lab.toml", &other, plain, 1);
+    // The sum is to run, and would read it.
+    lab.replace("rules/lab.toml", "$(grep -c", "$(grep  -c", 1);
+    let (_, path, good) = spoil(&lab);
+    let built = lab.doe(&["build", "//...", "--json"]).ok().summary();
+    assert_eq!(
+        (&built["ok"], &built["reused"]),
+        (&2.into(), &1.into()),
+        "{built}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), good);
+    lab.doe(&["cache", "verify"]).ok();
+    lab.assert_nothing_runs();
+}
+
 /// A build with nothing to do reads no result but those that it shows.
 #[test]
 fn a_damaged_result_that_is_shown_is_made_again() {

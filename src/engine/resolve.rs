@@ -223,6 +223,25 @@ impl<'s> Told<'s> {
         }
     }
 
+    /// Whether a record may stand for something: a blob that turned out to be damaged takes every
+    /// record with it that has it too, which a snapshot of before does not know.
+    fn may_stand(&self, record: &Digest) -> Result<bool> {
+        let mut waiting = self.records.iter();
+        Ok(waiting.any(|it| it.digest() == *record) || self.store.is_usable(record)?)
+    }
+
+    /// Takes links out whose records were lost since; which these are.
+    pub(super) fn lost(&mut self) -> Result<Vec<Digest>> {
+        let mut lost = Vec::new();
+        for link in &self.links {
+            if !self.may_stand(&link.record)? {
+                lost.push(link.record);
+            }
+        }
+        self.links.retain(|link| !lost.contains(&link.record));
+        Ok(lost)
+    }
+
     /// Makes all of it durable.
     pub(super) fn write(&mut self) -> Result<()> {
         if self.links.is_empty() && self.records.is_empty() {
@@ -265,6 +284,10 @@ pub(super) fn reuse(
         .current(&text)
         .map(|summary| summary.record);
     if hit == Hit::Action || stands != Some(record) {
+        if !told.may_stand(&record)? {
+            let what = format!("a record `{}` that may be reused", record.short());
+            return Err(doe_cache::Error::not_found(what).into());
+        }
         let spec_key = keyed.spec.key();
         decider.learn_link(spec_key, &record, label);
         told.links.push(Link {

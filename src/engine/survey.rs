@@ -45,6 +45,10 @@ pub(super) fn survey(
     loop {
         let mut told = Told::new(store);
         let found = look(&mut told, decider, run_id, wanted, &mut rejudged);
+        // What shares what was found to be damaged is lost with it.
+        for record in told.lost()? {
+            decider.lose(record);
+        }
         // Judged anew is judged anew, whatever else was found.
         told.write()?;
         let (damaged, error) = match found? {
