@@ -75,7 +75,7 @@ impl Out {
 
     /// Writes one line.
     pub fn line(&mut self, text: impl std::fmt::Display) -> Result<()> {
-        writeln!(self, "{text}").map_err(closed)
+        writeln!(self, "{}", harmless(text.to_string())).map_err(closed)
     }
 
     /// Writes one JSON document on one line.
@@ -90,7 +90,7 @@ impl Out {
     pub fn note(&mut self, text: impl std::fmt::Display) {
         // A note that nobody can read is not a reason to fail.
         let _ = self.flush();
-        let text = format!("{text}\n");
+        let text = harmless(format!("{text}\n"));
         let _ = std::io::stderr().write_all(text.as_bytes());
         if let Some(copy) = &mut self.copy {
             copy.notes.push_str(&text);
@@ -139,6 +139,33 @@ impl Write for Out {
     }
 }
 
+/// A text without what moves a cursor, clears a screen or renames a window: names and comments come
+/// from bundles and programs. Escapes that only colour stay, for we write such ourselves.
+fn harmless(text: String) -> String {
+    let moves = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(moves) {
+        return text;
+    }
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find(moves) {
+        shown.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let first = rest.chars().next().map_or(0, char::len_utf8);
+        let colour = colour(rest);
+        shown.push_str(&rest[..colour.unwrap_or(0)]);
+        rest = &rest[colour.unwrap_or(first)..];
+    }
+    shown + rest
+}
+
+/// How long the escape is with which a text begins, when all it does is to colour.
+fn colour(text: &str) -> Option<usize> {
+    let numbers = text.strip_prefix("\x1b[")?;
+    let end = numbers.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    numbers[end..].starts_with('m').then_some(2 + end + 1)
+}
+
 /// The error of a write; a reader that went away is none.
 pub fn closed(error: std::io::Error) -> Error {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
@@ -162,4 +189,23 @@ pub fn table<const N: usize>(header: [&str; N]) -> comfy_table::Table {
 pub fn write_json(path: &std::path::Path, value: &serde_json::Value) -> Result<()> {
     let text = format!("{value:#}\n");
     doe_cache::replace(path, text.as_bytes()).map_err(|e| Error::io("write", path, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_colours_reach_a_terminal() {
+        for (text, shown) in [
+            ("a\tb\nünï", "a\tb\nünï"),
+            ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
+            ("\x1b[1;32mok\x1b[m", "\x1b[1;32mok\x1b[m"),
+            ("for you\x1b[2J\x1b]0;mine\x07", "for you[2J]0;mine"),
+            ("50%\r100%\u{9b}2J\x1b", "50%100%2J"),
+            ("\x1b[3", "[3"),
+        ] {
+            assert_eq!(harmless(text.to_owned()), shown);
+        }
+    }
 }

@@ -146,6 +146,9 @@ pub fn verify(place: &Place, args: &Verify, out: &mut Out) -> Result<u8> {
                 out.note(format!("note: {error}; damage is only told"));
                 (place.reading()?, None)
             }
+            Err(error) if error.code == "store-read-only" => {
+                return Err(error.hint("`--dry-run` only looks"));
+            }
             Err(error) => return Err(error),
         },
     };
@@ -180,6 +183,9 @@ pub fn verify(place: &Place, args: &Verify, out: &mut Out) -> Result<u8> {
             bytes(report.bytes),
             report.others,
             match report.damage.len() {
+                0 if report.records + report.blobs == 0 && args.sample.is_some() => {
+                    "the sample drew nothing; ask for a larger share".to_owned()
+                }
                 0 => "all is well".to_owned(),
                 1 => "1 is damaged".to_owned(),
                 count => format!("{count} are damaged"),
