@@ -91,10 +91,10 @@ pub(super) fn entries(manifest: &mut Manifest, rule: &Rule, platform: &Platform)
     }
 }
 
-/// What a job is given and which nodes it may be put on; what is not said is the cluster's.
+/// What a job is given and what its nodes must have; what is not said is the cluster's.
 fn slurm_entries(manifest: &mut Manifest, slurm: &SlurmTable) {
     let SlurmTable {
-        partition,
+        partition: _,   // which of the cluster's nodes; as for hosts, facts say what they are
         account: _,     // who pays
         qos: _,         // when it begins
         reservation: _, // likewise
@@ -110,11 +110,7 @@ fn slurm_entries(manifest: &mut Manifest, slurm: &SlurmTable) {
         path: _,           // with those of the other executors
         doe: _,            // instruments have versions
     } = slurm;
-    let words = [
-        ("constraint", constraint),
-        ("gres", gres),
-        ("partition", partition),
-    ];
+    let words = [("constraint", constraint), ("gres", gres)];
     for (name, word) in words {
         if let Some(word) = word {
             let at = format!("platform.slurm.{name}");

@@ -31,7 +31,7 @@ pub(super) fn reached(all: &mut Vec<Field>) {
         doe: "", |it, d| *it = Some(d.word.clone());
     );
     fields!(all, "SlurmTable", SlurmTable, w => w.platform.slurm;
-        partition: "AS", |it, d| *it = Some(d.word.clone());
+        partition: "", |it, d| *it = Some(d.word.clone());
         account: "", |it, d| *it = Some(d.word.clone());
         qos: "", |it, d| *it = Some(d.word.clone());
         reservation: "", |it, d| *it = Some(d.word.clone());
