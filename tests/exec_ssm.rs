@@ -132,7 +132,7 @@ async fn a_start_says_what_it_is_and_how_long_it_may_take() {
     // Its own limit, the grace, and the way there.
     assert_eq!(
         start[0].execution_timeout,
-        Duration::from_secs(120 + 2 + 120)
+        Duration::from_secs(120 + 4 + 120)
     );
     assert!(sent.iter().all(|c| c.document == "AWS-RunShellScript"));
     // Neither the credentials nor anything of the plan is in what the service is told.
