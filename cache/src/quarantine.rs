@@ -251,14 +251,6 @@ impl Store {
         let read = files.filter_map(|path| Record::from_bytes(&fs::read(path).ok()?).ok());
         Ok(read.filter(|record| record.label == label).collect())
     }
-
-    /// Whether a record is there and may be reused, as the store has it now.
-    ///
-    /// # Errors
-    /// From the index.
-    pub fn is_usable(&self, record: &Digest) -> Result<bool> {
-        crate::read::is_usable(&self.index(), record)
-    }
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ impl<'s> Told<'s> {
     /// record with it that has it too, which a snapshot of before does not know.
     fn may_stand(&self, record: &Digest) -> Result<bool> {
         let mut waiting = self.records.iter();
-        Ok(waiting.any(|it| it.digest() == *record) || self.store.is_usable(record)?)
+        Ok(waiting.any(|it| it.digest() == *record) || self.store.has_usable(record)?)
     }
 
     /// Takes links out whose records were lost since; which these are.
