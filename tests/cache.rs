@@ -1019,10 +1019,23 @@ fn a_bundle_goes_where_it_is_sent_or_it_is_said_why_not() {
         lacking.stderr
     );
     assert!(!lab.path().join("x").exists());
-    // A plan that is not sound keeps nobody from looking at what is stored.
+    // A plan that is not sound keeps nobody from looking at what is stored, and a collection says what
+    // it does not know.
+    assert_eq!(lab.doe(&["cache", "gc"]).ok().stderr, "");
     lab.write("plans/lab.toml", "[plan]\ntitel = 1\n");
     lab.doe(&["cache", "show", "//lab:p-1"]).ok();
     lab.doe(&["cache", "why", "//lab:sum"]).ok();
+    let told = lab.doe(&["cache", "gc"]).ok().stderr;
+    assert!(
+        told.contains("what the plans would reuse is not known"),
+        "{told}"
+    );
+    // Nobody can take the lock here.
+    std::fs::remove_file(lab.path().join(".doe/lock")).unwrap();
+    std::fs::create_dir(lab.path().join(".doe/lock")).unwrap();
+    let told = lab.doe(&["cache", "verify"]).exits(4).stderr;
+    assert!(told.contains("`--dry-run` only looks"), "{told}");
+    lab.doe(&["cache", "verify", "--dry-run"]).exits(7);
 }
 
 #[test]

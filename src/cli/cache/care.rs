@@ -1,10 +1,11 @@
 //! Looking after the store: check it, collect what nobody wants, pin, refuse, make the index
 //! again.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use doe_cache::{Damage, GcLimits, Store, VerifyOptions, WriterLock};
+use doe_cache::{Damage, Digest, GcLimits, Store, VerifyOptions, WriterLock};
 use serde_json::json;
 
 use super::look::when;
@@ -146,7 +147,8 @@ pub fn verify(place: &Place, args: &Verify, out: &mut Out) -> Result<u8> {
                 out.note(format!("note: {error}; damage is only told"));
                 (place.reading()?, None)
             }
-            Err(error) if error.code == "store-read-only" => {
+            // Whoever can only read can still be told.
+            Err(error) if error.kind == Kind::Infra => {
                 return Err(error.hint("`--dry-run` only looks"));
             }
             Err(error) => return Err(error),
@@ -237,6 +239,17 @@ fn told(damage: &Damage) -> String {
     )
 }
 
+/// What the plans would reuse. Where nobody can say, that is told: a collection goes on, as old
+/// results must be removable when the plans are gone.
+fn called_for(planned: &Planned<'_>, store: &Store, out: &mut Out) -> BTreeSet<Digest> {
+    planned.on_any_platform(store).unwrap_or_else(|error| {
+        out.note(format!(
+            "warning: what the plans would reuse is not known and not kept for that: {error}"
+        ));
+        BTreeSet::new()
+    })
+}
+
 /// Collects.
 pub fn gc(place: &Place, planned: &Planned<'_>, args: &Gc, out: &mut Out) -> Result<()> {
     let now = SystemTime::now()
@@ -252,13 +265,13 @@ pub fn gc(place: &Place, planned: &Planned<'_>, args: &Gc, out: &mut Out) -> Res
     };
     let plan = if args.delete {
         let (store, lock) = place.writing(&args.waiting, out)?;
-        limits.keep = planned.on_any_platform(&store);
+        limits.keep = called_for(planned, &store, out);
         let plan = store.gc_plan(&limits, &intent::in_use(&store)?)?;
         store.gc_sweep(&lock, &plan)?;
         plan
     } else {
         let store = place.reading()?;
-        limits.keep = planned.on_any_platform(&store);
+        limits.keep = called_for(planned, &store, out);
         store.gc_plan(&limits, &intent::in_use(&store)?)?
     };
     if out.json {
@@ -306,7 +319,7 @@ pub fn gc(place: &Place, planned: &Planned<'_>, args: &Gc, out: &mut Out) -> Res
     ))?;
     if let Some(most) = args.max_size.filter(|most| plan.kept_bytes > *most) {
         out.line(format!(
-            "that is more than {}: what is left is pinned or stands for a label",
+            "that is more than {}: what is left is pinned, stands for a label or would be reused",
             bytes(most)
         ))?;
     }
@@ -341,8 +354,8 @@ pub fn quarantine(
     if out.json {
         return Ok(());
     }
-    let next = match planned.workspace() {
-        Some(_) => planned.record(&store, &record.label),
+    let next = match planned.record(&store, &record.label) {
+        Some(next) => next,
         None => {
             let snapshot = store.bulk()?;
             let next = snapshot.current(&record.label);

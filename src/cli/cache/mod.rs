@@ -175,7 +175,7 @@ fn of_label(store: &Store, planned: &Planned<'_>, label: &str) -> Result<Digest>
     let snapshot = store.bulk()?;
     // Who has nothing under a label is not made to wait for the plans.
     if snapshot.latest(label).is_some()
-        && let Some(record) = planned.record(store, label)
+        && let Some(Some(record)) = planned.record(store, label)
     {
         return Ok(record);
     }

@@ -41,58 +41,69 @@ impl<'g> Planned<'g> {
         }
     }
 
-    /// What a build would take for a label, on the platform that the options name.
-    pub(super) fn record(&self, store: &Store, label: &str) -> Option<Digest> {
+    /// What a build on the platform that the options name would take for a label; nothing where it
+    /// would run. `None`: the plans do not have it, or are not sound.
+    pub(super) fn record(&self, store: &Store, label: &str) -> Option<Option<Digest>> {
         let only = |graph: &Graph<'_>, node: NodeId| graph.label(node).to_string() == label;
-        self.reused(store, only).ok()??.remove(label)
+        self.taken(store, only).ok()??.remove(label)
     }
 
     /// What a build would take, by label.
     pub(super) fn records(&self, store: &Store) -> BTreeMap<String, Digest> {
-        let found = self.reused(store, |_, _| true);
-        found.ok().flatten().unwrap_or_default()
+        let found = self.taken(store, |_, _| true);
+        let found = found.ok().flatten().unwrap_or_default().into_iter();
+        found
+            .filter_map(|(label, record)| Some((label, record?)))
+            .collect()
     }
 
     /// What builds would take, on whatever platform.
-    pub(super) fn on_any_platform(&self, store: &Store) -> BTreeSet<Digest> {
-        let Some(workspace) = self.workspace() else {
-            return BTreeSet::new();
-        };
-        let platforms = workspace.platforms.values();
-        let found = platforms.filter_map(|platform| {
-            let found = reused(store, workspace, platform, |_, _| true);
-            found.ok()
-        });
-        found.flat_map(BTreeMap::into_values).collect()
+    ///
+    /// # Errors
+    /// The plans are not sound, or cannot be decided on: what they would take is not known then.
+    pub(super) fn on_any_platform(&self, store: &Store) -> Result<BTreeSet<Digest>> {
+        let workspace = session::workspace(self.global)?;
+        let mut found = BTreeSet::new();
+        for platform in workspace.platforms.values() {
+            let taken = taken(store, &workspace, platform, |_, _| true)?;
+            found.extend(taken.into_values().flatten());
+        }
+        Ok(found)
     }
 
-    fn reused(
+    fn taken(
         &self,
         store: &Store,
         of: impl Fn(&Graph<'_>, NodeId) -> bool,
-    ) -> Result<Option<BTreeMap<String, Digest>>> {
+    ) -> Result<Option<Taken>> {
         let Some(workspace) = self.workspace() else {
             return Ok(None);
         };
         let platform = session::platform(self.global, workspace)?;
-        reused(store, workspace, platform, of).map(Some)
+        taken(store, workspace, platform, of).map(Some)
     }
 }
 
+/// By label: the record that a build would take; nothing where it would run.
+type Taken = BTreeMap<String, Option<Digest>>;
+
 /// What a build on a platform would take, of the nodes that are asked for.
-fn reused(
+fn taken(
     store: &Store,
     workspace: &Workspace,
     platform: &Platform,
     of: impl Fn(&Graph<'_>, NodeId) -> bool,
-) -> Result<BTreeMap<String, Digest>> {
+) -> Result<Taken> {
     let graph = session::graph(workspace)?;
     let decider = session::decider(&graph, platform, store)?;
     let nodes: Vec<NodeId> = graph.nodes().filter(|&node| of(&graph, node)).collect();
     let decisions = decider.plan(&nodes)?.into_iter();
-    let found = decisions.filter_map(|(node, decision)| match decision {
-        Decision::Reuse { record, .. } => Some((graph.label(node).to_string(), record)),
-        _ => None,
+    let found = decisions.map(|(node, decision)| {
+        let record = match decision {
+            Decision::Reuse { record, .. } => Some(record),
+            _ => None,
+        };
+        (graph.label(node).to_string(), record)
     });
     Ok(found.collect())
 }
