@@ -1093,6 +1093,7 @@ fn why_tells_each_result_where_it_is_nearest() {
     let near = needs(&told, "//lab:x");
     assert_eq!(needs(&near, "//lab:p-1")["rule"], "lab.probe", "{told}");
     assert_eq!(needs(&needs(&told, "//lab:a"), "//lab:x").get("rule"), None);
+    assert_eq!(why(&usize::MAX.to_string()), why("3"));
     let told = why("1");
     assert_eq!(needs(&told, "//lab:a")["rule"], "lab.count");
     assert_eq!(

@@ -196,6 +196,9 @@ fn steps(
     let mut steps = BTreeMap::from([(from, 0)]);
     let mut next = vec![record.clone()];
     for step in 1..=most {
+        if next.is_empty() {
+            break;
+        }
         let mut further = Vec::new();
         for (label, output) in next.iter().flat_map(Record::needs) {
             let Some(made) = store.by_output(&output, &label)? else {
