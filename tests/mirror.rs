@@ -563,9 +563,28 @@ fn writers_at_the_same_time_do_no_harm() {
             (0, vec![]),
             "{kind:?}"
         );
+        // Outputs are fetched by whoever asks for one; where a result came from is told.
+        let listed = reader.doe(&["cache", "ls", "--json"]).ok().json();
+        let record = listed[0]["record"].as_str().unwrap();
+        let why = reader.doe(&["cache", "why", record, "--json"]).ok().json();
+        assert_eq!(why["mirror"], format!("s3://{BUCKET}/doe"), "{kind:?}");
+        let shown = reader.doe(&["cache", "show", record]).ok().json();
+        let outputs = shown["outputs"].as_object().unwrap().values();
+        for output in outputs {
+            let blob = output["digest"].as_str().unwrap();
+            let shown = reader.doe(&["cache", "show", blob, "--json"]).ok().json();
+            assert_eq!(shown["size_bytes"], output["size_bytes"], "{kind:?}");
+        }
+        let bundle = reader.workspace.path().join("all.tar.gz");
+        let export = ["cache", "export", "//t:all", "--json", "-o"];
+        let export = [&export[..], &[bundle.to_str().unwrap()]].concat();
+        let lacking = reader.doe(&export).exits(2).stderr;
+        assert!(lacking.contains("cache pull --blobs"), "{lacking}");
         // Every result of every writer is there, not only the last one's.
         let pulled = reader.doe(&["cache", "pull", "--blobs", "--json"]).ok();
         assert_eq!(pulled.json()["failed"].as_array().unwrap().len(), 0);
+        let exported = reader.doe(&export).ok().json();
+        assert_eq!(exported["left_out"], serde_json::json!([]), "{exported}");
         let stats = reader.doe(&["cache", "stats", "--json"]).ok().json();
         assert_eq!(stats["records"], 6 * SMALL, "{kind:?}");
         reader.assert_store_is_sound();

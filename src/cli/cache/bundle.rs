@@ -86,8 +86,7 @@ pub fn export(store: &Store, planned: &Planned<'_>, args: &Export, out: &mut Out
         let what = format!("`{file}` names no file");
         return Err(Error::new(Kind::Usage, "bad-path", what));
     }
-    let lacking = fetch(store, &chosen)?;
-    if lacking == chosen.len() {
+    if lacking(store, &chosen)? == chosen.len() {
         let what = "an output or a log is missing of every result that is asked for";
         return Err(Error::new(Kind::Usage, "store-not-found", what)
             .hint("`doe cache pull --blobs` fetches what the mirror has"));
@@ -115,16 +114,14 @@ pub fn export(store: &Store, planned: &Planned<'_>, args: &Export, out: &mut Out
     ))
 }
 
-/// Fetches what is only in the mirror. How many records lack something all the same.
-fn fetch(store: &Store, records: &BTreeSet<Digest>) -> Result<usize> {
+/// How many records lack an output or a log here; it may be in the mirror.
+fn lacking(store: &Store, records: &BTreeSet<Digest>) -> Result<usize> {
     let mut lacking = 0;
     for record in records {
         let record = store.record(record)?;
         let outputs = record.outputs.values().map(|output| output.digest);
         let mut blobs = outputs.chain(record.logs.iter().map(|log| log.digest));
-        // What is here is read, and verified, when it is packed.
-        let here = |blob| store.cas().contains(&blob) || store.blob_path(&blob).is_ok();
-        lacking += usize::from(!blobs.all(here));
+        lacking += usize::from(!blobs.all(|blob| store.cas().contains(&blob)));
     }
     Ok(lacking)
 }

@@ -110,9 +110,7 @@ pub fn run(global: &Global, args: &CacheArgs, out: &mut Out) -> Result<u8> {
         Question::Unpin(unpin) => pins::unpin(&place, &planned, unpin, out)?,
         Question::Quarantine(it) => care::quarantine(&place, &planned, it, out)?,
         Question::Rebuild(rebuild) => return care::rebuild(&place, rebuild, out),
-        Question::Export(export) => {
-            bundle::export(&place.reading_with_mirror(&planned)?, &planned, export, out)?;
-        }
+        Question::Export(export) => bundle::export(&place.reading()?, &planned, export, out)?,
         Question::Import(import) => bundle::import(&place, import, out)?,
         Question::Push => {
             return super::mirror::push(global, &session::workspace(global)?, out);
