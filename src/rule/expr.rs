@@ -23,9 +23,10 @@ pub struct Expr {
 }
 
 #[derive(Debug)]
-struct Code {
+pub(super) struct Code {
     compiled: minijinja::Expression<'static, 'static>,
-    vars: BTreeSet<String>,
+    /// The variables that it mentions.
+    pub(super) vars: BTreeSet<String>,
     mentions: Mentions,
     comparisons: Vec<Comparison>,
 }
@@ -45,7 +46,7 @@ enum Side {
     Literal(ValueKind),
 }
 
-static COMPILED: Compiled<String, Code> = Compiled::new();
+static COMPILED: Compiled<Code> = Compiled::new();
 
 impl Expr {
     /// Compiles an expression.
@@ -53,18 +54,9 @@ impl Expr {
     /// # Errors
     /// `bad-expression`: it cannot be read, or uses a filter or test that does not exist.
     pub fn compile(text: &Text) -> Result<Self, Diagnostic> {
-        jinja::check_length(text, "this expression")?;
-        if text.text.trim().is_empty() {
-            return Err(
-                Diagnostic::error("bad-expression", "an expression is missing here")
-                    .at(text.site.clone(), "")
-                    .hint("write a condition such as `prompt_tokens > 1024`"),
-            );
-        }
-        let code = COMPILED.get(text.text.clone(), || code(text))?;
         Ok(Self {
+            code: compiled(text)?,
             text: text.clone(),
-            code,
         })
     }
 
@@ -109,29 +101,7 @@ impl Expr {
     /// `undefined-variable`, `wrong-type` for a comparison of different kinds of things, or
     /// `expression-failed`.
     pub fn eval(&self, scope: &Scope) -> Result<Value, Diagnostic> {
-        if let Some(name) = self.code.vars.iter().find(|name| !scope.has(name)) {
-            return Err(jinja::undefined(
-                &self.text,
-                &self.code.mentions,
-                name,
-                scope.names(),
-            ));
-        }
-        for comparison in &self.code.comparisons {
-            self.check_kinds(comparison, scope)?;
-        }
-        let value = jinja::guarded(|| {
-            let value = self.code.compiled.eval(scope.context())?;
-            Ok(from_jinja(&value))
-        })
-        .map_err(|error| jinja::finding(&self.text, "expression", &error))?;
-        value.map_err(|why| {
-            Diagnostic::error(
-                "expression-failed",
-                format!("this expression has no usable value: {why}"),
-            )
-            .at(self.text.site.clone(), "")
-        })
+        self.code.eval(&self.text, scope)
     }
 
     /// Whether it holds. A list or table holds when something is in it.
@@ -154,43 +124,86 @@ impl Expr {
             .hint("compare it with something: `==`, `<`, `in`, ...")),
         }
     }
+}
 
-    fn check_kinds(&self, comparison: &Comparison, scope: &Scope) -> Result<(), Diagnostic> {
-        let kind = |side: &Side| match side {
-            Side::Path(path) => scope.kind_of(path),
-            Side::Literal(kind) => Some(*kind),
-        };
-        let (Some(left), Some(right)) = (kind(&comparison.left), kind(&comparison.right)) else {
-            return Ok(());
-        };
-        // Whether something is none is a fair question; whether none is greater is not.
-        let none = left == ValueKind::None || right == ValueKind::None;
-        let list = |kind| matches!(kind, ValueKind::Seq | ValueKind::Iterable);
-        if left == right || (none && !comparison.ordered) || (list(left) && list(right)) {
-            return Ok(());
-        }
-        let name = |side: &Side, kind: ValueKind| match side {
-            Side::Path(path) => format!("`{}` ({})", path.join("."), kind_name(kind)),
-            Side::Literal(kind) => kind_name(*kind).to_owned(),
-        };
-        let mut diagnostic = Diagnostic::error(
-            "wrong-type",
-            format!(
-                "{} cannot be compared with {}",
-                name(&comparison.left, left),
-                name(&comparison.right, right)
-            ),
-        )
-        .at(self.text.locate(comparison.range.clone()), "");
-        if left == ValueKind::String && right == ValueKind::Number
-            || left == ValueKind::Number && right == ValueKind::String
-        {
-            diagnostic = diagnostic.hint("texts stand in quotes, numbers do not");
-        } else {
-            diagnostic = diagnostic.hint("only things of one kind can be compared");
-        }
-        Err(diagnostic)
+/// [`Expr::compile`] and [`Expr::eval`] in one, without an expression that is kept.
+pub(super) fn eval(text: &Text, scope: &Scope) -> Result<Value, Diagnostic> {
+    compiled(text)?.eval(text, scope)
+}
+
+/// What a text compiles to.
+pub(super) fn compiled(text: &Text) -> Result<Arc<Code>, Diagnostic> {
+    jinja::check_length(text, "this expression")?;
+    if text.text.trim().is_empty() {
+        return Err(
+            Diagnostic::error("bad-expression", "an expression is missing here")
+                .at(text.site.clone(), "")
+                .hint("write a condition such as `prompt_tokens > 1024`"),
+        );
     }
+    COMPILED.get(&text.text, || code(text))
+}
+
+impl Code {
+    /// As [`Expr::eval`]; `text` is what the code was made of.
+    pub(super) fn eval(&self, text: &Text, scope: &Scope) -> Result<Value, Diagnostic> {
+        if let Some(name) = self.vars.iter().find(|name| !scope.has(name)) {
+            let known = scope.names();
+            return Err(jinja::undefined(text, &self.mentions, name, known));
+        }
+        for comparison in &self.comparisons {
+            check_kinds(text, comparison, scope)?;
+        }
+        let value = jinja::guarded(|| {
+            let value = self.compiled.eval(scope.context())?;
+            Ok(from_jinja(&value))
+        })
+        .map_err(|error| jinja::finding(text, "expression", &error))?;
+        value.map_err(|why| {
+            Diagnostic::error(
+                "expression-failed",
+                format!("this expression has no usable value: {why}"),
+            )
+            .at(text.site.clone(), "")
+        })
+    }
+}
+
+fn check_kinds(text: &Text, comparison: &Comparison, scope: &Scope) -> Result<(), Diagnostic> {
+    let kind = |side: &Side| match side {
+        Side::Path(path) => scope.kind_of(path),
+        Side::Literal(kind) => Some(*kind),
+    };
+    let (Some(left), Some(right)) = (kind(&comparison.left), kind(&comparison.right)) else {
+        return Ok(());
+    };
+    // Whether something is none is a fair question; whether none is greater is not.
+    let none = left == ValueKind::None || right == ValueKind::None;
+    let list = |kind| matches!(kind, ValueKind::Seq | ValueKind::Iterable);
+    if left == right || (none && !comparison.ordered) || (list(left) && list(right)) {
+        return Ok(());
+    }
+    let name = |side: &Side, kind: ValueKind| match side {
+        Side::Path(path) => format!("`{}` ({})", path.join("."), kind_name(kind)),
+        Side::Literal(kind) => kind_name(*kind).to_owned(),
+    };
+    let mut diagnostic = Diagnostic::error(
+        "wrong-type",
+        format!(
+            "{} cannot be compared with {}",
+            name(&comparison.left, left),
+            name(&comparison.right, right)
+        ),
+    )
+    .at(text.locate(comparison.range.clone()), "");
+    if left == ValueKind::String && right == ValueKind::Number
+        || left == ValueKind::Number && right == ValueKind::String
+    {
+        diagnostic = diagnostic.hint("texts stand in quotes, numbers do not");
+    } else {
+        diagnostic = diagnostic.hint("only things of one kind can be compared");
+    }
+    Err(diagnostic)
 }
 
 fn code(text: &Text) -> Result<Code, Diagnostic> {

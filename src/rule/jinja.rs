@@ -2,10 +2,10 @@
 //! limits they run under. Evaluation is a pure function of the text and the scope: nothing here
 //! reads a clock, a file, the environment or a random number.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value as Jinja, ValueKind};
@@ -116,7 +116,7 @@ pub(super) const TESTS: &[&str] = &[
 pub(super) const FUNCTIONS: &[&str] = &["range"];
 
 /// How values print.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// As they are: environment values, URLs, ids.
     Plain,
@@ -158,7 +158,7 @@ fn build(mode: Mode) -> Environment<'static> {
         env.remove_global(name);
     }
     env.add_filter("raw", |value: Jinja| -> Result<Jinja, Error> {
-        Ok(Jinja::from_safe_string(plain(&value)?))
+        Ok(Jinja::from_safe_string(plain(&value)?.into_owned()))
     });
     env.add_filter("json", |value: Jinja| -> Result<String, Error> {
         serde_json::to_string(&value)
@@ -169,28 +169,28 @@ fn build(mode: Mode) -> Environment<'static> {
 }
 
 fn print(mode: Mode, out: &mut Output, _: &mut State, value: &Jinja) -> Result<(), Error> {
-    let text = match mode {
-        Mode::Plain => plain(value)?,
-        Mode::Shell if value.is_safe() => plain(value)?,
+    let written = match mode {
+        Mode::Plain => out.write_str(&plain(value)?),
+        Mode::Shell if value.is_safe() => out.write_str(&plain(value)?),
         Mode::Shell => match value.kind() {
             ValueKind::Seq | ValueKind::Iterable => {
                 let mut words = Vec::new();
                 for item in value.try_iter()? {
                     words.push(shell::quote(&plain(&item)?).into_owned());
                 }
-                words.join(" ")
+                out.write_str(&words.join(" "))
             }
             // The silence of an `if` without `else` is no word, not an empty one.
-            ValueKind::Undefined => String::new(),
-            _ => shell::quote(&plain(value)?).into_owned(),
+            ValueKind::Undefined => Ok(()),
+            _ => out.write_str(&shell::quote(&plain(value)?)),
         },
     };
-    out.write_str(&text).map_err(Error::from)
+    written.map_err(Error::from)
 }
 
 /// A value as text. Whole numbers print without a fraction whatever they were made by; tables and
 /// lists have no one obvious form and are refused.
-fn plain(value: &Jinja) -> Result<String, Error> {
+fn plain(value: &Jinja) -> Result<Cow<'_, str>, Error> {
     let refuse = |what: &str, how: &str| {
         let message = format!("{what} has no one way to be printed\n{how}");
         Err(Error::new(ErrorKind::InvalidOperation, message))
@@ -199,7 +199,7 @@ fn plain(value: &Jinja) -> Result<String, Error> {
         ValueKind::Number if !value.is_integer() => {
             let number = f64::try_from(value.clone())?;
             if number.is_finite() {
-                Ok(format!("{number}"))
+                Ok(format!("{number}").into())
             } else {
                 let message = format!("{value} is not a finite number");
                 Err(Error::new(ErrorKind::InvalidOperation, message))
@@ -207,11 +207,14 @@ fn plain(value: &Jinja) -> Result<String, Error> {
         }
         ValueKind::Seq | ValueKind::Iterable => refuse("a list", "add `| join(',')` or `| json`"),
         ValueKind::Map => refuse("a table", "add `| json`"),
-        ValueKind::Bool => Ok(value.is_true().to_string()),
+        ValueKind::Bool => Ok(value.is_true().to_string().into()),
         ValueKind::None => refuse("none", "test it with `is none` first"),
         ValueKind::Plain | ValueKind::Invalid => refuse("this value", "name one of its parts"),
         _ => {
-            let text = value.to_string();
+            let text = match value.as_str() {
+                Some(text) => Cow::Borrowed(text),
+                None => value.to_string().into(),
+            };
             if text.contains('\0') {
                 let message = "a value holds a NUL character, which no program can be given";
                 return Err(Error::new(ErrorKind::InvalidOperation, message));
@@ -244,24 +247,30 @@ fn size(value: Jinja) -> Result<String, Error> {
 
 /// Texts compiled once, by text. Texts and code stay for the life of the program: they come from
 /// files that were read, so there are as many as people wrote.
-pub(super) struct Compiled<K: 'static, T: 'static> {
-    known: LazyLock<Mutex<HashMap<K, Arc<T>>>>,
+pub(super) struct Compiled<T: 'static> {
+    known: LazyLock<RwLock<HashMap<String, Arc<T>>>>,
 }
 
-impl<K: Eq + Hash, T> Compiled<K, T> {
+impl<T> Compiled<T> {
     pub(super) const fn new() -> Self {
         Self {
-            known: LazyLock::new(|| Mutex::new(HashMap::new())),
+            known: LazyLock::new(RwLock::default),
         }
     }
 
-    pub(super) fn get<E>(&self, key: K, make: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
-        let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = lock().get(&key) {
+    pub(super) fn get<E>(
+        &self,
+        text: &str,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Arc<T>, E> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.get(text) {
             return Ok(found.clone());
         }
+        drop(known);
         let made = Arc::new(make()?);
-        lock().insert(key, made.clone());
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert(text.to_owned(), made.clone());
         Ok(made)
     }
 }

@@ -21,8 +21,8 @@ pub(super) fn whole_match(pattern: &str) -> Result<Arc<Regex>, Diagnostic> {
 
 /// Compiles a regular expression, once for each text; the finding has no place yet.
 pub(super) fn regex(pattern: &str) -> Result<Arc<Regex>, Diagnostic> {
-    static KNOWN: Compiled<String, Regex> = Compiled::new();
-    KNOWN.get(pattern.to_owned(), || {
+    static KNOWN: Compiled<Regex> = Compiled::new();
+    KNOWN.get(pattern, || {
         Regex::new(pattern).map_err(|error| {
             let text = error.to_string();
             // The crate draws its own caret over several lines; the last one says what is wrong.

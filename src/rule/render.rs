@@ -1,6 +1,7 @@
 //! From a rule and settings to an action. Rendering is a pure function; with the symbolic binding
 //! it makes what a key is made of, with a real one what is run, and the two differ in places only.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use doe_cache::Value;
@@ -8,11 +9,11 @@ use doe_cache::Value;
 use super::action::{
     Action, Binding, Demand, OutputAction, Probe, Ready, Released, ServiceAction, StepAction,
 };
-use super::expr::{Expr, describe};
+use super::expr::{self, describe};
 use super::model::{ProbeDef, ReadyDef, Rule, ServiceDef, StepDef};
-use super::places::{self, Part};
+use super::places::{self, Extent, Part};
 use super::scope::Scope;
-use super::template::{Mode, Template};
+use super::template::{self, Mode};
 use super::{order, script, settings};
 use crate::error::{Diagnostic, Error, Result};
 use crate::source::Text;
@@ -25,13 +26,17 @@ const MAX_GPUS: i64 = 1024;
 /// # Errors
 /// A text cannot be rendered with these settings: the finding names it, with its place in the
 /// rule's file. A real binding that lacks a role is one too.
-pub fn render(
+pub fn render<K: AsRef<str>, V: Borrow<Value>>(
     rule: &Rule,
-    settings: &BTreeMap<String, Value>,
+    settings: impl IntoIterator<Item = (K, V)>,
     binding: &Binding,
 ) -> Result<Action> {
-    Rendering::new(rule, settings, binding)
-        .and_then(|rendering| rendering.action())
+    Rendering::new(rule, settings.into_iter().collect(), binding)
+        .and_then(|rendering| {
+            // What fails lists the names that there are, so it is made once more with all of them.
+            let action = rendering.action(Extent::Named);
+            action.or_else(|_| rendering.action(Extent::All))
+        })
         .map_err(|diagnostic| Error::from_diagnostics(vec![diagnostic.label(&rule.id)]))
 }
 
@@ -44,13 +49,8 @@ struct Rendering<'a> {
 }
 
 impl<'a> Rendering<'a> {
-    fn new(
-        rule: &'a Rule,
-        settings: &BTreeMap<String, Value>,
-        binding: &'a Binding,
-    ) -> Result<Self, Diagnostic> {
-        let mentioned = mentioned(rule)?;
-        let settings = settings::scope(rule, settings, mentioned.iter().map(String::as_str))?;
+    fn new(rule: &'a Rule, mut settings: Scope, binding: &'a Binding) -> Result<Self, Diagnostic> {
+        settings::add_variables(rule, &mut settings, mentioned(rule)?)?;
         let mut gpus = BTreeMap::new();
         for (name, role) in &rule.roles {
             let count = match &role.gpus {
@@ -67,16 +67,16 @@ impl<'a> Rendering<'a> {
         })
     }
 
-    fn action(&self) -> Result<Action, Diagnostic> {
+    fn action(&self, extent: Extent) -> Result<Action, Diagnostic> {
         let rule = self.rule;
         let services = order::services(rule).map_err(|diagnostic| *diagnostic)?;
         let last_role = rule.steps.last().and_then(|step| step.role.clone());
         Ok(Action {
             services: (services.into_iter())
-                .map(|service| self.service(service))
+                .map(|service| self.service(service, extent))
                 .collect::<Result<_, _>>()?,
             steps: (rule.steps.iter())
-                .map(|step| self.step(step))
+                .map(|step| self.step(step, extent))
                 .collect::<Result<_, _>>()?,
             outputs: (rule.outputs.iter())
                 .map(|(name, output)| OutputAction {
@@ -98,9 +98,8 @@ impl<'a> Rendering<'a> {
         })
     }
 
-    fn service(&self, service: &ServiceDef) -> Result<ServiceAction, Diagnostic> {
-        let part = Part::Service(service);
-        let scope = places::scope(self.rule, part, &self.settings, self.binding)?;
+    fn service(&self, service: &ServiceDef, extent: Extent) -> Result<ServiceAction, Diagnostic> {
+        let scope = self.scope(Part::Service(service), extent)?;
         Ok(ServiceAction {
             name: service.name.clone(),
             role: service.role.clone(),
@@ -123,9 +122,8 @@ impl<'a> Rendering<'a> {
         })
     }
 
-    fn step(&self, step: &StepDef) -> Result<StepAction, Diagnostic> {
-        let part = Part::Step(step);
-        let scope = places::scope(self.rule, part, &self.settings, self.binding)?;
+    fn step(&self, step: &StepDef, extent: Extent) -> Result<StepAction, Diagnostic> {
+        let scope = self.scope(Part::Step(step), extent)?;
         Ok(StepAction {
             name: step.name.clone(),
             role: step.role.clone(),
@@ -141,11 +139,18 @@ impl<'a> Rendering<'a> {
         })
     }
 
+    fn scope(&self, part: Part<'_>, extent: Extent) -> Result<Scope, Diagnostic> {
+        places::scope(self.rule, part, &self.settings, self.binding, extent)
+    }
+
     fn script(&self, run: &Text, scope: &Scope) -> Result<String, Diagnostic> {
-        let script = Template::compile(run, Mode::Shell)?.render(scope)?;
+        let script = template::render(run, Mode::Shell, scope)?;
+        let known = &self.rule.instruments;
         match self.binding {
-            Binding::Real(real) if !matches!(real.doe.as_str(), "" | "doe") => {
-                let known: Vec<_> = self.rule.instruments.iter().map(String::as_str).collect();
+            Binding::Real(real)
+                if !known.is_empty() && !matches!(real.doe.as_str(), "" | "doe") =>
+            {
+                let known: Vec<_> = known.iter().map(String::as_str).collect();
                 Ok(script::with_program(&script, &known, &real.doe))
             }
             _ => Ok(script),
@@ -161,7 +166,7 @@ impl<'a> Rendering<'a> {
         let inherited = (self.rule.env.iter()).filter(|(name, _)| !own.contains_key(*name));
         let mut env = BTreeMap::new();
         for (name, text) in inherited.chain(own) {
-            let value = Template::compile(text, Mode::Plain)?.render(scope)?;
+            let value = template::render(text, Mode::Plain, scope)?;
             if !value.is_empty() {
                 env.insert(name.clone(), value);
             }
@@ -171,7 +176,7 @@ impl<'a> Rendering<'a> {
 }
 
 fn ready(ready: &ReadyDef, scope: &Scope) -> Result<Ready, Diagnostic> {
-    let text = |text: &Text| Template::compile(text, Mode::Plain)?.render(scope);
+    let text = |text: &Text| template::render(text, Mode::Plain, scope);
     Ok(Ready {
         probe: match &ready.probe {
             ProbeDef::Http(url) => Probe::Http(text(url)?),
@@ -186,46 +191,32 @@ fn ready(ready: &ReadyDef, scope: &Scope) -> Result<Ready, Diagnostic> {
     })
 }
 
-/// Every variable that some text of the rule mentions outside of conditions on settings and
+/// The rule's variables that some text of it mentions outside of conditions on settings and
 /// results: those are needed for rendering.
-fn mentioned(rule: &Rule) -> Result<BTreeSet<String>, Diagnostic> {
+fn mentioned(rule: &Rule) -> Result<BTreeSet<&str>, Diagnostic> {
     let mut names = BTreeSet::new();
-    let mut template = |text: &Text, mode| -> Result<(), Diagnostic> {
-        names.extend(Template::compile(text, mode)?.vars().iter().cloned());
-        Ok(())
+    if rule.lets.is_empty() {
+        return Ok(names);
+    }
+    let mut add = |vars: &BTreeSet<String>| {
+        let variables = vars.iter().filter_map(|name| rule.lets.get_key_value(name));
+        names.extend(variables.map(|(name, _)| name.as_str()));
     };
-    let services = (rule.services.iter()).map(|s| (&s.run, &s.env, Some(&s.ready)));
-    let steps = (rule.steps.iter()).map(|s| (&s.run, &s.env, s.ready.as_ref()));
-    for (run, env, ready) in services.chain(steps) {
-        template(run, Mode::Shell)?;
-        for text in env.values() {
-            template(text, Mode::Plain)?;
-        }
-        match ready.map(|ready| &ready.probe) {
-            Some(
-                ProbeDef::Http(text)
-                | ProbeDef::Tcp(text)
-                | ProbeDef::Listen(text)
-                | ProbeDef::File(text),
-            ) => template(text, Mode::Plain)?,
-            Some(ProbeDef::Log(_) | ProbeDef::Alive) | None => {}
-        }
-    }
-    for text in rule.env.values() {
-        template(text, Mode::Plain)?;
-    }
-    for released in rule.services.iter().filter_map(|s| s.released.as_ref()) {
-        template(&released.run, Mode::Shell)?;
+    let services = rule.services.iter().map(Part::Service);
+    let parts = services.chain(rule.steps.iter().map(Part::Step));
+    let inherited = rule.env.values().map(|text| (text, Mode::Plain));
+    for (text, mode) in parts.flat_map(Part::texts).chain(inherited) {
+        add(&template::compiled(text, mode)?.vars);
     }
     let gpus = rule.roles.values().filter_map(|role| role.gpus.as_ref());
     for text in gpus.chain(rule.steps.iter().map(|step| &step.timeout)) {
-        names.extend(Expr::compile(text)?.vars().iter().cloned());
+        add(&expr::compiled(text)?.vars);
     }
     Ok(names)
 }
 
 fn gpu_count(role: &str, text: &Text, settings: &Scope) -> Result<u32, Diagnostic> {
-    let value = Expr::compile(text)?.eval(settings)?;
+    let value = expr::eval(text, settings)?;
     let whole = match value {
         Value::Int(whole) => Some(whole),
         Value::Float(real) if real.fract() == 0.0 && real.abs() <= 1e6 => Some(real as i64),
@@ -246,7 +237,7 @@ fn gpu_count(role: &str, text: &Text, settings: &Scope) -> Result<u32, Diagnosti
 }
 
 fn seconds(text: &Text, settings: &Scope) -> Result<f64, Diagnostic> {
-    let value = Expr::compile(text)?.eval(settings)?;
+    let value = expr::eval(text, settings)?;
     let seconds = match value {
         Value::Int(whole) => whole as f64,
         Value::Float(real) => real,

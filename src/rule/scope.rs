@@ -156,7 +156,11 @@ fn to_jinja(path: &str, value: &Value) -> Jinja {
         Value::Map(items) => map(
             path,
             items.iter().map(|(name, value)| {
-                let value = to_jinja(&format!("{path}.{name}"), value);
+                let value = match value {
+                    // Only what has parts tells its path.
+                    Value::List(_) | Value::Map(_) => to_jinja(&format!("{path}.{name}"), value),
+                    _ => to_jinja("", value),
+                };
                 (Arc::from(name.as_str()), value)
             }),
         ),

@@ -6,24 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use doe_cache::Value;
 
-use super::expr::Expr;
+use super::expr::{self, Expr};
 use super::model::{Rule, Text};
 use super::scope::Scope;
 use crate::error::Diagnostic;
-
-/// The settings and, of the rule's variables, those that `wanted` mentions or needs.
-///
-/// # Errors
-/// A variable cannot be worked out.
-pub fn scope<'a>(
-    rule: &Rule,
-    settings: &BTreeMap<String, Value>,
-    wanted: impl IntoIterator<Item = &'a str>,
-) -> Result<Scope, Diagnostic> {
-    let mut scope: Scope = settings.iter().collect();
-    add_variables(rule, &mut scope, wanted)?;
-    Ok(scope)
-}
 
 /// Adds to a scope that has the settings those of the rule's variables that `wanted` mentions or
 /// needs.
@@ -74,13 +60,13 @@ fn derive(
     if open.iter().any(|earlier| earlier == name) {
         return Err(cycle(rule, name, open));
     }
-    let expr = Expr::compile(text)?;
+    let code = expr::compiled(text)?;
     open.push(name.to_owned());
-    for var in expr.vars() {
+    for var in &code.vars {
         derive(rule, var, scope, open)?;
     }
     open.pop();
-    let value = expr.eval(scope)?;
+    let value = code.eval(text, scope)?;
     scope.set(name, &value);
     Ok(())
 }

@@ -21,13 +21,15 @@ pub struct Template {
 }
 
 #[derive(Debug)]
-struct Code {
+pub(super) struct Code {
     compiled: minijinja::Template<'static, 'static>,
-    vars: BTreeSet<String>,
+    /// The variables that it mentions.
+    pub(super) vars: BTreeSet<String>,
     mentions: Mentions,
 }
 
-static COMPILED: Compiled<(Mode, String), Code> = Compiled::new();
+static PLAIN: Compiled<Code> = Compiled::new();
+static SHELL: Compiled<Code> = Compiled::new();
 
 impl Template {
     /// Compiles a template.
@@ -35,11 +37,9 @@ impl Template {
     /// # Errors
     /// `bad-expression`: it cannot be read, or uses a filter or test that does not exist.
     pub fn compile(text: &Text, mode: Mode) -> Result<Self, Diagnostic> {
-        jinja::check_length(text, "this template")?;
-        let code = COMPILED.get((mode, text.text.clone()), || code(text, mode))?;
         Ok(Self {
+            code: compiled(text, mode)?,
             text: text.clone(),
-            code,
         })
     }
 
@@ -71,16 +71,34 @@ impl Template {
     /// # Errors
     /// `undefined-variable` or `expression-failed`.
     pub fn render(&self, scope: &Scope) -> Result<String, Diagnostic> {
-        if let Some(name) = self.code.vars.iter().find(|name| !scope.has(name)) {
-            return Err(jinja::undefined(
-                &self.text,
-                &self.code.mentions,
-                name,
-                scope.names(),
-            ));
+        self.code.render(&self.text, scope)
+    }
+}
+
+/// [`Template::compile`] and [`Template::render`] in one, without a template that is kept.
+pub(super) fn render(text: &Text, mode: Mode, scope: &Scope) -> Result<String, Diagnostic> {
+    compiled(text, mode)?.render(text, scope)
+}
+
+/// What a text compiles to.
+pub(super) fn compiled(text: &Text, mode: Mode) -> Result<Arc<Code>, Diagnostic> {
+    jinja::check_length(text, "this template")?;
+    let known = match mode {
+        Mode::Plain => &PLAIN,
+        Mode::Shell => &SHELL,
+    };
+    known.get(&text.text, || code(text, mode))
+}
+
+impl Code {
+    /// `text` is what the code was made of.
+    fn render(&self, text: &Text, scope: &Scope) -> Result<String, Diagnostic> {
+        if let Some(name) = self.vars.iter().find(|name| !scope.has(name)) {
+            let known = scope.names();
+            return Err(jinja::undefined(text, &self.mentions, name, known));
         }
-        jinja::guarded(|| self.code.compiled.render(scope.context()))
-            .map_err(|error| jinja::finding(&self.text, "template", &error))
+        jinja::guarded(|| self.compiled.render(scope.context()))
+            .map_err(|error| jinja::finding(text, "template", &error))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod errors;
 mod keys;
+mod places;
 mod quoting;
 mod released;
 mod shipped;

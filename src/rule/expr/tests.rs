@@ -242,3 +242,27 @@ fn eval_raw(source: &str) -> Result<Value, Diagnostic> {
     }
     result
 }
+
+/// Outputs and metrics may have names that templates use as words of their own.
+#[test]
+fn an_expression_is_worked_out_anew_for_every_scope() {
+    for expression in [
+        "raw.failed == 0",
+        "raw['failed'] == 0",
+        "raw.seen[0:1] == [0]",
+    ] {
+        let held = |failed: i64| {
+            let mut scope = Scope::new();
+            scope.set_json(
+                "raw",
+                &serde_json::json!({"failed": failed, "seen": [failed, 9]}),
+            );
+            Expr::compile(&text(expression)).unwrap().eval_bool(&scope)
+        };
+        assert_eq!(
+            [held(0), held(7), held(0)],
+            [Ok(true), Ok(false), Ok(true)],
+            "{expression}"
+        );
+    }
+}
