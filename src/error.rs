@@ -87,15 +87,25 @@ impl SourceFile {
         while !self.text.is_char_boundary(offset) {
             offset -= 1;
         }
-        let starts = self.starts.0.get_or_init(|| {
+        let line = self.line(offset);
+        let start = self.starts()[line - 1];
+        (line, self.text[start..offset].chars().count() + 1)
+    }
+
+    /// Line (from 1) of a byte offset. The column costs as much as the line is long, and that of a
+    /// matrix may hold a value for every pattern.
+    pub fn line(&self, offset: usize) -> usize {
+        let offset = offset.min(self.text.len());
+        self.starts().partition_point(|start| *start <= offset)
+    }
+
+    fn starts(&self) -> &[usize] {
+        self.starts.0.get_or_init(|| {
             let ends = self.text.match_indices('\n');
             std::iter::once(0)
                 .chain(ends.map(|(at, _)| at + 1))
                 .collect()
-        });
-        let line = starts.partition_point(|start| *start <= offset);
-        let start = starts[line - 1];
-        (line, self.text[start..offset].chars().count() + 1)
+        })
     }
 }
 
