@@ -72,7 +72,7 @@ fn keys_of(root: &Path) -> BTreeMap<String, Keys> {
             .collect();
         let action = render(&pattern.rule, &pattern.settings.plain(), &Binding::Symbolic);
         let spec = key::spec_manifest(pattern, &platform, &needs).unwrap();
-        let action = key::action_manifest(pattern, &action.unwrap(), &platform, &needs).unwrap();
+        let action = key::action_manifest(pattern, &action.unwrap(), &spec);
         let found = Keys {
             spec: spec.key(),
             action: action.key(),

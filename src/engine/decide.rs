@@ -2,20 +2,22 @@
 //! go in, a decision comes out, and `build`, `plan`, `explain`, `status` and `check` all ask here.
 //! While a node's inputs are not known it says so instead of guessing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use doe_cache::{Change, Class, Digest, ExecutionStatus, Manifest, Record, Snapshot, Summary};
 use serde::Serialize;
 
 use super::enough::enough;
 use super::key::{self, Need, Needs};
+use super::rule_key::RuleKey;
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::label::Label;
 use crate::plan::model::Platform;
 use crate::rule::action::{Action, Binding};
+use crate::rule::model::Rule;
 use crate::rule::render::render;
 
 /// A node's keys, as far as they were needed.
@@ -165,6 +167,9 @@ pub struct Decider<'w> {
     lost: BTreeSet<Digest>,
     /// By node, once asked for: the digest of the settings that dependents see.
     shown: Vec<OnceLock<Digest>>,
+    /// By the address of the rule, which the graph keeps where it is: what is the same for all of
+    /// its nodes.
+    rules: RwLock<HashMap<usize, Arc<RuleKey>>>,
 }
 
 impl<'w> Decider<'w> {
@@ -185,6 +190,7 @@ impl<'w> Decider<'w> {
             rerun: BTreeSet::new(),
             lost: BTreeSet::new(),
             shown: vec![OnceLock::new(); graph.len()],
+            rules: RwLock::default(),
         }
     }
 
@@ -208,6 +214,18 @@ impl<'w> Decider<'w> {
             output,
             settings: *self.shown[node.index()].get_or_init(shown),
         }
+    }
+
+    fn rule_key(&self, rule: &Arc<Rule>) -> Result<Arc<RuleKey>> {
+        let address = Arc::as_ptr(rule).addr();
+        let known = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.get(&address) {
+            return Ok(found.clone());
+        }
+        drop(known);
+        let made = Arc::new(RuleKey::new(rule, self.platform)?);
+        let mut known = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(known.entry(address).or_insert(made).clone())
     }
 
     /// Nodes that run again whatever the store holds.
@@ -277,8 +295,9 @@ impl<'w> Decider<'w> {
     /// Decides about a node whose inputs are all known.
     pub fn decide(&self, node: NodeId, needs: &Needs) -> Result<Decision> {
         let pattern = self.graph.pattern(node);
-        let spec = key::spec_manifest(pattern, self.platform, needs)?;
-        let judge = key::judge_digest(pattern);
+        let rule = self.rule_key(&pattern.rule)?;
+        let spec = key::spec_manifest_of(&rule, pattern, self.platform, needs);
+        let judge = rule.judge.digest(pattern);
         let asked = self.rerun.contains(&node);
         let spec_key = spec.key();
         if !asked && let Some(found) = self.asked_before(&pattern.label, &spec_key, judge) {
@@ -294,9 +313,10 @@ impl<'w> Decider<'w> {
             });
             return Ok(reuse(found, hit, keyed));
         }
-        let settings = pattern.settings.plain();
-        let action = render(&pattern.rule, &settings, &Binding::Symbolic)?;
-        let manifest = key::action_manifest(pattern, &action, self.platform, needs)?;
+        let settings = pattern.settings.iter();
+        let settings = settings.map(|(name, setting)| (name, &setting.value));
+        let action = render(&pattern.rule, settings, &Binding::Symbolic)?;
+        let manifest = key::action_manifest(pattern, &action, &spec);
         let action_key = manifest.key();
         let keyed = Box::new(Keyed {
             spec,
@@ -352,15 +372,15 @@ impl<'w> Decider<'w> {
 
     fn why(&self, node: NodeId, keyed: &Keyed) -> Why {
         let label = self.graph.label(node);
-        let Some(last) = self.last(label) else {
-            let label = label.to_string();
-            return match self.snapshot.latest(&label) {
-                None => match self.snapshot.refused(&label) {
-                    Some(why) => Why::PutAside(why.to_owned()),
-                    None => Why::NeverRan,
-                },
-                Some(_) => Why::NotReusable("its record is no longer in the store".to_owned()),
+        let label = label.to_string();
+        let Some(latest) = self.snapshot.latest(&label) else {
+            return match self.snapshot.refused(&label) {
+                Some(why) => Why::PutAside(why.to_owned()),
+                None => Why::NeverRan,
             };
+        };
+        let Some(last) = (self.history)(&latest.record) else {
+            return Why::NotReusable("its record is no longer in the store".to_owned());
         };
         let changes: Vec<Change> = Manifest::diff(&last.spec_manifest, &keyed.spec)
             .into_iter()

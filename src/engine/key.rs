@@ -7,14 +7,15 @@ use std::collections::BTreeMap;
 
 use doe_cache::{Class, Digest, KeyEncoder, Manifest, Value};
 
-use super::{facts, instruments, monitor, platform_key, uses};
-use crate::error::{Error, Kind, Result, Site};
+use super::rule_key::{RuleJudge, RuleKey, line_of};
+use super::uses;
+use crate::error::Result;
 use crate::label::Label;
 use crate::plan::model::{Pattern, Platform, Setting, Source};
 use crate::rule::action::{
     Action, Demand, OutputAction, Probe, Ready, Released, ServiceAction, StepAction,
 };
-use crate::rule::model::{Affects, Rule, RuleKind};
+use crate::rule::model::{Affects, Rule};
 
 /// Raised when the same entries come to mean something else; every key changes then.
 pub(super) const KEY_SCHEMA: u32 = 1;
@@ -72,14 +73,23 @@ fn class_of(rule: &Rule, setting: &str) -> Class {
 }
 
 /// What is asked for: rule, settings, platform facts, inputs. Nothing is rendered.
+///
+/// # Errors
+/// The rule calls an instrument that there is not.
 pub fn spec_manifest(pattern: &Pattern, platform: &Platform, needs: &Needs) -> Result<Manifest> {
+    let rule = RuleKey::new(&pattern.rule, platform)?;
+    Ok(spec_manifest_of(&rule, pattern, platform, needs))
+}
+
+/// As [`spec_manifest`], with what the rule's nodes have in common.
+pub(super) fn spec_manifest_of(
+    rule: &RuleKey,
+    pattern: &Pattern,
+    platform: &Platform,
+    needs: &Needs,
+) -> Manifest {
     let mut manifest = Manifest::new("doe.spec", KEY_SCHEMA);
-    manifest.set_from(
-        "rule.definition",
-        definition_digest(&pattern.rule),
-        Class::Result,
-        line_of(&pattern.rule.site),
-    );
+    manifest.entries = rule.entries.clone();
     settings(&mut manifest, pattern);
     expected(&mut manifest, pattern);
     // Who waits for whom; what is measured by whoever holds them is the same.
@@ -93,19 +103,30 @@ pub fn spec_manifest(pattern: &Pattern, platform: &Platform, needs: &Needs) -> R
             None => manifest.set(at, i64::from(count), Class::Scheduling),
         };
     }
-    surroundings(&mut manifest, &pattern.rule, platform, needs)?;
-    Ok(manifest)
+    // The inputs' labels are read by analyses and appear in what they write.
+    for (label, need) in needs {
+        let Need { output, settings } = need;
+        manifest.set(format!("need.{label}.output"), *output, Class::Result);
+        manifest.set(format!("need.{label}.settings"), *settings, Class::Result);
+    }
+    manifest
 }
 
-/// What would be executed: the rendered action (with symbolic addresses) and its surroundings.
-pub fn action_manifest(
-    pattern: &Pattern,
-    action: &Action,
-    platform: &Platform,
-    needs: &Needs,
-) -> Result<Manifest> {
+/// Whether an entry of a spec is one of the action too. The rule's definition and the settings are
+/// there as what they render to, and who waits for whom is no part of what is executed.
+fn is_of_action(path: &str) -> bool {
+    path != "rule.definition" && !path.starts_with("setting.") && !path.starts_with("uses.")
+}
+
+/// What would be executed: the rendered action (with symbolic addresses) and what surrounds it,
+/// which is that of its spec.
+pub fn action_manifest(pattern: &Pattern, action: &Action, spec: &Manifest) -> Manifest {
     let rule: &Rule = &pattern.rule;
     let mut manifest = Manifest::new("doe.action", KEY_SCHEMA);
+    let shared = spec.entries.iter().filter(|(path, _)| is_of_action(path));
+    manifest.entries = shared
+        .map(|(path, it)| (path.clone(), it.clone()))
+        .collect();
     let Action {
         services,
         steps,
@@ -129,10 +150,10 @@ pub fn action_manifest(
             role,
             schema,
         } = output;
-        let at = format!("output.{name}");
-        manifest.set(format!("{at}.path"), path.as_str(), Class::Result);
-        optional(&mut manifest, format!("{at}.schema"), schema.as_deref());
-        optional(&mut manifest, format!("{at}.role"), role.as_deref());
+        let at = ["output.", name].concat();
+        manifest.set([&at, ".path"].concat(), path.as_str(), Class::Result);
+        optional(&mut manifest, &[&at, ".schema"], schema.as_deref());
+        optional(&mut manifest, &[&at, ".role"], role.as_deref());
     }
     for (name, demand) in roles {
         let Demand { gpus, exclusive } = demand;
@@ -140,9 +161,7 @@ pub fn action_manifest(
         // Sharing a host with other work changes what is measured.
         manifest.set(format!("role.{name}.exclusive"), *exclusive, Class::Result);
     }
-    expected(&mut manifest, pattern);
-    surroundings(&mut manifest, rule, platform, needs)?;
-    Ok(manifest)
+    manifest
 }
 
 /// The key of a service: what it runs, where, and the keys of the services it stands on.
@@ -183,27 +202,7 @@ pub fn service_key(
 /// validity looks at, whatever else these affect. It is beside the keys, so that a new metric is
 /// read from stored outputs and nothing runs again.
 pub fn judge_digest(pattern: &Pattern) -> Digest {
-    let rule: &Rule = &pattern.rule;
-    let mut manifest = Manifest::new("doe.judge", KEY_SCHEMA);
-    manifest.set(
-        "judge",
-        crate::rule::digest::judge_describe(rule),
-        Class::Result,
-    );
-    for name in crate::rule::settings::judging(rule) {
-        if let Some(setting) = pattern.settings.get(&name) {
-            let value = setting.value.clone();
-            manifest.set(format!("setting.{name}"), value, Class::Result);
-        }
-    }
-    manifest.key()
-}
-
-/// The digest of a rule's definition, comments and documentation apart.
-fn definition_digest(rule: &Rule) -> Digest {
-    let mut manifest = Manifest::new("doe.rule", KEY_SCHEMA);
-    manifest.set("rule", crate::rule::digest::describe(rule), Class::Result);
-    manifest.key()
+    RuleJudge::new(&pattern.rule).digest(pattern)
 }
 
 fn settings(manifest: &mut Manifest, pattern: &Pattern) {
@@ -218,7 +217,7 @@ fn settings(manifest: &mut Manifest, pattern: &Pattern) {
             (Source::CommandLine, _) | (_, None) => "--set".to_string(),
             (_, Some(site)) => line_of(site),
         };
-        manifest.set_from(format!("setting.{name}"), value.clone(), class, origin);
+        manifest.set_from(["setting.", name].concat(), value.clone(), class, origin);
     }
 }
 
@@ -229,67 +228,7 @@ fn expected(manifest: &mut Manifest, pattern: &Pattern) {
     if pattern.replicate > 1 {
         manifest.set("replicate", i64::from(pattern.replicate), Class::Result);
     }
-    optional(
-        manifest,
-        "expect.class".to_owned(),
-        pattern.expect_class.as_deref(),
-    );
-}
-
-/// `plans/phase2.toml:12`.
-fn line_of(site: &Site) -> String {
-    let (line, _) = site.file.line_column(site.range.start);
-    format!("{}:{line}", site.file.name)
-}
-
-/// What surrounds an execution: rule version, instruments, platform, inputs.
-fn surroundings(
-    manifest: &mut Manifest,
-    rule: &Rule,
-    platform: &Platform,
-    needs: &Needs,
-) -> Result<()> {
-    manifest.set_from(
-        "rule.version",
-        rule.version,
-        Class::Result,
-        line_of(&rule.site),
-    );
-    for name in &rule.instruments {
-        let version = instruments::version(name).ok_or_else(|| {
-            Error::new(
-                Kind::Bug,
-                "unknown-instrument",
-                format!("`doe {name}` has no version"),
-            )
-        })?;
-        manifest.set_from(
-            format!("instrument.{}", name.replace(' ', ".")),
-            i64::from(version),
-            Class::Result,
-            concat!("doe ", env!("CARGO_PKG_VERSION")),
-        );
-    }
-    // The inputs' labels are read by analyses and appear in what they write.
-    for (label, need) in needs {
-        let Need { output, settings } = need;
-        manifest.set(format!("need.{label}.output"), *output, Class::Result);
-        manifest.set(format!("need.{label}.settings"), *settings, Class::Result);
-    }
-    // Given to every script, those of analyses included.
-    for (variable, value) in &platform.env {
-        manifest.set(
-            format!("platform.env.{variable}"),
-            value.as_str(),
-            Class::Result,
-        );
-    }
-    if rule.kind == RuleKind::Measure {
-        platform_key::entries(manifest, rule, platform);
-        facts::key::entries(manifest, rule, platform);
-        monitor::entries(manifest, rule, platform);
-    }
-    Ok(())
+    optional(manifest, &["expect.class"], pattern.expect_class.as_deref());
 }
 
 /// `origin` is where its rule defines it, for `explain`.
@@ -312,21 +251,21 @@ fn service_entries(
         health: _, // said of the rule; what it ends has no result
         released,
     } = service;
-    manifest.set(format!("{at}.role"), role.as_str(), Class::Result);
+    manifest.set([at, ".role"].concat(), role.as_str(), Class::Result);
     rendered(manifest, at, script, env, origin);
-    manifest.set(format!("{at}.after"), list(after), Class::Result);
-    manifest.set(format!("{at}.gpus"), i64::from(*gpus), Class::Result);
+    manifest.set([at, ".after"].concat(), list(after), Class::Result);
+    manifest.set([at, ".gpus"].concat(), i64::from(*gpus), Class::Result);
     manifest.set(
-        format!("{at}.stop_grace_s"),
+        [at, ".stop_grace_s"].concat(),
         number(*stop_grace_s),
         Class::Scheduling,
     );
     // Whether a host is free for it and after it: nothing is measured where it is not.
     if let Some(Released { script, within_s }) = released {
-        let at = format!("{at}.released");
-        manifest.set(format!("{at}.script"), script.as_str(), Class::Scheduling);
+        let at = &*[at, ".released"].concat();
+        manifest.set([at, ".script"].concat(), script.as_str(), Class::Scheduling);
         manifest.set(
-            format!("{at}.within_s"),
+            [at, ".within_s"].concat(),
             number(*within_s),
             Class::Scheduling,
         );
@@ -346,19 +285,19 @@ fn step_entries(manifest: &mut Manifest, order: usize, step: &StepAction, origin
         ready,
         ports: _, // addresses
     } = step;
-    let at = format!("step.{name}");
-    manifest.set(format!("{at}.order"), order as i64, Class::Result);
-    optional(manifest, format!("{at}.role"), role.as_deref());
-    rendered(manifest, &at, script, env, origin);
+    let at = &*["step.", name].concat();
+    manifest.set([at, ".order"].concat(), order as i64, Class::Result);
+    optional(manifest, &[at, ".role"], role.as_deref());
+    rendered(manifest, at, script, env, origin);
     manifest.set(
-        format!("{at}.timeout_s"),
+        [at, ".timeout_s"].concat(),
         number(*timeout_s),
         Class::Scheduling,
     );
-    optional(manifest, format!("{at}.gang"), gang.as_deref());
-    manifest.set(format!("{at}.after"), list(after), Class::Result);
+    optional(manifest, &[at, ".gang"], gang.as_deref());
+    manifest.set([at, ".after"].concat(), list(after), Class::Result);
     if let Some(ready) = ready {
-        ready_entries(manifest, &at, ready);
+        ready_entries(manifest, at, ready);
     }
 }
 
@@ -377,14 +316,14 @@ fn ready_entries(manifest: &mut Manifest, at: &str, ready: &Ready) {
         Probe::Log(pattern) => format!("log {pattern}"),
         Probe::Alive => "alive".to_string(),
     };
-    manifest.set(format!("{at}.ready"), probe, Class::Result);
+    manifest.set([at, ".ready"].concat(), probe, Class::Result);
     manifest.set(
-        format!("{at}.ready_within_s"),
+        [at, ".ready_within_s"].concat(),
         number(*within_s),
         Class::Scheduling,
     );
     manifest.set(
-        format!("{at}.fail_on_log"),
+        [at, ".fail_on_log"].concat(),
         list(fail_on_log),
         Class::Scheduling,
     );
@@ -403,15 +342,15 @@ fn rendered(
             None => manifest.set(path, value, Class::Result),
         };
     };
-    set(format!("{at}.script"), script);
+    set([at, ".script"].concat(), script);
     for (name, value) in env {
-        set(format!("{at}.env.{name}"), value);
+        set([at, ".env.", name].concat(), value);
     }
 }
 
-fn optional(manifest: &mut Manifest, path: String, value: Option<&str>) {
+fn optional(manifest: &mut Manifest, path: &[&str], value: Option<&str>) {
     if let Some(value) = value {
-        manifest.set(path, value, Class::Result);
+        manifest.set(path.concat(), value, Class::Result);
     }
 }
 

@@ -48,6 +48,7 @@ mod resolve;
 pub mod resources;
 mod resume;
 pub mod retry;
+mod rule_key;
 pub mod run;
 pub mod schedule;
 mod scratch;

@@ -8,7 +8,7 @@ mod world;
 
 use doe_cache::Digest;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::rule::model::RuleKind;
@@ -106,6 +106,37 @@ fn the_environment_is_in_the_keys_of_analyses_too() {
     let mut other = world.clone();
     other.platform.facts.clear();
     assert_eq!(changed(&world.keys(), &other.keys()), "");
+}
+
+/// Whoever adds a kind of entry to a spec says here whether it is of the action too.
+#[test]
+fn the_action_has_what_surrounds_its_spec() {
+    let mut world = World::new();
+    world.pattern.replicate = 2;
+    world.pattern.expect_class = Some("oom".into());
+    let (spec, action) = world.manifests();
+    let kinds = |of_action: bool| {
+        let entries = spec.entries.iter();
+        let entries = entries.filter(|(path, _)| action.entries.contains_key(*path) == of_action);
+        let kind = |path: &str| path.split('.').next().unwrap_or_default().to_owned();
+        entries.map(|(path, _)| kind(path)).collect::<BTreeSet<_>>()
+    };
+    let shared = "expect fact instrument monitor need platform replicate rule";
+    assert_eq!(
+        kinds(true).into_iter().collect::<Vec<_>>().join(" "),
+        shared
+    );
+    assert_eq!(
+        kinds(false).into_iter().collect::<Vec<_>>().join(" "),
+        "rule setting uses"
+    );
+    for (path, entry) in spec
+        .entries
+        .iter()
+        .filter(|(path, _)| action.entries.contains_key(*path))
+    {
+        assert_eq!(action.entries[path], *entry, "{path}");
+    }
 }
 
 /// The list holds what the issue of keys is about: fields of either kind, in number.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use doe_cache::{Digest, Value};
+use doe_cache::{Digest, Manifest, Value};
 
 use crate::engine::instruments;
 use crate::engine::key::{self, Need, Needs};
@@ -199,16 +199,15 @@ impl World {
     /// By letter: the keys of what was asked for, of what would be executed, of how it is judged,
     /// of its service, and what dependents see of its settings.
     pub(super) fn keys(&self) -> BTreeMap<char, Digest> {
+        let (spec, manifest) = self.manifests();
         let Self {
             pattern,
             action,
             platform,
-            needs,
+            needs: _,
             hosts,
             after,
         } = self;
-        let spec = key::spec_manifest(pattern, platform, needs).unwrap();
-        let manifest = key::action_manifest(pattern, action, platform, needs).unwrap();
         let service = key::service_key(&action.services[0], hosts, after, platform);
         BTreeMap::from([
             ('S', spec.key()),
@@ -217,6 +216,13 @@ impl World {
             ('V', service),
             ('N', Need::of(pattern, Digest::of("")).settings),
         ])
+    }
+
+    /// Of what was asked for, and of what would be executed.
+    pub(super) fn manifests(&self) -> (Manifest, Manifest) {
+        let spec = key::spec_manifest(&self.pattern, &self.platform, &self.needs).unwrap();
+        let action = key::action_manifest(&self.pattern, &self.action, &spec);
+        (spec, action)
     }
 
     pub(super) fn rule(&mut self) -> &mut Rule {

@@ -248,11 +248,11 @@ impl Outline {
     ) -> Result<Decider<'g>> {
         let pattern = graph.pattern(node);
         let needs = self.inputs(at)?;
-        let spec = key::spec_manifest(pattern, platform, &needs)?.key();
+        let spec = key::spec_manifest(pattern, platform, &needs)?;
         let settings = pattern.settings.plain();
         let action = render(&pattern.rule, &settings, &Binding::Symbolic)?;
-        let action = key::action_manifest(pattern, &action, platform, &needs)?.key();
-        let snapshot = store.slice(self.label(at), &spec, &action)?;
+        let action = key::action_manifest(pattern, &action, &spec).key();
+        let snapshot = store.slice(self.label(at), &spec.key(), &action)?;
         let history: History<'g> = Box::new(move |digest| store.record(digest).ok());
         Ok(Decider::new(graph, platform, snapshot, history))
     }

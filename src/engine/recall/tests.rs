@@ -88,10 +88,11 @@ fn manifests(root: &Path) -> Vec<Manifest> {
                 (graph.label(dep).clone(), need)
             })
             .collect();
-        found.push(key::spec_manifest(pattern, platform, &needs).unwrap());
+        let spec = key::spec_manifest(pattern, platform, &needs).unwrap();
         let settings = pattern.settings.plain();
         let action = render(&pattern.rule, &settings, &Binding::Symbolic).unwrap();
-        found.push(key::action_manifest(pattern, &action, platform, &needs).unwrap());
+        let action = key::action_manifest(pattern, &action, &spec);
+        found.extend([spec, action]);
     }
     found
 }
