@@ -115,9 +115,10 @@ impl Store {
             records().try_for_each(|record| self.check_blobs(record))
         })?;
         self.transaction(|db| {
-            for (digest, size, record) in &new {
-                write::insert_record(db, digest, *size, record, true)?;
-            }
+            let records = new
+                .iter()
+                .map(|(digest, size, record)| (digest, *size, *record));
+            write::insert_records(db, records, true)?;
             if !new.is_empty() {
                 // What was produced again may be what an older record lacked.
                 self.found_blobs(db)?;

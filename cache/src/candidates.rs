@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::links::Linked;
 use crate::read::time;
 use crate::write::{int, raise_stamp};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use std::collections::BTreeSet;
 
 /// Time and digest as bytes that sort like the pair.
@@ -18,44 +18,69 @@ pub(crate) fn age(unix_ms: u64, record: &Digest) -> [u8; 40] {
     age
 }
 
-/// Offers a record for a spec key; it must be usable.
-pub(crate) fn offer_spec(
-    db: &Connection,
-    spec_key: &Digest,
-    id: i64,
-    age: &[u8; 40],
-) -> Result<()> {
-    db.prepare_cached(
-        "INSERT INTO spec_link (spec_key, record_id, age) VALUES (?1, ?2, ?3)
-         ON CONFLICT (spec_key) DO UPDATE SET record_id = excluded.record_id, age = excluded.age
-         WHERE excluded.age >= spec_link.age",
-    )?
-    .execute(params![spec_key.as_bytes(), id, age])?;
-    Ok(())
+/// The statements that offer a record for a key or a label, looked up once for many offers.
+///
+/// What is new is inserted and what is there updated by two statements rather than by one upsert.
+/// An upsert that sets a foreign key has SQLite copy every page before it touches it, as half of
+/// the statement might have to be taken back; an insert of one row has not, and most are new.
+pub(crate) struct Offers<'db> {
+    new_spec: CachedStatement<'db>,
+    known_spec: CachedStatement<'db>,
+    new_label: CachedStatement<'db>,
+    known_label: CachedStatement<'db>,
 }
 
-/// Offers a record for a label: as what happened last, and when usable as what stands for it.
-pub(crate) fn offer_label(
-    db: &Connection,
-    label: &str,
-    id: i64,
-    age: &[u8; 40],
-    usable: bool,
-) -> Result<()> {
-    db.prepare_cached(
-        "INSERT INTO label_state (label, latest, latest_age) VALUES (?1, ?2, ?3)
-         ON CONFLICT (label) DO UPDATE SET latest = excluded.latest, latest_age = excluded.latest_age
-         WHERE label_state.latest IS NULL OR excluded.latest_age >= label_state.latest_age",
-    )?
-    .execute(params![label, id, age])?;
-    if usable {
-        db.prepare_cached(
-            "UPDATE label_state SET current = ?2, current_age = ?3
-             WHERE label = ?1 AND (current IS NULL OR ?3 >= current_age)",
-        )?
-        .execute(params![label, id, age])?;
+impl<'db> Offers<'db> {
+    pub(crate) fn new(db: &'db Connection) -> Result<Self> {
+        Ok(Self {
+            new_spec: db.prepare_cached(
+                "INSERT INTO spec_link (spec_key, record_id, age) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (spec_key) DO NOTHING",
+            )?,
+            known_spec: db.prepare_cached(
+                "UPDATE spec_link SET record_id = ?2, age = ?3 WHERE spec_key = ?1 AND ?3 >= age",
+            )?,
+            new_label: db.prepare_cached(
+                "INSERT INTO label_state (label, latest, latest_age, current, current_age)
+                 VALUES (?1, ?2, ?3, iif(?4, ?2, NULL), iif(?4, ?3, NULL))
+                 ON CONFLICT (label) DO NOTHING",
+            )?,
+            // What is set on the left is not yet seen on the right.
+            known_label: db.prepare_cached(
+                "UPDATE label_state SET
+                     latest = iif(latest IS NULL OR ?3 >= latest_age, ?2, latest),
+                     latest_age = iif(latest IS NULL OR ?3 >= latest_age, ?3, latest_age),
+                     current = iif(?4 AND (current IS NULL OR ?3 >= current_age), ?2, current),
+                     current_age =
+                         iif(?4 AND (current IS NULL OR ?3 >= current_age), ?3, current_age)
+                 WHERE label = ?1",
+            )?,
+        })
     }
-    Ok(())
+
+    /// Offers a record for a spec key; it must be usable.
+    pub(crate) fn spec(&mut self, spec_key: &Digest, id: i64, age: &[u8; 40]) -> Result<()> {
+        let offer = params![spec_key.as_bytes(), id, age];
+        if self.new_spec.execute(offer)? == 0 {
+            self.known_spec.execute(offer)?;
+        }
+        Ok(())
+    }
+
+    /// Offers a record for a label: as what happened last, and when usable as what stands for it.
+    pub(crate) fn label(
+        &mut self,
+        label: &str,
+        id: i64,
+        age: &[u8; 40],
+        usable: bool,
+    ) -> Result<()> {
+        let offer = params![label, id, age, usable];
+        if self.new_label.execute(offer)? == 0 {
+            self.known_label.execute(offer)?;
+        }
+        Ok(())
+    }
 }
 
 /// Lets a spec key and a label lead to a record from the link's time on. Says whether the record
@@ -88,8 +113,9 @@ pub(crate) fn link(db: &Connection, link: &Linked) -> Result<bool> {
     raise_stamp(db, *linked_unix_ms)?;
     if usable {
         let age = age(*linked_unix_ms, record);
-        offer_spec(db, spec_key, id, &age)?;
-        offer_label(db, label, id, &age, true)?;
+        let mut offers = Offers::new(db)?;
+        offers.spec(spec_key, id, &age)?;
+        offers.label(label, id, &age, true)?;
     }
     Ok(usable)
 }
@@ -126,21 +152,22 @@ impl Concerned {
 
     /// Finds anew what stands for them.
     pub(crate) fn settle(&self, db: &Connection) -> Result<()> {
+        let mut offers = Offers::new(db)?;
         for spec in &self.specs {
             db.prepare_cached("DELETE FROM spec_link WHERE spec_key = ?1")?
                 .execute([spec])?;
             if let Some((id, age)) = best(db, BY_SPEC, spec)? {
-                offer_spec(db, &Digest::from_bytes(*spec), id, &age)?;
+                offers.spec(&Digest::from_bytes(*spec), id, &age)?;
             }
         }
         for label in &self.labels {
             db.prepare_cached("DELETE FROM label_state WHERE label = ?1")?
                 .execute([label])?;
             if let Some((id, age)) = best(db, BY_LABEL, label)? {
-                offer_label(db, label, id, &age, false)?;
+                offers.label(label, id, &age, false)?;
             }
             if let Some((id, age)) = best(db, BY_LABEL_USABLE, label)? {
-                offer_label(db, label, id, &age, true)?;
+                offers.label(label, id, &age, true)?;
             }
         }
         Ok(())

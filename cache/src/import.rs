@@ -120,9 +120,10 @@ impl Store {
         }
         self.cas().flush_before(files)?;
         self.transaction(|db| {
-            for (digest, size, record) in &new {
-                write::insert_record(db, digest, *size, record, true)?;
-            }
+            let records = new
+                .iter()
+                .map(|(digest, size, record)| (digest, *size, record));
+            write::insert_records(db, records, true)?;
             self.found_blobs(db)?;
             if !new.is_empty() {
                 // Others than those of the bundle may have waited for its records.

@@ -1,13 +1,13 @@
 //! Rows for records. What is in them follows from the record alone, so a rebuilt index equals the
 //! one that grew.
 
-use crate::candidates::{age, offer_label, offer_spec};
+use crate::candidates::{Offers, age};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::record::Record;
 use crate::value::Value;
 use crate::verdict::Check;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use serde::Serialize;
 
 /// SQLite has signed integers only; no time or size reaches the limit.
@@ -28,17 +28,74 @@ pub(crate) fn insert_record(
     record: &Record,
     complete: bool,
 ) -> Result<()> {
-    let inserted = db
-        .prepare_cached(
-            "INSERT INTO record (digest, label, spec_key, action_key, judge, output_digest,
-                 simulated, recorded_unix_ms, started_unix_ms, ended_unix_ms, execution, validity,
-                 criterion, reusable, complete, kind, plan, layer, rule, run_id, attempt,
-                 exploratory, size_bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                 ?18, ?19, ?20, ?21, ?22, ?23)
-             ON CONFLICT (digest) DO NOTHING",
-        )?
-        .execute(params![
+    insert_records(db, [(digest, size_bytes, record)], complete)
+}
+
+/// [`insert_record`] for many at once: digests, sizes and records.
+pub(crate) fn insert_records<'r>(
+    db: &Connection,
+    records: impl IntoIterator<Item = (&'r Digest, u64, &'r Record)>,
+    complete: bool,
+) -> Result<()> {
+    let mut rows = Rows::new(db)?;
+    let mut latest = None;
+    for (digest, size_bytes, record) in records {
+        if rows.insert(digest, size_bytes, record, complete)? {
+            latest = latest.max(Some(record.recorded_unix_ms));
+        }
+    }
+    latest.map_or(Ok(()), |unix_ms| raise_stamp(db, unix_ms))
+}
+
+/// The statements that add records, looked up once for many.
+struct Rows<'db> {
+    db: &'db Connection,
+    record: CachedStatement<'db>,
+    detail: CachedStatement<'db>,
+    output: CachedStatement<'db>,
+    log: CachedStatement<'db>,
+    metric: CachedStatement<'db>,
+    series: CachedStatement<'db>,
+    sample: CachedStatement<'db>,
+    offers: Offers<'db>,
+}
+
+impl<'db> Rows<'db> {
+    fn new(db: &'db Connection) -> Result<Self> {
+        Ok(Self {
+            db,
+            record: db.prepare_cached(
+                "INSERT INTO record (digest, label, spec_key, action_key, judge, output_digest,
+                     simulated, recorded_unix_ms, started_unix_ms, ended_unix_ms, execution,
+                     validity, criterion, reusable, complete, kind, plan, layer, rule, run_id,
+                     attempt, exploratory, size_bytes)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+                     ?17, ?18, ?19, ?20, ?21, ?22, ?23)
+                 ON CONFLICT (digest) DO NOTHING",
+            )?,
+            detail: db.prepare_cached(
+                "INSERT INTO record_detail VALUES
+                     (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+            )?,
+            output: db.prepare_cached("INSERT INTO record_output VALUES (?1, ?2, ?3, ?4, ?5)")?,
+            log: db.prepare_cached("INSERT INTO record_log VALUES (?1, ?2, ?3, ?4, ?5)")?,
+            metric: db.prepare_cached("INSERT INTO record_metric VALUES (?1, ?2, ?3, ?4, ?5)")?,
+            series: db
+                .prepare_cached("INSERT INTO record_series (record_id, name) VALUES (?1, ?2)")?,
+            sample: db.prepare_cached("INSERT INTO record_sample VALUES (?1, ?2, ?3)")?,
+            offers: Offers::new(db)?,
+        })
+    }
+
+    /// Says whether it was not there before.
+    fn insert(
+        &mut self,
+        digest: &Digest,
+        size_bytes: u64,
+        record: &Record,
+        complete: bool,
+    ) -> Result<bool> {
+        let inserted = self.record.execute(params![
             digest.as_bytes(),
             record.label,
             record.spec_key.as_bytes(),
@@ -63,18 +120,70 @@ pub(crate) fn insert_record(
             record.exploratory,
             int(size_bytes),
         ])?;
-    if inserted == 0 {
-        return Ok(());
+        if inserted == 0 {
+            return Ok(false);
+        }
+        let id = self.db.last_insert_rowid();
+        self.insert_details(id, record)?;
+        let age = age(record.recorded_unix_ms, digest);
+        let usable = record.usable() && complete;
+        if usable {
+            self.offers.spec(&record.spec_key, id, &age)?;
+        }
+        self.offers.label(&record.label, id, &age, usable)?;
+        Ok(true)
     }
-    let id = db.last_insert_rowid();
-    insert_details(db, id, record)?;
-    let age = age(record.recorded_unix_ms, digest);
-    let usable = record.usable() && complete;
-    if usable {
-        offer_spec(db, &record.spec_key, id, &age)?;
+
+    fn insert_details(&mut self, id: i64, record: &Record) -> Result<()> {
+        let verdicts = &record.verdicts;
+        let checks: Vec<Told<'_>> = verdicts.criterion.checks.iter().map(Told::of).collect();
+        self.detail.execute(params![
+            id,
+            record.rejudged_from.as_ref().map(Digest::as_bytes),
+            record.provenance.platform,
+            record.provenance.executor,
+            record.provenance.doe_version,
+            verdicts.execution.class,
+            verdicts.execution.reason,
+            verdicts.execution.exit_code,
+            json(&verdicts.validity.failed)?,
+            json(&checks)?,
+            record.not_reusable_because,
+            json(&record.settings)?,
+            json(&record.tags)?,
+            json(&record.texts)?,
+        ])?;
+        for (name, output) in &record.outputs {
+            self.output.execute(params![
+                id,
+                name,
+                output.digest.as_bytes(),
+                int(output.size_bytes),
+                output.schema,
+            ])?;
+        }
+        for (position, log) in record.logs.iter().enumerate() {
+            self.log.execute(params![
+                id,
+                int(position as u64),
+                log.name,
+                log.digest.as_bytes(),
+                int(log.size_bytes),
+            ])?;
+        }
+        for (name, metric) in &record.metrics {
+            self.metric
+                .execute(params![id, name, metric.value, metric.unit, metric.better])?;
+        }
+        for (name, values) in &record.samples {
+            let series_id = self.series.insert(params![id, name])?;
+            for (position, value) in values.iter().enumerate() {
+                self.sample
+                    .execute(params![series_id, int(position as u64), value])?;
+            }
+        }
+        Ok(())
     }
-    offer_label(db, &record.label, id, &age, usable)?;
-    raise_stamp(db, record.recorded_unix_ms)
 }
 
 /// A check as the views have it. The order of its fields is theirs and not the record's: an index
@@ -102,65 +211,6 @@ impl<'r> Told<'r> {
             met: *met,
         }
     }
-}
-
-fn insert_details(db: &Connection, id: i64, record: &Record) -> Result<()> {
-    let verdicts = &record.verdicts;
-    let checks: Vec<Told<'_>> = verdicts.criterion.checks.iter().map(Told::of).collect();
-    db.prepare_cached(
-        "INSERT INTO record_detail VALUES
-             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-    )?
-    .execute(params![
-        id,
-        record.rejudged_from.as_ref().map(Digest::as_bytes),
-        record.provenance.platform,
-        record.provenance.executor,
-        record.provenance.doe_version,
-        verdicts.execution.class,
-        verdicts.execution.reason,
-        verdicts.execution.exit_code,
-        json(&verdicts.validity.failed)?,
-        json(&checks)?,
-        record.not_reusable_because,
-        json(&record.settings)?,
-        json(&record.tags)?,
-        json(&record.texts)?,
-    ])?;
-    let mut insert = db.prepare_cached("INSERT INTO record_output VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for (name, output) in &record.outputs {
-        insert.execute(params![
-            id,
-            name,
-            output.digest.as_bytes(),
-            int(output.size_bytes),
-            output.schema,
-        ])?;
-    }
-    let mut insert = db.prepare_cached("INSERT INTO record_log VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for (position, log) in record.logs.iter().enumerate() {
-        insert.execute(params![
-            id,
-            int(position as u64),
-            log.name,
-            log.digest.as_bytes(),
-            int(log.size_bytes),
-        ])?;
-    }
-    let mut insert = db.prepare_cached("INSERT INTO record_metric VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for (name, metric) in &record.metrics {
-        insert.execute(params![id, name, metric.value, metric.unit, metric.better])?;
-    }
-    let mut series =
-        db.prepare_cached("INSERT INTO record_series (record_id, name) VALUES (?1, ?2)")?;
-    let mut sample = db.prepare_cached("INSERT INTO record_sample VALUES (?1, ?2, ?3)")?;
-    for (name, values) in &record.samples {
-        let series_id = series.insert(params![id, name])?;
-        for (position, value) in values.iter().enumerate() {
-            sample.execute(params![series_id, int(position as u64), value])?;
-        }
-    }
-    Ok(())
 }
 
 /// Empties the tables that are made from files.
