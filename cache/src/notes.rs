@@ -277,9 +277,14 @@ pub(crate) fn files(layout: &Layout) -> Result<Vec<PathBuf>> {
 
 /// Tells the index what notes say.
 pub(crate) fn replay(db: &Connection, told: &Told) -> Result<()> {
-    let run_id = &told.info.run_id;
     runs::begin(db, &told.info)?;
-    for note in &told.notes {
+    tell(db, &told.info.run_id, &told.notes)
+}
+
+/// Tells the index what further notes of a run say.
+fn tell(db: &Connection, run_id: &str, notes: &[Note]) -> Result<()> {
+    let mut nodes = runs::Nodes::of(db, run_id)?;
+    for note in notes {
         match note {
             Note::Begin { .. } => {}
             Note::Node {
@@ -288,16 +293,7 @@ pub(crate) fn replay(db: &Connection, told: &Told) -> Result<()> {
                 reason,
                 record,
                 unix_ms,
-            } => {
-                let update = NodeUpdate {
-                    run_id: run_id.clone(),
-                    label: label.clone(),
-                    state: *state,
-                    reason: reason.clone(),
-                    record: *record,
-                };
-                runs::set_node(db, &update, *unix_ms)?;
-            }
+            } => nodes.set(label, *state, reason.as_deref(), record.as_ref(), *unix_ms)?,
             Note::End { status, unix_ms } => runs::end(db, run_id, *status, *unix_ms)?,
         }
     }
@@ -309,7 +305,6 @@ pub(crate) fn set_nodes(db: &Connection, layout: &Layout, nodes: &[NodeUpdate]) 
     let unix_ms = now_unix_ms();
     let mut by_run: BTreeMap<&str, Vec<Note>> = BTreeMap::new();
     for node in nodes {
-        runs::set_node(db, node, unix_ms)?;
         by_run.entry(&node.run_id).or_default().push(Note::Node {
             label: node.label.clone(),
             state: node.state,
@@ -317,6 +312,9 @@ pub(crate) fn set_nodes(db: &Connection, layout: &Layout, nodes: &[NodeUpdate]) 
             record: node.record,
             unix_ms,
         });
+    }
+    for (run_id, notes) in &by_run {
+        tell(db, run_id, notes)?;
     }
     let mut runs = by_run.into_iter();
     runs.try_for_each(|(run_id, notes)| append(layout, run_id, &notes, false))

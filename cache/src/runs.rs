@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::read::time;
 use crate::verdict::words;
 use crate::write::int;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use std::collections::BTreeMap;
 
 words! {
@@ -175,34 +175,44 @@ pub(crate) fn end(db: &Connection, run_id: &str, status: RunStatus, now: u64) ->
     Ok(())
 }
 
-pub(crate) fn set_node(db: &Connection, update: &NodeUpdate, now: u64) -> Result<()> {
-    let NodeUpdate {
-        run_id,
-        label,
-        state,
-        reason,
-        record,
-    } = update;
-    let changed = db
-        .prepare_cached(
-            "INSERT INTO run_node (label, run_seq, state, reason, record, updated_unix_ms)
-             SELECT ?1, seq, ?3, ?4, ?5, ?6 FROM run WHERE run_id = ?2
-             ON CONFLICT (label, run_seq) DO UPDATE SET state = excluded.state,
-                 reason = excluded.reason, record = excluded.record,
-                 updated_unix_ms = excluded.updated_unix_ms",
-        )?
-        .execute(params![
+/// The nodes of one run, for noting how they stand; the run is looked up once for all of them.
+pub(crate) struct Nodes<'db> {
+    run_seq: i64,
+    set: CachedStatement<'db>,
+}
+
+impl<'db> Nodes<'db> {
+    pub(crate) fn of(db: &'db Connection, run_id: &str) -> Result<Self> {
+        Ok(Self {
+            run_seq: seq(db, run_id)?,
+            set: db.prepare_cached(
+                "INSERT INTO run_node (label, run_seq, state, reason, record, updated_unix_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (label, run_seq) DO UPDATE SET state = excluded.state,
+                     reason = excluded.reason, record = excluded.record,
+                     updated_unix_ms = excluded.updated_unix_ms",
+            )?,
+        })
+    }
+
+    pub(crate) fn set(
+        &mut self,
+        label: &str,
+        state: NodeState,
+        reason: Option<&str>,
+        record: Option<&Digest>,
+        now: u64,
+    ) -> Result<()> {
+        self.set.execute(params![
             label,
-            run_id,
+            self.run_seq,
             state,
             reason,
-            record.as_ref().map(Digest::as_bytes),
+            record.map(Digest::as_bytes),
             int(now),
         ])?;
-    if changed == 0 {
-        return Err(unknown(run_id));
+        Ok(())
     }
-    Ok(())
 }
 
 fn unknown(run_id: &str) -> Error {
@@ -266,13 +276,17 @@ pub(crate) fn one(db: &Connection, run_id: &str) -> Result<(i64, Run)> {
     found.ok_or_else(|| unknown(run_id))
 }
 
-/// The nodes of a run, by label.
-pub(crate) fn nodes(db: &Connection, run_id: &str) -> Result<Vec<RunNode>> {
-    let seq: i64 = db
-        .prepare_cached("SELECT seq FROM run WHERE run_id = ?1")?
+/// The place of a run among all runs.
+fn seq(db: &Connection, run_id: &str) -> Result<i64> {
+    db.prepare_cached("SELECT seq FROM run WHERE run_id = ?1")?
         .query_row([run_id], |row| row.get(0))
         .optional()?
-        .ok_or_else(|| unknown(run_id))?;
+        .ok_or_else(|| unknown(run_id))
+}
+
+/// The nodes of a run, by label.
+pub(crate) fn nodes(db: &Connection, run_id: &str) -> Result<Vec<RunNode>> {
+    let seq = seq(db, run_id)?;
     let mut statement = db.prepare_cached(
         "SELECT label, state, reason, record, updated_unix_ms FROM run_node
          WHERE run_seq = ?1 ORDER BY label",
