@@ -96,7 +96,11 @@ impl KeyEncoder {
     /// Starts a key of `domain` (what kind of key it is, for example `doe.spec`) in `version`
     /// (of the meaning of its entries).
     pub fn new(domain: &str, version: u32) -> Self {
-        let mut encoder = Self::default();
+        let mut encoder = Self {
+            // Most keys fit, and none has to grow from nothing.
+            bytes: Vec::with_capacity(1 << 10),
+            last: (0, 0),
+        };
         encoder.restart(domain, version);
         encoder
     }
@@ -130,7 +134,7 @@ impl KeyEncoder {
     /// Adds an entry with a digest as its value: the same as [`Self::entry`] with
     /// `Value::from(digest)`.
     pub fn digest(&mut self, path: &str, digest: &Digest) {
-        self.text(path, blake3::Hash::from_bytes(digest.0).to_hex().as_str());
+        self.text(path, digest.digits().as_str());
     }
 
     fn path(&mut self, path: &str) {

@@ -62,14 +62,34 @@ impl Digest {
 
     /// The 64 hexadecimal digits.
     pub fn hex(&self) -> String {
-        self.to_string()
+        self.digits().as_str().to_owned()
     }
 
     /// The first twelve hexadecimal digits, for people.
     pub fn short(&self) -> String {
-        let mut hex = self.to_string();
-        hex.truncate(12);
-        hex
+        self.digits().as_str()[..12].to_owned()
+    }
+
+    /// The 64 hexadecimal digits, for whoever only copies them somewhere.
+    pub(crate) fn digits(&self) -> Digits {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut digits = [0; 2 * Self::LEN];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        Digits(digits)
+    }
+}
+
+/// A digest as text. `blake3::Hash::to_hex` makes the same, one digit at a time: for a small record
+/// that took longer than to hash it.
+pub(crate) struct Digits([u8; 2 * Digest::LEN]);
+
+impl Digits {
+    pub(crate) fn as_str(&self) -> &str {
+        // Always text, as all of them are ASCII.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
@@ -119,7 +139,7 @@ impl Hasher for DigestHasher {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+        f.write_str(self.digits().as_str())
     }
 }
 
@@ -158,7 +178,7 @@ impl FromStr for Digest {
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+        serializer.serialize_str(self.digits().as_str())
     }
 }
 

@@ -313,14 +313,13 @@ impl Record {
         self.check()?;
         // Fields are declared in the order of their names, here and in what is below, and maps are
         // sorted: what is written as it stands is canonical.
-        let bytes = serde_json::to_vec(self);
-        debug_assert!(
-            bytes
-                .as_ref()
-                .is_ok_and(|b| canonical_json(self).is_ok_and(|c| *b == c))
-                || bytes.is_err()
-        );
-        bytes.or_else(|e| refuse(&format!("cannot be written: {e}")))
+        // Most records fit, and none has to grow from nothing.
+        let mut bytes = Vec::with_capacity(1 << 12);
+        if let Err(e) = serde_json::to_writer(&mut bytes, self) {
+            return refuse(&format!("cannot be written: {e}"));
+        }
+        debug_assert!(canonical_json(self).is_ok_and(|canonical| bytes == canonical));
+        Ok(bytes)
     }
 
     /// Whether keys and output digest follow from what is beside them.
