@@ -293,7 +293,9 @@ impl From<doe_cache::Error> for Error {
         use doe_cache::Error as Store;
         let kind = match &error {
             Store::Io { .. } | Store::Database { .. } | Store::Mirror { .. } => Kind::Infra,
-            Store::Corrupt { .. } | Store::SchemaTooNew { .. } => Kind::Integrity,
+            Store::Corrupt { .. } | Store::SchemaTooNew { .. } | Store::Bundle { .. } => {
+                Kind::Integrity
+            }
             Store::Locked { .. } => Kind::Lock,
             Store::NotFound { .. } | Store::BadDigest { .. } => Kind::Usage,
             // What the store refuses to take was made by this program; new variants are unknown.

@@ -69,6 +69,13 @@ pub enum Error {
         /// Root of the store.
         root: PathBuf,
     },
+    /// A bundle is damaged, cut short, or not what it says. Nothing of it was taken in.
+    Bundle {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
     /// The mirror could not be used, or does not have what it should.
     Mirror {
         /// What, and why.
@@ -113,6 +120,7 @@ impl Error {
             Self::BadDigest { .. } => "bad-digest",
             Self::Invalid { .. } => "store-invalid",
             Self::ReadOnly { .. } => "store-read-only",
+            Self::Bundle { .. } => "bad-bundle",
             Self::Mirror { .. } => "mirror",
             Self::Database { .. } => "store-database",
         }
@@ -163,6 +171,11 @@ impl Error {
                     .to_owned()
             }
             Self::ReadOnly { .. } => "open the store for writing".to_owned(),
+            Self::Bundle { .. } => {
+                "nothing of it was taken in; copy it again, or write it again with `doe cache export` \
+                 where it comes from"
+                    .to_owned()
+            }
             Self::Mirror { .. } => {
                 "check the mirror in `doe.toml` and the credentials; `--remote-cache off` does \
                  without it"
@@ -195,6 +208,13 @@ impl fmt::Display for Error {
             Self::NotFound { what } => write!(f, "{what} is not in the store"),
             Self::BadDigest { text, why } => write!(f, "`{text}` is not a digest: {why}"),
             Self::Invalid { what } | Self::Mirror { what } => f.write_str(what),
+            Self::Bundle { path, detail } => {
+                write!(
+                    f,
+                    "the bundle `{}` cannot be taken in: {detail}",
+                    path.display()
+                )
+            }
             Self::ReadOnly { root } => {
                 write!(
                     f,
@@ -262,6 +282,14 @@ mod tests {
             (
                 Error::not_found("record `ab`"),
                 "record `ab` is not in the store",
+                true,
+            ),
+            (
+                Error::Bundle {
+                    path: "b.doe".into(),
+                    detail: "it is empty".into(),
+                },
+                "the bundle `b.doe` cannot be taken in: it is empty",
                 true,
             ),
             (

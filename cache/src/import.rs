@@ -72,7 +72,7 @@ impl Store {
     /// Takes a bundle in, all of it or nothing.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when the bundle is damaged, cut short, or not what it says;
+    /// [`Error::Bundle`] when the bundle is damaged, cut short, or not what it says;
     /// [`Error::SchemaTooNew`]; [`Error::Io`], [`Error::ReadOnly`].
     pub fn import_bundle(&self, bundle: &Path) -> Result<Imported> {
         self.writable()?;
@@ -157,12 +157,8 @@ impl Store {
     }
 
     fn open_bundle(&self, path: &Path) -> Result<Opened> {
-        let bad = |detail: String| Error::Corrupt {
-            what: format!("the bundle `{}`", path.display()),
-            detail,
-            quarantined: None,
-        };
-        let torn = |e: std::io::Error| bad(format!("it is damaged or cut short: {e}"));
+        let bad = |detail: String| bad(path, detail);
+        let torn = |e: std::io::Error| torn(path, &e);
         let file = File::open(path).map_err(|e| Error::io("open", path, &e))?;
         let mut tar = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
         let mut entries = tar.entries().map_err(torn)?;
@@ -202,6 +198,10 @@ impl Store {
             if entry.size() != item.size_bytes {
                 return Err(bad(format!("`{name}` has another length than listed")));
             }
+            let unread = |error: Error| match error {
+                Error::SchemaTooNew { .. } => error,
+                error => bad(format!("`{name}` cannot be read: {error}")),
+            };
             let wrong = |found: Digest| bad(format!("`{name}` has the digest `{}`", found.short()));
             if name.starts_with("cas/") {
                 let (temp, found) = self.unpack(&mut entry, path)?;
@@ -226,11 +226,14 @@ impl Store {
             }
             match name.starts_with("records/") {
                 true => {
-                    let record = Record::from_bytes(&bytes)?;
+                    let record = Record::from_bytes(&bytes).map_err(unread)?;
                     record.check_foreign().map_err(|e| bad(e.to_string()))?;
                     opened.records.push((item.digest, bytes, record));
                 }
-                false => opened.links.extend(LinkFile::from_bytes(&bytes)?.links),
+                false => {
+                    let links = LinkFile::from_bytes(&bytes).map_err(unread)?;
+                    opened.links.extend(links.links);
+                }
             }
         }
         if let Some(name) = expected.keys().min() {
@@ -259,11 +262,7 @@ impl Store {
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 17];
         loop {
-            let count = entry.read(&mut buffer).map_err(|e| Error::Corrupt {
-                what: format!("the bundle `{}`", bundle.display()),
-                detail: format!("it is damaged or cut short: {e}"),
-                quarantined: None,
-            })?;
+            let count = entry.read(&mut buffer).map_err(|e| torn(bundle, &e))?;
             if count == 0 {
                 break;
             }
@@ -306,6 +305,17 @@ impl Store {
             None => Ok(()),
         }
     }
+}
+
+fn bad(bundle: &Path, detail: String) -> Error {
+    Error::Bundle {
+        path: bundle.to_owned(),
+        detail,
+    }
+}
+
+fn torn(bundle: &Path, cause: &std::io::Error) -> Error {
+    bad(bundle, format!("it is damaged or cut short: {cause}"))
 }
 
 fn header(text: &[u8], bad: &dyn Fn(String) -> Error) -> Result<Header> {

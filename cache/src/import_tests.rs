@@ -60,6 +60,9 @@ impl World {
         let to = self.fresh();
         let error = to.import_bundle(&path).unwrap_err();
         assert!(error.to_string().contains(why), "{name}: {error}");
+        // It is not the store that is to be looked at.
+        let hint = error.hint().unwrap_or_default();
+        assert!(!hint.contains("doe cache verify"), "{name}: {hint}");
         assert_eq!(
             to.stats().unwrap(),
             Default::default(),
