@@ -743,6 +743,96 @@ fn a_refused_result_is_not_taken_from_a_killed_run() {
     assert!(refused > 0, "no kill left a record");
 }
 
+/// A word that is wrong by a letter must not mean the results of another platform.
+#[test]
+fn a_platform_that_is_not_there_stands_for_no_other() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    for words in [
+        &["show", "//lab:p-1"][..],
+        &["why", "//lab:p-1"],
+        &["pin", "//lab:p-1", "--reason", "a paper"],
+        &["quarantine", "//lab:p-1", "--reason", "the fan was off"],
+        &["export", "//...", "-o", "b.doe"],
+    ] {
+        let words = [&["cache"], words, &["--platform", "nope"]].concat();
+        let asked = lab.doe(&words);
+        assert_eq!(asked.code, 2, "{words:?}: {}{}", asked.stdout, asked.stderr);
+        let told = "there is no platform `nope`";
+        assert!(asked.stderr.contains(told), "{words:?}: {}", asked.stderr);
+    }
+    lab.doe(&["check", "//...", "--up-to-date"]).ok();
+}
+
+/// What a build refuses as it is judged now, no other command calls current, up to date or sound.
+#[test]
+fn what_was_refused_when_it_was_read_anew_is_refused_everywhere() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    lab.replace(
+        "rules/lab.toml",
+        "result.tokens != 14",
+        "result.tokens != 2",
+        1,
+    );
+    // It is not known before it was read.
+    lab.doe(&["build", "//..."]).exits(1);
+    lab.assert_nothing_runs();
+    let states = || {
+        let rows = lab.doe(&["status", "//...", "--json"]).ok().json();
+        let rows = rows.as_array().unwrap().iter();
+        let state = |row: &serde_json::Value| format!("{} {}", row["label"], row["state"]);
+        rows.map(state)
+            .collect::<Vec<_>>()
+            .join(", ")
+            .replace('"', "")
+    };
+    let found = "//lab:p-1 up to date, //lab:p-2 invalid, //lab:sum blocked";
+    assert_eq!(states(), found);
+    let why = "does not hold: result.tokens != 2";
+    let explained = lab.doe(&["explain", "//lab:p-2"]).ok().stdout;
+    assert!(
+        explained.contains(&format!("//lab:p-2 is invalid: {why}")),
+        "{explained}"
+    );
+    let explained = lab.doe(&["explain", "//lab:p-2", "--json"]).ok().json();
+    assert_eq!(explained["decision"], "refused");
+    assert_eq!(explained["reason"], why);
+    let checked = lab.doe(&["check", "//lab:p-2", "--up-to-date"]);
+    assert_eq!(checked.code, 6, "{}", checked.stderr);
+    let words = "1 of 1 patterns have a result that is refused";
+    assert!(checked.stderr.contains(words), "{}", checked.stderr);
+    let planned = lab.doe(&["plan", "//...", "--up-to-date", "--json"]);
+    assert_eq!(planned.code, 6);
+    let planned = planned.json();
+    assert_eq!(planned["refused"][0]["label"], "//lab:p-2");
+    assert_eq!(planned["refused"][0]["reason"], why);
+    assert_eq!(planned["run"].as_array().unwrap().len(), 0);
+    let results = lab.doe(&["results", "//lab:p-2", "--json"]).ok().json();
+    assert_eq!(results[0]["state"], "stale", "{results}");
+    // Nothing of it is told by a build otherwise, and nothing runs.
+    let built = lab.doe(&["build", "//...", "--json"]);
+    assert_eq!(
+        (built.code, built.summary()["invalid"].as_u64()),
+        (1, Some(1))
+    );
+    assert_eq!(states(), found);
+    // What the plans need is kept.
+    lab.doe(&["cache", "gc", "--older-than", "0s", "--delete"])
+        .ok();
+    lab.replace(
+        "rules/lab.toml",
+        "result.tokens != 2",
+        "result.tokens != 3",
+        1,
+    );
+    let built = lab.doe(&["build", "//...", "--json"]).ok().summary();
+    assert_eq!(
+        (built["ok"].as_u64(), built["reused"].as_u64()),
+        (Some(0), Some(3))
+    );
+}
+
 /// A disk that refuses once is asked again, with everything that was to be written.
 #[test]
 fn a_disk_that_refuses_once_costs_no_result() {

@@ -6,9 +6,10 @@ use serde_json::json;
 use super::args::{Global, Targets};
 use super::out::Out;
 use super::{diagnose, session};
+use crate::engine::decide::Decision;
 use crate::engine::{facts, instruments, preflight};
 use crate::error::{Diagnostic, Error, Kind, Result, Severity};
-use crate::graph::Graph;
+use crate::graph::{Graph, NodeId};
 use crate::label::{Selector, Target};
 
 /// Check plans, rules and the graph without a cluster
@@ -20,7 +21,7 @@ pub struct CheckArgs {
     /// What to check.
     #[command(flatten)]
     pub targets: Targets,
-    /// Also fail (exit 6) when anything would run
+    /// Also fail (exit 6) when anything would run, or has a result that is refused
     #[arg(long)]
     pub up_to_date: bool,
 }
@@ -54,7 +55,7 @@ pub fn run(global: &Global, args: &CheckArgs, out: &mut Out) -> Result<u8> {
                             return Err(Error::new(
                                 Kind::Stale,
                                 "not-up-to-date",
-                                format!("{stale} of {} patterns would run", plan.len()),
+                                not_up_to_date(stale, &plan),
                             )
                             .hint("`doe plan` says which and why"));
                         }
@@ -121,4 +122,17 @@ fn concerns(diagnostic: &Diagnostic, targets: &[Selector]) -> bool {
             Target::Below(prefix) => package.starts_with(&**prefix),
             Target::Tag(_) | Target::Failed | Target::Stale => true,
         })
+}
+
+fn not_up_to_date(stale: usize, plan: &[(NodeId, Decision)]) -> String {
+    let is_refused = |(_, decision): &&(_, Decision)| matches!(decision, Decision::Refused { .. });
+    let refused = plan.iter().filter(is_refused).count();
+    let all = plan.len();
+    match (stale - refused, refused) {
+        (run, 0) => format!("{run} of {all} patterns would run"),
+        (0, refused) => format!("{refused} of {all} patterns have a result that is refused"),
+        (run, refused) => {
+            format!("{run} of {all} patterns would run, {refused} have a result that is refused")
+        }
+    }
 }

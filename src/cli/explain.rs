@@ -78,6 +78,14 @@ fn as_text(
             let verdict = out.paint("32", "is up to date");
             out.line(format!("{label} {verdict}: record {record} stands for it"))?;
         }
+        Decision::Refused { record, why, .. } => {
+            let verdict = out.paint("31", "is invalid");
+            out.line(format!("{label} {verdict}: {why}"))?;
+            out.line(format!(
+                "  the execution of record {record} stands, and its numbers were read anew; \
+                 `--rerun` executes it again"
+            ))?;
+        }
         Decision::Enough { why } => out.line(format!("{label} is not needed: {why}"))?,
         Decision::Run { why, keyed } => {
             let verdict = out.paint("33", "runs");
@@ -276,6 +284,9 @@ fn as_json(
         Decision::Reuse { record, hit, .. } => {
             json!({"label": label, "decision": "reuse", "record": record.to_string(), "hit": hit})
         }
+        Decision::Refused { record, why, .. } => json!({
+            "label": label, "decision": "refused", "record": record.to_string(), "reason": why,
+        }),
         Decision::Enough { why } => {
             json!({"label": label, "decision": "enough", "reason": why})
         }

@@ -65,7 +65,8 @@ pub fn nothing_to_do(
         return Ok(false);
     }
     let plan = decider.plan(nodes)?;
-    Ok((plan.iter()).all(|(_, decision)| matches!(decision, Decision::Reuse { .. })))
+    let stands = |decision| matches!(decision, Decision::Reuse { .. } | Decision::Refused { .. });
+    Ok(plan.into_iter().all(|(_, decision)| stands(decision)))
 }
 
 /// The nodes whose hosts are looked at: those that are asked for, and where hosts are probed or other

@@ -128,6 +128,8 @@ struct Shown<'p> {
     may_run: Vec<(Cow<'p, str>, String)>,
     reuse: Vec<(Cow<'p, str>, Reused)>,
     enough: Vec<(Cow<'p, str>, String)>,
+    /// Executed, and refused as it is judged now.
+    refused: Vec<(Cow<'p, str>, String)>,
     /// What those take that run or may run.
     takes: Vec<(Cow<'p, str>, Takes)>,
     forecast: Forecast,
@@ -193,7 +195,7 @@ impl<'p> Shown<'p> {
         let costs = |node, seconds: Option<f64>| cost(platform, graph.pattern(node), seconds?);
         for (node, decision) in plan {
             let label: Cow<'_, str> = Cow::Owned(decider.graph().label(*node).to_string());
-            if matches!(decision, Decision::Run { .. } | Decision::MayRun { .. }) {
+            if decision.may_run() {
                 let takes = Takes::of(decider, *node);
                 if !takes.is_empty() {
                     shown.takes.push((label.clone(), takes));
@@ -213,6 +215,7 @@ impl<'p> Shown<'p> {
                     let first = decider.graph().label(because[0]).to_string();
                     shown.may_run.push((label, waiting(&first, because.len())));
                 }
+                Decision::Refused { why, .. } => shown.refused.push((label, why.clone())),
                 Decision::Enough { why } => shown.enough.push((label, why.clone())),
                 Decision::Reuse { hit, record, .. } => {
                     let (hit, record) = (*hit, *record);
@@ -246,9 +249,10 @@ impl<'p> Shown<'p> {
         shown
     }
 
-    /// Whether anything would run.
+    /// Whether anything would run, or has a result that is refused.
     fn runs(&self) -> bool {
-        !self.run.is_empty() || !self.may_run.is_empty() || self.foreseen.runs()
+        let nothing = self.run.is_empty() && self.may_run.is_empty() && self.refused.is_empty();
+        !nothing || self.foreseen.runs()
     }
 
     fn print(&self, out: &mut Out) -> Result<()> {
@@ -270,6 +274,9 @@ impl<'p> Shown<'p> {
                         "currency": cost.currency, "simulated": cost.simulated,
                     });
                 }
+                if !self.refused.is_empty() {
+                    object.insert("refused".into(), items(&self.refused).into());
+                }
                 if !self.enough.is_empty() {
                     object.insert("enough".into(), items(&self.enough).into());
                 }
@@ -289,10 +296,15 @@ impl<'p> Shown<'p> {
         list(out, "may run", "36", &self.may_run)?;
         self.foreseen.print(out)?;
         list(out, "reuse", "32", &self.reuse)?;
+        list(out, "invalid", "31", &self.refused)?;
         list(out, "not needed", "2", &self.enough)?;
         list(out, "take tokens and links", "2", &self.takes)?;
+        let invalid = match self.refused.len() {
+            0 => String::new(),
+            count => format!(", {count} invalid"),
+        };
         out.line(format!(
-            "{} to run, {} may run, {} reused; {}",
+            "{} to run, {} may run, {} reused{invalid}; {}",
             self.run.len(),
             self.may_run.len(),
             self.reuse.len(),

@@ -119,6 +119,10 @@ fn row(decider: &Decider<'_>, node: NodeId, decision: &Decision, blocked: Option
     });
     let (state, detail) = match decision {
         Decision::Enough { why } => ("not needed", why.clone()),
+        Decision::Refused { record, why, .. } => (
+            "invalid",
+            format!("{why}; read anew from record {}", record.short()),
+        ),
         Decision::Reuse { record, .. } => ("up to date", format!("record {}", record.short())),
         Decision::Run { .. } if blocked.is_some() => ("blocked", blocked.unwrap_or_default()),
         Decision::Run { why, .. } => match refused {

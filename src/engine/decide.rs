@@ -6,16 +6,20 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use doe_cache::{Change, Class, Digest, ExecutionStatus, Manifest, Record, Snapshot, Summary};
+use doe_cache::{
+    Change, Class, Digest, ExecutionStatus, Manifest, Record, Snapshot, Summary, ValidityStatus,
+};
 use serde::Serialize;
 
 use super::enough::enough;
 use super::key::{self, Need, Needs};
+use super::prepare::values;
+use super::record::end_of;
 use super::rule_key::RuleKey;
 use crate::error::Result;
 use crate::graph::{Graph, NodeId};
 use crate::label::Label;
-use crate::plan::model::Platform;
+use crate::plan::model::{Pattern, Platform};
 use crate::rule::action::{Action, Binding};
 use crate::rule::model::Rule;
 use crate::rule::render::render;
@@ -121,6 +125,16 @@ pub enum Decision {
         /// The keys; a plan keeps none, for a hundred thousand would be most of its memory.
         keyed: Option<Box<Keyed>>,
     },
+    /// An execution stands for it whose numbers were refused when they were read anew: a build says
+    /// so again and runs nothing.
+    Refused {
+        /// The record of the execution.
+        record: Digest,
+        /// The keys, as above.
+        keyed: Option<Box<Keyed>>,
+        /// What does not hold.
+        why: String,
+    },
     /// It must run.
     Run {
         /// The keys.
@@ -141,7 +155,12 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// Whether nothing is to be done.
+    /// Whether it is executed, for sure or perhaps.
+    pub fn may_run(&self) -> bool {
+        matches!(self, Decision::Run { .. } | Decision::MayRun { .. })
+    }
+
+    /// Whether nothing is to be done, and nothing is wrong.
     pub fn is_settled(&self) -> bool {
         matches!(self, Decision::Reuse { .. } | Decision::Enough { .. })
     }
@@ -311,7 +330,7 @@ impl<'w> Decider<'w> {
                 judge,
                 action: None,
             });
-            return Ok(reuse(found, hit, keyed));
+            return Ok(self.reuse(pattern, found, hit, keyed));
         }
         let settings = pattern.settings.iter();
         let settings = settings.map(|(name, setting)| (name, &setting.value));
@@ -337,10 +356,46 @@ impl<'w> Decider<'w> {
             } else {
                 Hit::Rejudge
             };
-            return Ok(reuse(found, hit, keyed));
+            return Ok(self.reuse(pattern, found, hit, keyed));
         }
         let why = self.why(node, &keyed);
         Ok(Decision::Run { keyed, why })
+    }
+
+    fn reuse(&self, pattern: &Pattern, found: &Summary, hit: Hit, keyed: Box<Keyed>) -> Decision {
+        if hit == Hit::Rejudge
+            && let Some(refused) = self.refused(pattern, &found.record, keyed.judge)
+        {
+            return Decision::Refused {
+                record: found.record,
+                keyed: Some(keyed),
+                why: end_of(&refused).reason.unwrap_or_default(),
+            };
+        }
+        Decision::Reuse {
+            record: found.record,
+            output: found.output_digest,
+            hit,
+            keyed: Some(keyed),
+        }
+    }
+
+    /// The record that says that the numbers of an execution were read anew as they are to be read
+    /// now, and refused: a good one would have been found by its key.
+    pub(super) fn refused(
+        &self,
+        pattern: &Pattern,
+        from: &Digest,
+        judge: Digest,
+    ) -> Option<Record> {
+        let latest = self.snapshot.latest(&pattern.label.to_string())?;
+        // Mostly it says enough, and no record is read.
+        if latest.judge != judge || latest.validity == ValidityStatus::Valid {
+            return None;
+        }
+        let last = (self.history)(&latest.record)?;
+        let same = last.rejudged_from == Some(*from) && last.settings == values(pattern);
+        same.then_some(last)
     }
 
     /// What stands for a spec key. Patterns that differ only in how they are judged share one, and
@@ -402,14 +457,5 @@ impl<'w> Decider<'w> {
             last.not_reusable_because
                 .unwrap_or_else(|| "its outputs are no longer in the store".to_string()),
         )
-    }
-}
-
-fn reuse(found: &Summary, hit: Hit, keyed: Box<Keyed>) -> Decision {
-    Decision::Reuse {
-        record: found.record,
-        output: found.output_digest,
-        hit,
-        keyed: Some(keyed),
     }
 }

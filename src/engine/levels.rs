@@ -123,6 +123,9 @@ impl Decider<'_> {
             // Here, so that those of a whole level are never there at once.
             *keyed = None;
         }
+        if let Decision::Refused { keyed, .. } = &mut decision {
+            *keyed = None;
+        }
         Ok(Decided { decision, need })
     }
 }
@@ -135,11 +138,18 @@ impl Known {
             Decision::Reuse { record, .. } if stops => {
                 self.standing.insert(node, Some(*record));
             }
+            // It is there and says nothing, as one that was executed and refused.
+            Decision::Refused { .. } if stops => {
+                self.standing.insert(node, None);
+            }
             Decision::Enough { .. } => {
                 self.skipped.insert(node);
                 self.standing.insert(node, None);
             }
-            Decision::Reuse { .. } | Decision::Run { .. } | Decision::MayRun { .. } => {}
+            Decision::Reuse { .. }
+            | Decision::Refused { .. }
+            | Decision::Run { .. }
+            | Decision::MayRun { .. } => {}
         }
     }
 }
@@ -235,6 +245,7 @@ mod tests {
                             assert!(keyed.is_none());
                             format!("reuse {record}")
                         }
+                        Decision::Refused { why, .. } => format!("refused: {why}"),
                         Decision::Run { .. } => "run".to_owned(),
                         Decision::MayRun { because } => format!("may run: {because:?}"),
                         Decision::Enough { why } => why,

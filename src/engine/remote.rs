@@ -122,7 +122,10 @@ impl Warm<'_> {
                             settled.insert(node);
                         }
                     }
-                    Decision::Run { .. } | Decision::MayRun { .. } | Decision::Enough { .. } => {
+                    Decision::Refused { .. }
+                    | Decision::Run { .. }
+                    | Decision::MayRun { .. }
+                    | Decision::Enough { .. } => {
                         settled.insert(node);
                     }
                 }

@@ -139,8 +139,23 @@ pub(super) fn resolve<'f>(
             keyed: Some(keyed),
             ..
         } => return Ok(Resolution::Reuse { record, hit, keyed }),
+        // What was refused is told as it was then.
+        Decision::Refused {
+            record,
+            keyed: Some(keyed),
+            ..
+        } => {
+            return Ok(Resolution::Reuse {
+                record,
+                hit: Hit::Rejudge,
+                keyed,
+            });
+        }
         Decision::Run { keyed, why } => (keyed, why),
-        Decision::Reuse { keyed: None, .. } | Decision::MayRun { .. } | Decision::Enough { .. } => {
+        Decision::Reuse { keyed: None, .. }
+        | Decision::Refused { keyed: None, .. }
+        | Decision::MayRun { .. }
+        | Decision::Enough { .. } => {
             return Err(Error::new(
                 Kind::Bug,
                 "undecided",
@@ -329,12 +344,7 @@ fn rejudge(
 ) -> Result<Final> {
     let graph = decider.graph();
     let pattern = graph.pattern(node);
-    if let Some(last) = decider.last(&pattern.label)
-        && last.rejudged_from == Some(from)
-        && last.judge == keyed.judge
-        && last.settings == values(pattern)
-    {
-        // Judged so before, and refused: a good one would have been found by its key.
+    if let Some(last) = decider.refused(pattern, &from, keyed.judge) {
         let summary = last.summary(last.id()?);
         return Ok(Final {
             record: Some(summary.record),

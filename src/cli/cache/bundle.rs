@@ -149,6 +149,7 @@ fn select(store: &Store, planned: &Planned<'_>, key: &str, history: bool) -> Res
         return Ok(wanted.map(|summary| summary.record).collect());
     }
     let labels = snapshot.labels().filter(|label| wanted(label));
+    planned.check_platform()?;
     let planned_for = planned.records(store);
     let found: Vec<Digest> = labels
         .filter_map(|label| {

@@ -170,6 +170,7 @@ fn named(store: &Store, planned: &Planned<'_>, word: &str) -> Result<(Digest, Re
 
 /// What a build would take for a label; or else what stands for it, or what happened last under it.
 fn of_label(store: &Store, planned: &Planned<'_>, label: &str) -> Result<Digest> {
+    planned.check_platform()?;
     let snapshot = store.bulk()?;
     // Who has nothing under a label is not made to wait for the plans.
     if snapshot.latest(label).is_some()

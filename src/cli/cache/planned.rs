@@ -41,6 +41,15 @@ impl<'g> Planned<'g> {
         }
     }
 
+    /// # Errors
+    /// The options name a platform that the workspace does not have: nobody meant another one.
+    pub(super) fn check_platform(&self) -> Result<()> {
+        match (&self.global.platform, self.workspace()) {
+            (Some(_), Some(workspace)) => session::platform(self.global, workspace).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
     /// What a build on the platform that the options name would take for a label; nothing where it
     /// would run. `None`: the plans do not have it, or are not sound.
     pub(super) fn record(&self, store: &Store, label: &str) -> Option<Option<Digest>> {
@@ -100,7 +109,7 @@ fn taken(
     let decisions = decider.plan(&nodes)?.into_iter();
     let found = decisions.map(|(node, decision)| {
         let record = match decision {
-            Decision::Reuse { record, .. } => Some(record),
+            Decision::Reuse { record, .. } | Decision::Refused { record, .. } => Some(record),
             _ => None,
         };
         (graph.label(node).to_string(), record)

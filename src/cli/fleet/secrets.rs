@@ -83,8 +83,7 @@ pub fn demand(
     };
     let graph = decider.graph();
     let gets_them = |node: NodeId, decision: &Decision| {
-        let runs = !matches!(decision, Decision::Reuse { .. } | Decision::Enough { .. });
-        runs && graph.pattern(node).rule.kind == RuleKind::Measure
+        decision.may_run() && graph.pattern(node).rule.kind == RuleKind::Measure
     };
     let plan = decider.plan(nodes)?;
     if plan

@@ -22,7 +22,7 @@ pub struct Chain {
 impl Chain {
     /// The chain of a plan.
     pub fn of(decider: &Decider<'_>, plan: &[(NodeId, Decision)]) -> Self {
-        let runs = plan.iter().filter(|(_, decision)| !decision.is_settled());
+        let runs = plan.iter().filter(|(_, decision)| decision.may_run());
         let nodes: Vec<NodeId> = runs.map(|(node, _)| *node).collect();
         let seconds = |node| expected_s(decider, node);
         let (steps, length_s) = critical_path(decider.graph(), &nodes, &seconds);

@@ -54,6 +54,7 @@ impl Foreseen {
                             let reason = format!("up to date (record {}): {cause}", record.short());
                             ("reuse", reason, Some(cause))
                         }
+                        Decision::Refused { why, .. } => ("refused", why, Some(cause)),
                         Decision::Enough { why } => ("enough", why, Some(cause)),
                         Decision::Run { .. } => ("run", cause.clone(), Some(cause)),
                         Decision::MayRun { because } => {

@@ -98,7 +98,10 @@ pub fn foresee(
             }));
         };
         for node in members {
-            let at_hand = matches!(decisions.borrow().get(&node), Some(Decision::Reuse { .. }));
+            let at_hand = matches!(
+                decisions.borrow().get(&node),
+                Some(Decision::Reuse { .. } | Decision::Refused { .. })
+            );
             if at_hand && watch.brought_by(node).is_none() {
                 watch.at_hand(up, node, expected(node).unwrap_or(0.0));
                 decided(node);

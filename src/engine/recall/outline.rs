@@ -215,7 +215,9 @@ impl Outline {
                     undecided[at] = true;
                     fates.push(Fate::Run(why));
                 }
-                Decision::MayRun { .. } | Decision::Enough { .. } => return Ok(None),
+                Decision::Refused { .. } | Decision::MayRun { .. } | Decision::Enough { .. } => {
+                    return Ok(None);
+                }
             }
         }
         Ok(Some(fates))
