@@ -874,6 +874,21 @@ fn kept_and_not_reused(lab: &Workspace, label: &str, why: &str, runs: &str) {
     let because = shown["not_reusable_because"].as_str().unwrap_or_default();
     assert!(because.contains(why), "{because}");
     assert_eq!(shown["verdicts"]["execution"]["status"], "ok");
+    // It was said at once, not when the next build runs it again.
+    let runs_of = std::fs::read_dir(lab.path().join(".doe/runs")).unwrap();
+    let events =
+        runs_of.map(|run| std::fs::read_to_string(run.unwrap().path().join("events.jsonl")));
+    let events = events.map(Result::unwrap_or_default).collect::<String>();
+    let warned = events
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let mut warned = warned.filter(|event: &serde_json::Value| event["code"] == "not-reusable");
+    let warned = warned.find(|event| event["label"] == label);
+    let warned = warned.unwrap_or_else(|| panic!("{events}"));
+    assert!(
+        warned["message"].as_str().unwrap().contains(why),
+        "{warned}"
+    );
     let plan = lab.doe(&["explain", label]).ok().stdout;
     assert!(plan.contains(runs), "{plan}");
     let again = lab.doe(&["build", label, "--json"]).ok().summary();

@@ -261,6 +261,11 @@ async fn try_record(
         let text = format!("the facts of host `{host}` were not read again after it: {why}");
         ("facts", text)
     }));
+    let never_again = record.not_reusable_because.iter().filter(|_| !failed);
+    end.notes.extend(never_again.map(|why| {
+        let text = format!("its result is kept and never used again: {why}");
+        ("not-reusable", text)
+    }));
     let update = NodeUpdate {
         run_id: context.home.run_id.clone(),
         label: record.label.clone(),
