@@ -239,15 +239,27 @@ fn told(damage: &Damage) -> String {
     )
 }
 
-/// What the plans would reuse. Where nobody can say, that is told: a collection goes on, as old
-/// results must be removable when the plans are gone.
-fn called_for(planned: &Planned<'_>, store: &Store, out: &mut Out) -> BTreeSet<Digest> {
-    planned.on_any_platform(store).unwrap_or_else(|error| {
-        out.note(format!(
-            "warning: what the plans would reuse is not known and not kept for that: {error}"
-        ));
-        BTreeSet::new()
-    })
+/// What the plans would reuse. Where nobody can say, no record is removed for its age or the room it
+/// takes: one letter too many in a plan must not cost what took hours to measure.
+fn called_for(
+    planned: &Planned<'_>,
+    store: &Store,
+    args: &Gc,
+    out: &mut Out,
+) -> Result<BTreeSet<Digest>> {
+    let takes_records = args.older_than.is_some() || args.max_size.is_some();
+    match planned.on_any_platform(store) {
+        Err(error) if args.delete && takes_records => Err(error.hint(
+            "nothing was removed, as it is not known what the plans would reuse; mend them first",
+        )),
+        Err(error) => {
+            out.note(format!(
+                "warning: what the plans would reuse is not known and not kept for that: {error}"
+            ));
+            Ok(BTreeSet::new())
+        }
+        known => known,
+    }
 }
 
 /// Collects.
@@ -265,13 +277,13 @@ pub fn gc(place: &Place, planned: &Planned<'_>, args: &Gc, out: &mut Out) -> Res
     };
     let plan = if args.delete {
         let (store, lock) = place.writing(&args.waiting, out)?;
-        limits.keep = called_for(planned, &store, out);
+        limits.keep = called_for(planned, &store, args, out)?;
         let plan = store.gc_plan(&limits, &intent::in_use(&store)?)?;
         store.gc_sweep(&lock, &plan)?;
         plan
     } else {
         let store = place.reading()?;
-        limits.keep = called_for(planned, &store, out);
+        limits.keep = called_for(planned, &store, args, out)?;
         store.gc_plan(&limits, &intent::in_use(&store)?)?
     };
     if out.json {
