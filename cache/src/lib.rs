@@ -10,6 +10,7 @@ mod checked;
 mod digest;
 mod durable;
 mod error;
+mod execution;
 pub mod fault;
 mod gc;
 mod generation;

@@ -19,6 +19,10 @@ use std::path::{Path, PathBuf};
 /// Why most of it is there.
 pub(crate) const MISMATCH: &str = "its content does not match its digest";
 
+/// A refused record that cannot be taken back.
+const DAMAGED: &str =
+    "its content does not match its digest: it stays refused and cannot be taken back";
+
 /// Ends the name of the note beside a file in quarantine.
 const WHY: &str = ".why";
 
@@ -65,11 +69,33 @@ fn name_of(record: &Digest) -> String {
     format!("{record}.json")
 }
 
-/// Where a refused record lies. What lies there under its name and is not what the name says was
-/// put aside because it was damaged: a good copy of that may come back.
-pub(crate) fn refused(layout: &Layout, record: &Digest) -> Result<Option<PathBuf>> {
+/// Whether a file there refuses the record that it is named by. What a person refused stays refused
+/// when its content is damaged later, as its note says; and when the note is, as the content does.
+/// What was put aside because it was damaged refuses nothing: a good copy of it may come back.
+fn refuses(path: &Path, record: &Digest) -> bool {
+    let note = checked::read::<Note>(&note_of(path));
+    note.is_ok_and(|note| note.why != MISMATCH) || is_whole(path, record)
+}
+
+/// Where the whole copy of a refused record lies.
+fn whole(layout: &Layout, record: &Digest) -> Result<Option<PathBuf>> {
     let copies = copies(layout, record)?;
     Ok(copies.into_iter().find(|path| is_whole(path, record)))
+}
+
+/// Takes away the file of a refused record that came back among the others. Where the copy in
+/// quarantine is damaged it goes there, so that the refusal can be taken back.
+pub(crate) fn put_away(layout: &Layout, file: &Path, record: &Digest) -> Result<()> {
+    if is_whole(file, record) && whole(layout, record)?.is_none() {
+        let mut notes = copies(layout, record)?.into_iter().filter_map(|copy| {
+            let note = checked::read::<Note>(&note_of(&copy)).ok()?;
+            (note.why != MISMATCH).then_some(note.why)
+        });
+        let why = notes.next().unwrap_or_else(|| "refused before".to_owned());
+        return aside(layout, file, &name_of(record), &why).map(|_| ());
+    }
+    durable::remove(file)?;
+    durable::sync_parents([file])
 }
 
 fn is_whole(path: &Path, record: &Digest) -> bool {
@@ -113,8 +139,36 @@ pub(crate) fn records(layout: &Layout) -> Result<Vec<PathBuf>> {
 
 /// All records that are refused.
 pub(crate) fn all_refused(layout: &Layout) -> Result<HashSet<Digest>> {
-    let refused = |path: &PathBuf| named_by(path).filter(|record| is_whole(path, record));
+    let refused = |path: &PathBuf| named_by(path).filter(|record| refuses(path, record));
     Ok(records(layout)?.iter().filter_map(refused).collect())
+}
+
+/// Records that are refused and can be taken back, as files.
+pub(crate) fn whole_records(layout: &Layout) -> Result<Vec<(Digest, Record)>> {
+    let read = |path: PathBuf| {
+        let bytes = fs::read(&path).ok()?;
+        let digest = named_by(&path).filter(|digest| *digest == Digest::of(&bytes))?;
+        Some((digest, Record::from_bytes(&bytes).ok()?))
+    };
+    Ok(records(layout)?.into_iter().filter_map(read).collect())
+}
+
+/// What is wrong with refusals: files and words. One that was damaged still refuses, as long as
+/// not both its content and its note are.
+pub(crate) fn damage(layout: &Layout) -> Result<Vec<(PathBuf, &'static str)>> {
+    let mut found = Vec::new();
+    for path in records(layout)? {
+        let note = note_of(&path);
+        let read = checked::read::<Note>(&note);
+        if note.exists() && read.is_err() {
+            found.push((note, "it does not match its check"));
+        }
+        let refused = read.is_ok_and(|note| note.why != MISMATCH);
+        if refused && named_by(&path).is_some_and(|record| !is_whole(&path, &record)) {
+            found.push((path, DAMAGED));
+        }
+    }
+    Ok(found)
 }
 
 /// Why records are there, by the label that they were of. Of several of one label, any; a file that
@@ -140,57 +194,95 @@ fn note_of(file: &Path) -> PathBuf {
 }
 
 impl Store {
-    /// Refuses a record: it is no longer in the index and its file is put aside. What stood for
-    /// its key and label before takes its place.
+    /// Refuses an execution: a record and every other one that was read out of the same outputs
+    /// (see [`Store::execution`]) are no longer in the index, and their files are put aside. What
+    /// stood for their keys and labels before takes their place. Gives those that were refused.
+    ///
+    /// Each refusal stands by itself, and the latest record goes last: after a crash either the
+    /// label still has the record that it had, and asking again refuses the rest, or all is done.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`], [`Error::ReadOnly`].
-    pub fn quarantine(&self, record: &Digest, why: &str) -> Result<PathBuf> {
+    pub fn quarantine(&self, record: &Digest, why: &str) -> Result<Vec<Digest>> {
         self.writable()?;
-        let path = self.layout().record(record);
-        if !path.exists() {
-            return Err(Error::not_found(format!("record `{record}`")));
+        let layout = self.layout();
+        let mut all = self.execution(record)?;
+        if !all.contains(record) {
+            // One that waits to be indexed; or one that was refused before the others were.
+            let there = layout.record(record).exists();
+            if !there && (all.is_empty() || !self.is_refused(record)?) {
+                return Err(Error::not_found(format!("record `{record}`")));
+            }
+            all.extend(there.then_some(*record));
         }
-        // The refusal first: from then on neither a crash nor a rebuild brings the record back.
+        // The refusals first: from then on neither a crash nor a rebuild brings a record back.
         self.settled(|| {
-            let kept = match refused(self.layout(), record)? {
-                Some(kept) => kept,
-                None => keep(self.layout(), &path, &name_of(record), why)?,
-            };
-            self.transaction(|db| candidates::forget(db, record))?;
-            durable::remove(&path)?;
-            durable::sync_parents([&*path])?;
-            Ok(kept)
-        })
+            let paths: Vec<PathBuf> = all.iter().map(|it| layout.record(it)).collect();
+            for (record, path) in all.iter().zip(&paths) {
+                if path.exists() && whole(layout, record)?.is_none() {
+                    keep(layout, path, &name_of(record), why)?;
+                }
+            }
+            self.transaction(|db| {
+                let mut all = all.iter();
+                all.try_for_each(|it| candidates::forget(db, it).map(|_| ()))
+            })?;
+            for path in &paths {
+                durable::remove(path)?;
+            }
+            durable::sync_parents(paths.iter().map(PathBuf::as_path))
+        })?;
+        Ok(all)
     }
 
     /// Whether a person refused the record.
-    pub(crate) fn is_refused(&self, record: &Digest) -> Result<bool> {
-        Ok(refused(self.layout(), record)?.is_some())
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn is_refused(&self, record: &Digest) -> Result<bool> {
+        let mut copies = copies(self.layout(), record)?.into_iter();
+        Ok(copies.any(|path| refuses(&path, record)))
     }
 
-    /// Takes a record back from quarantine.
+    /// Takes a record back from quarantine, with every other one of the same execution that is
+    /// refused. Gives those that are back.
     ///
     /// # Errors
     /// [`Error::NotFound`] when it is not there; [`Error::Corrupt`] when its content does not
     /// match its digest: then it stays where it is.
-    pub fn restore(&self, record: &Digest) -> Result<()> {
+    pub fn restore(&self, record: &Digest) -> Result<Vec<Digest>> {
         self.writable()?;
-        let mut copies = copies(self.layout(), record)?;
-        let whole = copies.iter().position(|path| is_whole(path, record));
-        if copies.is_empty() {
-            return Err(Error::not_found(format!("record `{record}` in quarantine")));
-        }
-        let path = copies.swap_remove(whole.unwrap_or(0));
-        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
-        let found = Digest::of(&bytes);
-        if found != *record {
+        let all = self.refused_of_execution(record)?;
+        // When only a part came back before a crash, that one may be here again.
+        let is_back = !all.is_empty() && self.layout().record(record).exists();
+        if !all.contains(record) && !is_back {
+            let Some(path) = copies(self.layout(), record)?.pop() else {
+                return Err(Error::not_found(format!("record `{record}` in quarantine")));
+            };
+            if let Some(path) = whole(self.layout(), record)? {
+                // Of a newer version, perhaps.
+                let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+                Record::from_bytes(&bytes)?;
+            }
+            let found = Digest::of_file(&path)?;
             return Err(Error::Corrupt {
                 what: format!("record `{}`", record.short()),
                 detail: format!("its content has the digest `{}`", found.short()),
                 quarantined: Some(path),
             });
         }
+        all.iter().try_for_each(|it| self.restore_one(it))?;
+        Ok(all)
+    }
+
+    fn restore_one(&self, record: &Digest) -> Result<()> {
+        let copies = copies(self.layout(), record)?;
+        let (whole, damaged): (Vec<_>, Vec<_>) =
+            copies.iter().partition(|path| is_whole(path, record));
+        let Some(path) = whole.first() else {
+            return Err(Error::not_found(format!("record `{record}` in quarantine")));
+        };
+        let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
         let parsed = Record::from_bytes(&bytes)?;
         let file = (
             Temp::with(&self.layout().tmp(), &bytes)?,
@@ -199,9 +291,15 @@ impl Store {
         self.settled(|| {
             durable::publish(self.layout().root(), vec![vec![file]])?;
             self.index_record(record, bytes.len() as u64, &parsed)?;
-            durable::remove(&note_of(&path))?;
-            durable::remove(&path)?;
-            durable::sync_parents([&*path])
+            // A damaged copy is not to refuse any more.
+            for path in damaged.into_iter().filter(|path| refuses(path, record)) {
+                explain(self.layout(), path, MISMATCH)?;
+            }
+            for path in &whole {
+                durable::remove(&note_of(path))?;
+                durable::remove(path)?;
+            }
+            durable::sync_parents(whole.iter().map(|path| path.as_path()))
         })
     }
 
@@ -246,8 +344,8 @@ impl Store {
     /// # Errors
     /// [`Error::Io`].
     pub fn refused_of(&self, label: &str) -> Result<Vec<Record>> {
-        let whole = |path: &PathBuf| named_by(path).is_some_and(|record| is_whole(path, &record));
-        let files = records(self.layout())?.into_iter().filter(whole);
+        let refuses = |path: &PathBuf| named_by(path).is_some_and(|record| refuses(path, &record));
+        let files = records(self.layout())?.into_iter().filter(refuses);
         let read = files.filter_map(|path| Record::from_bytes(&fs::read(path).ok()?).ok());
         Ok(read.filter(|record| record.label == label).collect())
     }

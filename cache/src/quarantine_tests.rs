@@ -40,7 +40,8 @@ fn refuse(store: &Store, _: &Path) -> Result<()> {
 
 fn take_back(store: &Store, _: &Path) -> Result<()> {
     let refused = all_refused(store.layout())?;
-    refused.iter().try_for_each(|record| store.restore(record))
+    let mut refused = refused.iter();
+    refused.try_for_each(|record| store.restore(record).map(|_| ()))
 }
 
 fn collect(store: &Store, root: &Path) -> Result<()> {
@@ -62,8 +63,9 @@ fn half_of_a_change_is_seen_by_the_next_writer() {
     let other = Store::open(elsewhere.path()).unwrap();
     let [one, two] = [5, 6].map(|seed| put(&other, "//t:new", seed));
     let nothing: Work = |_, _| Ok(());
-    let works: [(&str, Work, Work); 4] = [
+    let works: [(&str, Work, Work); 5] = [
         ("quarantine", nothing, refuse),
+        ("quarantine of three", chain_of_three, refuse),
         ("restore", refuse, take_back),
         ("gc", nothing, collect),
         ("import", nothing, take_in),
@@ -142,4 +144,179 @@ fn a_damaged_copy_refuses_nothing() {
     // What is left is no record to take back.
     let left = store.restore(&record).unwrap_err();
     assert!(matches!(left, Error::Corrupt { .. }), "{left}");
+}
+
+/// Three records of one execution, each read anew out of the outputs of the one before, and one
+/// that is of another and later than the first.
+fn chain(store: &Store) -> [Digest; 4] {
+    let put = |from: Option<Digest>, at: u64| {
+        put_with(store, "//t:c", 7, |r| {
+            r.rejudged_from = from;
+            r.judge = Digest::of(at.to_be_bytes());
+            r.recorded_unix_ms = at;
+        })
+    };
+    let root = put(None, 100);
+    let other = put_with(store, "//t:c", 8, |r| r.recorded_unix_ms = 50);
+    let middle = put(Some(root), 101);
+    [root, middle, put(Some(middle), 102), other]
+}
+
+fn chain_of_three(store: &Store, _: &Path) -> Result<()> {
+    chain(store);
+    Ok(())
+}
+
+#[test]
+fn a_refusal_is_of_the_execution() {
+    for named in 0..3 {
+        let root = quick();
+        let store = Store::open(root.path()).unwrap();
+        let all = chain(&store);
+        let (chain, other) = (&all[..3], all[3]);
+        let bundle = root.path().join("bundle");
+        store.export(&all, &bundle, "", "0").unwrap();
+        let current = |store: &Store| store.bulk().unwrap().current("//t:c").unwrap().record;
+        assert_eq!(current(&store), chain[2]);
+        for record in chain {
+            assert_eq!(store.execution(record).unwrap(), chain);
+        }
+        assert_eq!(store.execution(&other).unwrap(), [other]);
+        assert_eq!(store.quarantine(&chain[named], "no").unwrap(), chain);
+        let aside = store.quarantined().unwrap();
+        let whys: Vec<_> = aside.iter().map(|it| it.why.as_deref()).collect();
+        assert_eq!(whys, [Some("no"); 3]);
+        assert_eq!(current(&store), other);
+        // Nothing is left to refuse.
+        let again = store.quarantine(&chain[named], "no").unwrap_err();
+        assert!(matches!(again, Error::NotFound { .. }), "{again}");
+        let mut refused = store.import_bundle(&bundle).unwrap().refused;
+        refused.sort_unstable();
+        let mut expected = chain.to_vec();
+        expected.sort_unstable();
+        assert_eq!(refused, expected);
+        drop(store);
+        let (store, _) = Store::rebuild(root.path()).unwrap();
+        assert_eq!(current(&store), other);
+        assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+        // Any of them takes all back.
+        assert_eq!(store.restore(&chain[(named + 1) % 3]).unwrap(), chain);
+        assert_eq!(current(&store), chain[2]);
+        assert_eq!(store.quarantined().unwrap(), []);
+        assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+        assert!(matches!(
+            store.restore(&chain[named]),
+            Err(Error::NotFound { .. })
+        ));
+    }
+}
+
+/// After a crash the label has the record that it had, or none of the execution; asking again does
+/// the rest, for taking back too.
+#[test]
+fn half_a_refusal_is_completed_by_the_same_command() {
+    for undo in [false, true] {
+        let mut struck = 0;
+        let before_step = |point: &&Point| point.as_str().starts_with("before");
+        for point in Point::ALL.iter().filter(before_step) {
+            for count in 1.. {
+                let dir = quick();
+                let root = dir.path();
+                let store = Store::open(root).unwrap();
+                let all = chain(&store);
+                let (chain, other) = (&all[..3], all[3]);
+                if undo {
+                    store.quarantine(&chain[1], "no").unwrap();
+                }
+                let work = |store: &Store| match undo {
+                    false => store.quarantine(&chain[1], "no"),
+                    true => store.restore(&chain[1]),
+                };
+                let fault = format!("{point}:{count}:error");
+                if fault::here::with(&fault, || work(&store)).is_ok() {
+                    break;
+                }
+                struck += 1;
+                drop(store);
+                let store = Store::open(root).unwrap();
+                let lock = WriterLock::acquire(root, "next").unwrap();
+                store.recover(&lock).unwrap();
+                let current = || store.bulk().unwrap().current("//t:c").unwrap().record;
+                if !undo {
+                    assert!([chain[2], other].contains(&current()), "{fault}");
+                }
+                match work(&store) {
+                    Ok(_) | Err(Error::NotFound { .. }) => {}
+                    Err(error) => panic!("{fault}: {error}"),
+                }
+                let expected = if undo { chain[2] } else { other };
+                assert_eq!(current(), expected, "{fault}");
+                let refused = all_refused(store.layout()).unwrap();
+                assert_eq!(refused.len(), if undo { 0 } else { 3 }, "{fault}");
+                let damage = store.verify(&VerifyOptions::ALL).unwrap().damage;
+                assert_eq!(damage, [], "{fault}");
+            }
+        }
+        assert!(struck > 5, "{struck}");
+    }
+}
+
+/// What was damaged is put aside alone, and the others of its execution stay.
+#[test]
+fn damage_is_of_one_record() {
+    let root = quick();
+    let store = Store::open(root.path()).unwrap();
+    let [one, middle, last, _] = chain(&store);
+    flip(&store.layout().record(&middle));
+    assert!(store.record(&middle).is_err());
+    assert!(store.record(&one).is_ok() && store.record(&last).is_ok());
+    assert!(!store.is_refused(&middle).unwrap());
+}
+
+#[test]
+fn a_refusal_outlives_damage_to_its_file_or_its_note() {
+    let empty: fn(&Path) = |path| {
+        fs::remove_file(path).unwrap();
+        fs::write(path, "").unwrap();
+    };
+    for (what, harm) in [("flipped", flip as fn(&Path)), ("emptied", empty)] {
+        for of_note in [false, true] {
+            let root = quick();
+            let store = Store::open(root.path()).unwrap();
+            let record = put(&store, "//t:p", 1);
+            let bundle = root.path().join("bundle");
+            store.export(&[record], &bundle, "", "0").unwrap();
+            store.quarantine(&record, "no").unwrap();
+            let file = store.layout().quarantine().join(name_of(&record));
+            let harmed = if of_note {
+                note_of(&file)
+            } else {
+                file.clone()
+            };
+            harm(&harmed);
+            assert!(store.is_refused(&record).unwrap(), "{what}");
+            assert_eq!(store.import_bundle(&bundle).unwrap().refused, [record]);
+            let damage = store.verify(&VerifyOptions::ALL).unwrap().damage;
+            assert_eq!(damage.len(), 1, "{what}: {damage:?}");
+            assert_eq!(damage[0].kind, "file");
+            assert_eq!(damage[0].name, harmed.display().to_string());
+            let back = store.restore(&record);
+            if of_note {
+                assert_eq!(back.unwrap(), [record]);
+                continue;
+            }
+            assert!(matches!(back, Err(Error::Corrupt { .. })), "{what}");
+            // One that came back under an earlier program goes to quarantine again, whole.
+            let aside = root.path().join("aside");
+            fs::rename(&file, &aside).unwrap();
+            store.import_bundle(&bundle).unwrap();
+            fs::rename(&aside, &file).unwrap();
+            drop(store);
+            let (store, _) = Store::rebuild(root.path()).unwrap();
+            assert!(store.record(&record).is_err(), "{what}");
+            assert_eq!(store.restore(&record).unwrap(), [record]);
+            assert!(store.record(&record).is_ok() && !store.is_refused(&record).unwrap());
+            assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);
+        }
+    }
 }

@@ -176,8 +176,7 @@ impl Store {
             // Whoever refused it died before its file was gone.
             if refused.contains(&digest) {
                 if self.writable().is_ok() {
-                    durable::remove(&path)?;
-                    durable::sync_parents([&*path])?;
+                    quarantine::put_away(self.layout(), &path, &digest)?;
                 }
                 continue;
             }

@@ -300,6 +300,9 @@ impl Store {
                 report.found("import", name, MISMATCH, quarantined);
             }
         }
+        for (path, why) in quarantine::damage(self.layout())? {
+            report.found("file", path.display().to_string(), why, None);
+        }
         let mut imported = Vec::new();
         durable::files_below(&self.layout().imported(), &mut |path, _| {
             imported.push(path.to_owned());

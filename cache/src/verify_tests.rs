@@ -211,7 +211,8 @@ fn what_is_refused_can_be_taken_back() {
     let root = tempfile::tempdir().unwrap();
     let store = life(root.path());
     let two = store.bulk().unwrap().current("//t:p2").unwrap().record;
-    let path = store.quarantine(&two, "the fan was off").unwrap();
+    assert_eq!(store.quarantine(&two, "the fan was off").unwrap(), [two]);
+    let path = store.layout().quarantine().join(format!("{two}.json"));
     assert!(path.exists() && matches!(store.record(&two), Err(Error::NotFound { .. })));
     assert_eq!(store.bulk().unwrap().current("//t:other"), None);
     assert_eq!(store.verify(&VerifyOptions::ALL).unwrap().damage, []);

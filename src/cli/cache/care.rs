@@ -9,7 +9,6 @@ use doe_cache::{Damage, Digest, GcLimits, Store, VerifyOptions, WriterLock};
 use serde_json::json;
 
 use super::look::when;
-use super::pins::tell_all;
 use super::planned::Planned;
 use super::{Place, bytes, named, short};
 use crate::cli::args::Waiting;
@@ -104,7 +103,9 @@ Examples:
   doe cache quarantine 3f2a91 --reason 'the fan of node 2 was off'
   doe cache quarantine --undo 3f2a91...   the whole digest, as `doe cache ls --quarantined` has it
 
-What stood for the label before takes its place; without that the pattern runs again.")]
+A refusal is of the execution: records that were read anew out of the same outputs are refused
+with it, and --undo of any of them takes all of them back. What stood for the label before takes
+their place; without that the pattern runs again.")]
 pub struct Quarantine {
     /// A label or the beginning of a digest; the whole digest with --undo
     #[arg(value_name = "KEY")]
@@ -357,33 +358,64 @@ pub fn quarantine(
             .map_err(|error| {
                 Error::from(error).hint("`doe cache ls --quarantined` has the whole digest")
             })?;
-        store.restore(&digest)?;
-        return tell_all(out, "restored", &[(digest, store.record(&digest)?.label)]);
+        let all = store.restore(&digest)?;
+        let label = store.record(&digest)?.label;
+        return tell_execution(out, "restored", &digest, &label, &all);
     }
-    let (digest, record) = named(&store, planned, &args.key)?;
-    store.quarantine(&digest, &args.reason)?;
-    tell_all(out, "quarantined", &[(digest, record.label.clone())])?;
+    let (digest, label) = match named(&store, planned, &args.key) {
+        Ok((digest, record)) => (digest, record.label),
+        // Refused by a command that died before it had refused the rest.
+        Err(error) => half_refused(&store, &args.key)?.ok_or(error)?,
+    };
+    let all = store.quarantine(&digest, &args.reason)?;
+    tell_execution(out, "quarantined", &digest, &label, &all)?;
     if out.json {
         return Ok(());
     }
-    let next = match planned.record(&store, &record.label) {
+    let next = match planned.record(&store, &label) {
         Some(next) => next,
         None => {
             let snapshot = store.bulk()?;
-            let next = snapshot.current(&record.label);
-            next.map(|next| next.record)
+            snapshot.current(&label).map(|next| next.record)
         }
     };
     match next {
-        Some(next) => out.line(format!(
-            "record {} stands for {} now",
-            short(&next),
-            record.label
-        )),
-        None => out.line(format!(
-            "{} has no result any more: it runs again",
-            record.label
-        )),
+        Some(next) => out.line(format!("record {} stands for {label} now", short(&next))),
+        None => out.line(format!("{label} has no result any more: it runs again")),
+    }
+}
+
+/// A refused record of whose execution others are in the store, by its whole digest; with the label
+/// of the latest of those.
+fn half_refused(store: &Store, key: &str) -> Result<Option<(Digest, String)>> {
+    let Ok(digest) = key.to_lowercase().parse::<Digest>() else {
+        return Ok(None);
+    };
+    match store.execution(&digest)?.last() {
+        Some(latest) if store.is_refused(&digest)? => {
+            Ok(Some((digest, store.record(latest)?.label)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Says what was done to the records of an execution, of which one was named.
+fn tell_execution(
+    out: &mut Out,
+    what: &str,
+    named: &Digest,
+    label: &str,
+    all: &[Digest],
+) -> Result<()> {
+    if out.json {
+        return out.json(&json!({
+            what: [{"record": named, "label": label}], "execution": all,
+        }));
+    }
+    out.line(format!("{what} {} {label}", short(named)))?;
+    match all.len() {
+        0 | 1 => Ok(()),
+        count => out.line(format!("{what} {count} records of this execution in all")),
     }
 }
 
