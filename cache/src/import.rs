@@ -80,7 +80,8 @@ impl Store {
         let mut files = Vec::new();
         let mut new = Vec::new();
         let (mut known, mut refused) = (0, Vec::new());
-        let all_refused = quarantine::all_refused(self.layout())?;
+        let brought = opened.records.iter().map(|(digest, _, it)| (*digest, it));
+        let all_refused = quarantine::refused_with(self.layout(), brought)?;
         for (digest, bytes, record) in opened.records {
             if all_refused.contains(&digest) {
                 refused.push(digest);

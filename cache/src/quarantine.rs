@@ -143,6 +143,29 @@ pub(crate) fn all_refused(layout: &Layout) -> Result<HashSet<Digest>> {
     Ok(records(layout)?.iter().filter_map(refused).collect())
 }
 
+/// All records that are refused, and of these others those that were read anew, here or elsewhere,
+/// out of the outputs of one that is: they stand for the same execution.
+pub(crate) fn refused_with<'r>(
+    layout: &Layout,
+    others: impl Iterator<Item = (Digest, &'r Record)> + Clone,
+) -> Result<HashSet<Digest>> {
+    let mut refused = all_refused(layout)?;
+    loop {
+        let before = refused.len();
+        for (digest, record) in others.clone() {
+            if record
+                .rejudged_from
+                .is_some_and(|from| refused.contains(&from))
+            {
+                refused.insert(digest);
+            }
+        }
+        if refused.len() == before {
+            return Ok(refused);
+        }
+    }
+}
+
 /// Records that are refused and can be taken back, as files.
 pub(crate) fn whole_records(layout: &Layout) -> Result<Vec<(Digest, Record)>> {
     let read = |path: PathBuf| {

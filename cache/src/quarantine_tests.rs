@@ -211,6 +211,29 @@ fn a_refusal_is_of_the_execution() {
     }
 }
 
+/// Whoever refused an execution does not get it back under what was read anew out of it elsewhere.
+#[test]
+fn what_was_read_anew_elsewhere_is_refused_too() {
+    let root = quick();
+    let elsewhere = Store::open(root.path().join("a")).unwrap();
+    let all = chain(&elsewhere);
+    let (first, whole) = (root.path().join("first"), root.path().join("whole"));
+    elsewhere.export(&all[..1], &first, "", "0").unwrap();
+    elsewhere.export(&all, &whole, "", "0").unwrap();
+    let here = Store::open(root.path().join("b")).unwrap();
+    here.import_bundle(&first).unwrap();
+    assert_eq!(here.quarantine(&all[0], "no").unwrap(), [all[0]]);
+    let mut refused = here.import_bundle(&whole).unwrap().refused;
+    refused.sort_unstable();
+    let mut expected = all[..3].to_vec();
+    expected.sort_unstable();
+    assert_eq!(refused, expected);
+    assert_eq!(
+        here.bulk().unwrap().current("//t:c").unwrap().record,
+        all[3]
+    );
+}
+
 /// After a crash the label has the record that it had, or none of the execution; asking again does
 /// the rest, for taking back too.
 #[test]

@@ -105,7 +105,8 @@ impl Store {
     pub fn import(&self, records: &[Imported], place: &str) -> Result<Vec<Summary>> {
         let mut files: Vec<(Temp, PathBuf)> = Vec::new();
         // Refused since they were looked up.
-        let refused = quarantine::all_refused(self.layout())?;
+        let brought = records.iter().map(|found| (found.digest, &found.record));
+        let refused = quarantine::refused_with(self.layout(), brought)?;
         let welcome = |found: &&Imported| !refused.contains(&found.digest);
         let records: Vec<&Imported> = records.iter().filter(welcome).collect();
         for found in &records {
