@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 /// The result type of the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What [`Error::Corrupt`] calls the index.
+pub(crate) const INDEX: &str = "the index";
+
 /// What the store could not do, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -102,6 +105,15 @@ impl Error {
     /// A breach of the format.
     pub fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid { what: what.into() }
+    }
+
+    /// An index that is not what it must be: the records make it again.
+    pub(crate) fn index(detail: impl Into<String>) -> Self {
+        Self::Corrupt {
+            what: INDEX.to_owned(),
+            detail: detail.into(),
+            quarantined: None,
+        }
     }
 
     /// Something that is not there.
@@ -231,20 +243,68 @@ impl std::error::Error for Error {}
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        use rusqlite::ErrorCode;
+        use rusqlite::{Error as Sql, ErrorCode, ffi};
         let cause = error.to_string();
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked {
+        let (code, words) = match &error {
+            Sql::SqliteFailure(code, words) => (code, words.as_deref().unwrap_or_default()),
+            Sql::SqlInputError { error, msg, .. } => (error, msg.as_str()),
+            Sql::QueryReturnedNoRows => return Self::index("a row that must be there is missing"),
+            Sql::InvalidColumnType(..)
+            | Sql::FromSqlConversionFailure(..)
+            | Sql::IntegralValueOutOfRange(..) => return Self::index(cause),
+            _ => return Self::Database { cause },
+        };
+        match code.code {
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Locked {
                 holder: format!("another process that kept the index busy ({cause})"),
             },
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt {
-                what: "the index".to_owned(),
-                detail: cause,
-                quarantined: None,
-            },
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TypeMismatch => {
+                Self::index(cause)
+            }
+            // What is stored has the right types and lengths by the types of this crate.
+            _ if [
+                ffi::SQLITE_CONSTRAINT_DATATYPE,
+                ffi::SQLITE_CONSTRAINT_CHECK,
+            ]
+            .contains(&code.extended_code) =>
+            {
+                Self::index(cause)
+            }
+            _ if code.extended_code == ffi::SQLITE_ERROR && is_of_shape(words) => {
+                Self::index(words)
+            }
             _ => Self::Database { cause },
         }
     }
+}
+
+/// Whether SQLite's words for a plain error say that a table, an index or a view has another shape
+/// than the one the statements of this crate were written for. They are the same statements every
+/// time, so that the fault is not theirs.
+fn is_of_shape(words: &str) -> bool {
+    const WORDS: [&str; 20] = [
+        "no such column",
+        "no such table",
+        "no such view",
+        "no such index",
+        "no such function",
+        "unknown function",
+        "wrong number of arguments",
+        "no such collation",
+        "has no column named",
+        "values for",
+        "values were supplied",
+        "generated column",
+        "already exists",
+        "malformed database schema",
+        "foreign key mismatch",
+        "ambiguous column name",
+        "error in view",
+        "because it is a view",
+        "may not be modified",
+        "ON CONFLICT clause does not match",
+    ];
+    WORDS.iter().any(|known| words.contains(known))
 }
 
 #[cfg(test)]
@@ -321,5 +381,22 @@ mod tests {
             Error::from(sqlite(rusqlite::ffi::SQLITE_CONSTRAINT)),
             Error::Database { .. }
         ));
+        let db = crate::index::scratch().unwrap();
+        for lacking in [
+            "SELECT iost FROM run",
+            "SELECT 1 FROM nowhere",
+            "INSERT INTO meta (game) VALUES (1)",
+            "CREATE TABLE run (x)",
+            "INSERT INTO meta VALUES ('a', 'no number')",
+        ] {
+            let error = Error::from(db.execute_batch(lacking).unwrap_err());
+            assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+            assert!(error.hint().unwrap().contains("rebuild"));
+        }
+        // What is asked wrongly says nothing about the index.
+        for misuse in ["COMMIT", "SELEKT 1", "SELECT 1 +"] {
+            let error = Error::from(db.execute_batch(misuse).unwrap_err());
+            assert!(matches!(error, Error::Database { .. }), "{error:?}");
+        }
     }
 }

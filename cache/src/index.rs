@@ -3,7 +3,7 @@
 //! that cannot be made again from the records.
 
 use crate::durable;
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::layout::Layout;
 use crate::schema;
 use rusqlite::{Connection, OpenFlags};
@@ -188,9 +188,9 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Whether an error says that the file itself is beyond use.
+/// Whether an error says that the index itself is beyond use.
 pub(crate) fn is_damage(error: &Error) -> bool {
-    matches!(error, Error::Corrupt { .. })
+    matches!(error, Error::Corrupt { what, .. } if what == error::INDEX)
 }
 
 /// Moves a damaged index and the files beside it out of the way.

@@ -41,6 +41,7 @@ mod testing;
 mod value;
 mod verdict;
 mod verify;
+mod whole;
 mod write;
 
 pub use batch::{Batch, Link};

@@ -14,6 +14,7 @@ use crate::notes::{self, Told};
 use crate::quarantine;
 use crate::record::{LAST_UNIX_MS, Record};
 use crate::store::Store;
+use crate::whole;
 use crate::write;
 use rusqlite::Connection;
 use serde::Deserialize;
@@ -63,28 +64,27 @@ impl Store {
     /// # Errors
     /// [`Error::Io`]; [`Error::SchemaTooNew`] when a newer program made the index.
     pub fn rebuild(root: impl AsRef<Path>) -> Result<(Self, RebuildReport)> {
-        let layout = Layout::new(root.as_ref());
+        let root = root.as_ref();
         let mut report = RebuildReport::default();
-        let store = match Self::open_index(root.as_ref()) {
+        // Filled anew an index keeps its shape and the rows that no record tells: only one that
+        // has all of these is filled.
+        let filled = Self::open_index(root).and_then(|store| {
+            whole::check(&store.index())?;
+            whole::check_pages(&store.index())?;
+            store.fill(&mut report)?;
+            Ok(store)
+        });
+        let store = match filled {
             Err(error) if index::is_damage(&error) => {
-                set_aside(&layout, &error, &mut report)?;
-                Self::open_index(root.as_ref())?
+                report = RebuildReport::default();
+                set_aside(&Layout::new(root), &error, &mut report)?;
+                let store = Self::open_index(root)?;
+                store.fill(&mut report)?;
+                store
             }
             other => other?,
         };
-        let filled = store.fill(&mut report);
-        match filled {
-            // The damage was further in than opening looks.
-            Err(error) if index::is_damage(&error) => {
-                drop(store);
-                let mut report = RebuildReport::default();
-                set_aside(&layout, &error, &mut report)?;
-                let store = Self::open_index(root.as_ref())?;
-                store.fill(&mut report)?;
-                Ok((store, report))
-            }
-            other => other.map(|()| (store, report)),
-        }
+        Ok((store, report))
     }
 
     /// Fills the index from the files, whatever it held before.

@@ -28,11 +28,7 @@ pub(crate) fn version(connection: &Connection) -> Result<u32> {
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if application != i64::from(APPLICATION_ID) && (version != 0 || tables != 0) {
-        return Err(Error::Corrupt {
-            what: "the index".to_owned(),
-            detail: "it is a database of another program".to_owned(),
-            quarantined: None,
-        });
+        return Err(Error::index("it is a database of another program"));
     }
     let version = u32::try_from(version).unwrap_or(u32::MAX);
     if version > VERSION {

@@ -31,10 +31,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// processes may read while one writes; who writes should hold the [`crate::WriterLock`].
 #[derive(Debug)]
 pub struct Store {
-    layout: Layout,
-    cas: Cas,
-    index: Mutex<Connection>,
-    read_only: bool,
+    pub(crate) layout: Layout,
+    pub(crate) cas: Cas,
+    pub(crate) index: Mutex<Connection>,
+    /// What is wrong with the index that lies there, when this is one without it.
+    pub(crate) index_damage: Option<Error>,
+    pub(crate) read_only: bool,
     pub(crate) last_stamp: AtomicU64,
     /// Where blobs are read from that are not here.
     pub(crate) mirror: OnceLock<Arc<Mirror>>,
@@ -61,11 +63,7 @@ impl Store {
 
     fn with(root: &Path, access: Access) -> Result<Self> {
         let layout = Layout::new(root);
-        let lost = |how: &str| Error::Corrupt {
-            what: "the index".to_owned(),
-            detail: format!("it is {how}, although there are records"),
-            quarantined: None,
-        };
+        let lost = |how: &str| Error::index(format!("it is {how}, although there are records"));
         let missing = !layout.index().exists();
         if missing && access == Access::Read && durable::any_below(&layout.records())? {
             return Err(lost("missing"));
@@ -112,6 +110,7 @@ impl Store {
             last_stamp: AtomicU64::new(write::last_stamp(&connection)?),
             layout,
             index: Mutex::new(connection),
+            index_damage: None,
             read_only: access == Access::Read,
             mirror: OnceLock::new(),
         })

@@ -16,6 +16,7 @@ use crate::rebuild::RebuildReport;
 use crate::record::Record;
 use crate::runs::{self, Run, RunStatus};
 use crate::store::Store;
+use crate::whole;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{HashMap, HashSet};
@@ -99,21 +100,34 @@ pub(crate) const SAYINGS: &[(&str, &str)] = &[
 ];
 
 impl Store {
-    /// Looks at everything, or at a share of it.
-    ///
-    /// # Errors
-    /// What keeps it from looking; damage is no error but a finding.
-    pub fn verify(&self, options: &VerifyOptions) -> Result<VerifyReport> {
-        let mut report = VerifyReport::default();
-        let mut uneven = Uneven::new();
-        self.verify_records(options, &mut uneven, &mut report)?;
-        self.verify_blobs(options, uneven, &mut report)?;
-        self.verify_others(&mut report)?;
+    /// All of it; damage to the index that nothing can be asked through is an error here.
+    pub(crate) fn verify_all(
+        &self,
+        options: &VerifyOptions,
+        report: &mut VerifyReport,
+    ) -> Result<()> {
+        // First, as what follows asks the index, and tells it what is put aside.
+        whole::check(&self.index())?;
+        if options.index {
+            whole::check_pages(&self.index())?;
+        }
+        self.verify_files(options, report)?;
         if options.index {
             report.index = true;
-            self.verify_index(&mut report)?;
+            self.verify_index(report)?;
         }
-        Ok(report)
+        Ok(())
+    }
+
+    pub(crate) fn verify_files(
+        &self,
+        options: &VerifyOptions,
+        report: &mut VerifyReport,
+    ) -> Result<()> {
+        let mut uneven = Uneven::new();
+        self.verify_records(options, &mut uneven, report)?;
+        self.verify_blobs(options, uneven, report)?;
+        self.verify_others(options, report)
     }
 
     fn verify_records(
@@ -266,7 +280,7 @@ impl Store {
         Ok(())
     }
 
-    fn verify_others(&self, report: &mut VerifyReport) -> Result<()> {
+    fn verify_others(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<()> {
         let (links, damaged) = self.link_files()?;
         report.others += links.len() as u64;
         let aside: HashMap<PathBuf, PathBuf> = match self.writable() {
@@ -284,7 +298,7 @@ impl Store {
                 aside.get(&path).cloned(),
             );
         }
-        self.verify_notes(report)?;
+        self.verify_notes(options, report)?;
         for path in checked::files(&self.layout().pins(), ".json")? {
             report.others += 1;
             let pin = checked::read::<Pin>(&path);
@@ -328,7 +342,7 @@ impl Store {
     }
 
     /// What is wrong with notes; those of runs that the index has are written anew from it.
-    fn verify_notes(&self, report: &mut VerifyReport) -> Result<()> {
+    fn verify_notes(&self, options: &VerifyOptions, report: &mut VerifyReport) -> Result<()> {
         let runs = runs::all(&self.index())?.into_iter();
         let known: HashMap<PathBuf, Run> = runs
             .map(|(_, run)| (self.layout().notes(&run.info.run_id), run))
@@ -336,9 +350,11 @@ impl Store {
         let mut damaged = Vec::new();
         for path in notes::files(self.layout())? {
             let run = known.get(&path);
-            // Who only reads may meet a line that is just being written.
+            // Who only reads may meet a line that is just being written. Which runs ended is not
+            // known without the index; there it does while nobody writes.
             let ended = run.is_some_and(|run| run.status != RunStatus::Running);
-            if self.writable().is_err() && !ended {
+            let still = ended || self.index_damage.is_some() && options.index;
+            if self.writable().is_err() && !still {
                 continue;
             }
             report.others += 1;
@@ -358,13 +374,6 @@ impl Store {
 
     /// Makes a second index from the files, in memory, and compares what the two say.
     fn verify_index(&self, report: &mut VerifyReport) -> Result<()> {
-        let words: String = self
-            .index()
-            .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-        if words != "ok" {
-            report.found("index", "index.sqlite", words, None);
-            return Ok(());
-        }
         if self.writable().is_ok() {
             // Somebody may have put a lost blob back; all of them were looked at above.
             self.transaction(|db| self.found_blobs(db))?;
@@ -482,4 +491,4 @@ fn digest_of(path: &Path) -> Option<Digest> {
 
 #[cfg(test)]
 #[path = "verify_tests.rs"]
-mod tests;
+pub(crate) mod tests;

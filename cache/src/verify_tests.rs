@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use std::os::unix::fs::PermissionsExt;
 
 /// A store with some of everything.
-fn life(root: &Path) -> Store {
+pub(crate) fn life(root: &Path) -> Store {
     let store = Store::open(root).unwrap();
     store.begin_run(&run_info("r")).unwrap();
     let [one, two] = [1, 2].map(|seed| put(&store, &format!("//t:p{seed}"), seed));

@@ -139,14 +139,14 @@ pub fn verify(place: &Place, args: &Verify, out: &mut Out) -> Result<u8> {
         true => {
             // Nobody must write while the index is held against the files.
             let lock = quiet(place, args, out)?;
-            (place.reading()?, lock)
+            (Store::open_to_verify(&place.0, None)?, lock)
         }
-        false => match place.writing(&wait, out) {
+        false => match writing(place, &wait, out) {
             Ok((store, lock)) => (store, Some(lock)),
             // A build goes on: look, and touch nothing.
             Err(error) if error.kind == Kind::Lock => {
                 out.note(format!("note: {error}; damage is only told"));
-                (place.reading()?, None)
+                (Store::open_to_verify(&place.0, None)?, None)
             }
             // Whoever can only read can still be told.
             Err(error) if error.kind == Kind::Infra => {
@@ -200,6 +200,13 @@ pub fn verify(place: &Place, args: &Verify, out: &mut Out) -> Result<u8> {
     } else {
         0
     })
+}
+
+/// As [`Place::writing`], and for reading where the index is damaged.
+fn writing(place: &Place, wait: &Waiting, out: &mut Out) -> Result<(Store, WriterLock)> {
+    let lock = crate::cli::session::lock(&place.0, wait, out)?;
+    let store = Store::open_to_verify(&place.0, Some(&lock))?;
+    Ok((store, lock))
 }
 
 /// The lock, for a look at what stands still; none, and a word why, where that cannot be had.
