@@ -496,6 +496,38 @@ fn poison_in_the_bucket_is_refused_and_measured_again() {
     fourth.assert_store_is_sound();
 }
 
+/// What was read anew out of it elsewhere is in the mirror under the key that is asked for.
+#[test]
+fn a_refused_execution_does_not_come_back_from_the_mirror() {
+    let server = Server::start(Kind::S3sFs);
+    let [first, second] = [(); 2].map(|()| Checkout::small(&server, server.port));
+    first.build(&["//t:p-1"]);
+    assert_eq!(counts(&second.build(&["//t:p-1"])), (0, 1, 1));
+    let words = [
+        "cache",
+        "quarantine",
+        "//t:p-1",
+        "--reason",
+        "the fan was off",
+    ];
+    second.doe(&words).ok();
+    let judged = |checkout: &Checkout| {
+        let workspace = &checkout.workspace;
+        workspace.replace("rules/t.toml", "unit = \"\"", "unit = \"1\"", 1);
+    };
+    judged(&first);
+    let built = first.build(&["//t:p-1"]);
+    assert_eq!((counts(&built), sent(&built)), ((0, 1, 0), 1));
+    judged(&second);
+    let planned = second.doe(&["plan", "//t:p-1", "--json"]).ok().json();
+    assert_eq!(planned["run"].as_array().unwrap().len(), 1, "{planned}");
+    assert_eq!(counts(&second.build(&["//t:p-1"])), (1, 0, 0));
+    let pulled = second.doe(&["cache", "pull", "--json"]).ok().json();
+    assert_eq!(pulled["moved"], 0, "{pulled}");
+    assert_eq!(counts(&second.build(&["//t:p-1"])), (0, 1, 0));
+    second.doe(&["cache", "verify"]).ok();
+}
+
 #[test]
 fn large_blobs_go_in_parts_and_come_back_whole() {
     for kind in Kind::all() {

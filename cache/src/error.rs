@@ -125,6 +125,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Io { .. } => "store-io",
+            Self::Corrupt { what, .. } if what == INDEX => "index-corrupt",
             Self::Corrupt { .. } => "store-corrupt",
             Self::Locked { .. } => "store-locked",
             Self::SchemaTooNew { .. } => "store-too-new",

@@ -143,13 +143,16 @@ pub(crate) fn all_refused(layout: &Layout) -> Result<HashSet<Digest>> {
     Ok(records(layout)?.iter().filter_map(refused).collect())
 }
 
-/// All records that are refused, and of these others those that were read anew, here or elsewhere,
-/// out of the outputs of one that is: they stand for the same execution.
+/// All records that are refused, those whose outputs they were read out of, and of these others
+/// those that were read anew, here or elsewhere, out of one of them: they stand for the same
+/// execution, whichever of its records are here.
 pub(crate) fn refused_with<'r>(
     layout: &Layout,
     others: impl Iterator<Item = (Digest, &'r Record)> + Clone,
 ) -> Result<HashSet<Digest>> {
     let mut refused = all_refused(layout)?;
+    let origins = whole_records(layout)?.into_iter();
+    refused.extend(origins.filter_map(|(_, record)| record.rejudged_from));
     loop {
         let before = refused.len();
         for (digest, record) in others.clone() {

@@ -77,6 +77,7 @@ impl Store {
         let store = match filled {
             Err(error) if index::is_damage(&error) => {
                 report = RebuildReport::default();
+                Self::bring_out(root, &mut report);
                 set_aside(&Layout::new(root), &error, &mut report)?;
                 let store = Self::open_index(root)?;
                 store.fill(&mut report)?;
@@ -85,6 +86,21 @@ impl Store {
             other => other?,
         };
         Ok((store, report))
+    }
+
+    /// What only an index knows that is to be put aside: brought to the files, as far as it can be
+    /// asked. One whose pages do not fit together is not believed.
+    fn bring_out(root: &Path, report: &mut RebuildReport) {
+        let Ok(store) = Self::open_index(root) else {
+            return;
+        };
+        if whole::check_pages(&store.index()).is_err() {
+            return;
+        }
+        let brought = store.transaction(|db| notes::bring(db, store.layout()));
+        report.quarantined.extend(brought.unwrap_or_default());
+        // What it does not tell is lost with it.
+        let _ = store.transaction(|db| store.mend(db, report));
     }
 
     /// Fills the index from the files, whatever it held before.

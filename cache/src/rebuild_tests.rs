@@ -339,7 +339,7 @@ fn an_empty_index_is_no_empty_store() {
         for _ in 0..2 {
             let error = Store::open_read_only(root.path()).unwrap_err();
             assert!(error.to_string().contains("empty"), "{error}");
-            assert_eq!(error.code(), "store-corrupt");
+            assert_eq!(error.code(), "index-corrupt");
         }
         let store = Store::open(root.path()).unwrap();
         let found = store.bulk().unwrap().latest("//t:p").unwrap().record;

@@ -72,7 +72,7 @@ impl Whole {
         copy(&root, &other);
         for result in [reads(&root), writes(&other)] {
             let Err(error) = result else { continue };
-            assert_eq!(error.code(), "store-corrupt", "{what}: {error:?}");
+            assert_eq!(error.code(), "index-corrupt", "{what}: {error:?}");
             assert!(error.to_string().starts_with("the index is damaged"));
             assert!(error.hint().unwrap().contains("doe cache rebuild"));
         }

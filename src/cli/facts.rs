@@ -65,8 +65,9 @@ pub fn nothing_to_do(
         return Ok(false);
     }
     let plan = decider.plan(nodes)?;
-    let stands = |decision| matches!(decision, Decision::Reuse { .. } | Decision::Refused { .. });
-    Ok(plan.into_iter().all(|(_, decision)| stands(decision)))
+    // What waits where nothing runs waits for what was refused, and is blocked.
+    let idle = |decision| !matches!(decision, Decision::Run { .. } | Decision::Enough { .. });
+    Ok(plan.into_iter().all(|(_, decision)| idle(decision)))
 }
 
 /// The nodes whose hosts are looked at: those that are asked for, and where hosts are probed or other

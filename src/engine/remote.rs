@@ -163,13 +163,15 @@ impl Warm<'_> {
             // What it has not answered now it is not asked again.
             self.mirror = None;
         }
-        if self.from.keep && !found.is_empty() {
-            self.from.store.import(&found, mirror.place())?;
-        }
-        let new = !found.is_empty();
-        for found in found {
-            self.warmed.imported.insert(found.digest);
-            decider.absorb(found.record.summary(found.digest));
+        // What was refused here stays out, though the mirror has it.
+        let welcome = match self.from.keep && !found.is_empty() {
+            true => self.from.store.import(&found, mirror.place())?,
+            false => self.from.store.welcome(&found)?,
+        };
+        let new = !welcome.is_empty();
+        for summary in welcome {
+            self.warmed.imported.insert(summary.record);
+            decider.absorb(summary);
         }
         Ok(new)
     }

@@ -271,9 +271,11 @@ impl<'s> Told<'s> {
     }
 }
 
-/// Whether an error says that what is stored cannot be used: it is then as good as not there.
+/// Whether an error says that what is stored cannot be used: it is then as good as not there. The
+/// index says nothing of that, whatever became of it.
 pub(super) fn is_damage(error: &Error) -> bool {
-    error.kind == Kind::Integrity || error.code == "store-not-found"
+    let of_a_result = error.kind == Kind::Integrity && error.code != "index-corrupt";
+    of_a_result || error.code == "store-not-found"
 }
 
 /// Lets a stored result stand for a node: links its key and label to the record where they led

@@ -97,6 +97,24 @@ impl Store {
         !self.has_usable(record).unwrap_or(false) && !self.is_refused(record).unwrap_or(true)
     }
 
+    /// What [`Store::import`] would take in.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn welcome(&self, records: &[Imported]) -> Result<Vec<Summary>> {
+        let welcome = self.not_refused(records)?.into_iter();
+        Ok(welcome
+            .map(|found| found.record.summary(found.digest))
+            .collect())
+    }
+
+    fn not_refused<'r>(&self, records: &'r [Imported]) -> Result<Vec<&'r Imported>> {
+        let brought = records.iter().map(|found| (found.digest, &found.record));
+        let refused = quarantine::refused_with(self.layout(), brought)?;
+        let welcome = |found: &&Imported| !refused.contains(&found.digest);
+        Ok(records.iter().filter(welcome).collect())
+    }
+
     /// Takes records of a mirror in, durably, and gives their summaries. Those that were refused
     /// here stay out.
     ///
@@ -104,11 +122,7 @@ impl Store {
     /// [`Error::Io`], [`Error::ReadOnly`]; then none of them is in the index.
     pub fn import(&self, records: &[Imported], place: &str) -> Result<Vec<Summary>> {
         let mut files: Vec<(Temp, PathBuf)> = Vec::new();
-        // Refused since they were looked up.
-        let brought = records.iter().map(|found| (found.digest, &found.record));
-        let refused = quarantine::refused_with(self.layout(), brought)?;
-        let welcome = |found: &&Imported| !refused.contains(&found.digest);
-        let records: Vec<&Imported> = records.iter().filter(welcome).collect();
+        let records = self.not_refused(records)?;
         for found in &records {
             let tmp = self.layout().tmp();
             let path = self.layout().record(&found.digest);

@@ -68,10 +68,10 @@ impl Mirror {
             refused,
             trouble,
         } = self.lookup_all(store);
-        store.import(&found, self.place())?;
+        let imported = store.import(&found, self.place())?;
         let mut synced = Synced {
             records: (found.len() + refused.len()) as u64,
-            moved: found.len() as u64,
+            moved: imported.len() as u64,
             failed: refused,
             outage: trouble,
         };

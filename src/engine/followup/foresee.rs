@@ -62,6 +62,7 @@ pub fn foresee(
         .iter()
         .map(|(node, decision)| match decision {
             Decision::Reuse { record, .. } => (*node, Known::Good(*record)),
+            Decision::Refused { .. } => (*node, Known::Bad),
             _ => (*node, Known::Open),
         })
         .collect();
