@@ -248,7 +248,7 @@ fn told(damage: &Damage) -> String {
 }
 
 /// What the plans would reuse. Where nobody can say, no record is removed for its age or the room it
-/// takes: one letter too many in a plan must not cost what took hours to measure.
+/// takes, and none is listed as one that would be: one letter too many in a plan must not cost what took hours to measure.
 fn called_for(
     planned: &Planned<'_>,
     store: &Store,
@@ -257,7 +257,7 @@ fn called_for(
 ) -> Result<BTreeSet<Digest>> {
     let takes_records = args.older_than.is_some() || args.max_size.is_some();
     match planned.on_any_platform(store) {
-        Err(error) if args.delete && takes_records => Err(error.hint(
+        Err(error) if takes_records => Err(error.hint(
             "nothing was removed, as it is not known what the plans would reuse; mend them first",
         )),
         Err(error) => {
