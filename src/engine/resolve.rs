@@ -465,3 +465,21 @@ pub(super) fn final_of(end: &NodeEnd) -> Final {
         attempt: end.attempt,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else a measurement would be made again because the index is damaged.
+    #[test]
+    fn a_damaged_index_says_nothing_of_a_result() {
+        let damaged = |what: &str| doe_cache::Error::Corrupt {
+            what: what.to_owned(),
+            detail: "it is cut short".to_owned(),
+            quarantined: None,
+        };
+        assert!(is_damage(&damaged("record `ab`").into()));
+        assert!(is_damage(&doe_cache::Error::not_found("blob `ab`").into()));
+        assert!(!is_damage(&damaged("the index").into()));
+    }
+}
