@@ -1153,6 +1153,89 @@ fn a_bundle_goes_where_it_is_sent_or_it_is_said_why_not() {
     lab.doe(&["cache", "verify", "--dry-run"]).exits(7);
 }
 
+/// From one `doe` into another, with no file between.
+#[test]
+fn a_bundle_may_be_a_stream() {
+    let (lab, other) = (lab("1, 2", false), Workspace::empty());
+    lab.doe(&["build", "//..."]).ok();
+    for name in ["rules/lab.toml", "plans/lab.toml"] {
+        other.write(name, &lab.read(name));
+    }
+    let mut export = lab.command(&["cache", "export", "//...", "-o", "-", "--json"]);
+    let mut export = export.stdout(Stdio::piped()).spawn().unwrap();
+    let mut import = other.command(&["cache", "import", "-", "--json"]);
+    let import = import
+        .stdin(export.stdout.take().unwrap())
+        .output()
+        .unwrap();
+    assert!(export.wait().unwrap().success());
+    let imported = support::Ran::of(&["cache", "import", "-"], import)
+        .ok()
+        .json();
+    assert_eq!(imported["records"], 3, "{imported}");
+    assert!(!lab.path().join("-").exists());
+    let built = other.doe(&["build", "//...", "--json"]).ok().summary();
+    assert_eq!((&built["ok"], &built["reused"]), (&0.into(), &3.into()));
+    other.doe(&["cache", "import", "-"]).exits(7);
+}
+
+#[test]
+fn a_list_of_nothing_says_why() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//lab:p-1"]).ok();
+    lab.doe(&["build", "//lab:p-2"]).ok();
+    let listed = |words: &[&str]| -> (Vec<String>, String) {
+        let ran = lab.doe(&[&["cache", "ls", "--json"], words].concat()).ok();
+        let list = ran.json();
+        let list = list.as_array().unwrap().iter();
+        let labels = list.map(|it| it["label"].as_str().unwrap().to_owned());
+        (labels.collect(), ran.stderr)
+    };
+    assert_eq!(listed(&["--run", "latest"]).0, ["//lab:p-2"]);
+    assert_eq!(listed(&["--run", "latest-1"]).0, ["//lab:p-1"]);
+    let (_, told) = listed(&["--plan", "lap"]);
+    assert_eq!(
+        told,
+        "note: no record is of plan `lap`; did you mean `lab`?\n"
+    );
+    let (_, told) = listed(&["--label", "//lab:p-3"]);
+    assert!(told.contains("no record is of label `//lab:p-3`"), "{told}");
+    let told = lab
+        .doe(&["cache", "ls", "--run", "latest-9"])
+        .exits(2)
+        .stderr;
+    assert!(told.contains("no run `latest-9`"), "{told}");
+}
+
+/// Where nothing can be written there is still everything to read. No file may grow here, which is
+/// what a full disk is to a program.
+#[test]
+fn a_full_disk_keeps_nobody_from_reading() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    for words in [
+        "cache ls",
+        "cache stats",
+        "status //...",
+        "results //...",
+        "cache why //lab:sum",
+    ] {
+        let words: Vec<&str> = words.split(' ').collect();
+        let there = lab.doe(&words).ok().stdout;
+        for beside in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(lab.path().join(format!(".doe/index.sqlite{beside}")));
+        }
+        let script = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
+        let doe = lab.command(&words);
+        let mut full = Command::new("sh");
+        full.args(["-c", script, "sh"]).arg(doe.get_program());
+        full.args(doe.get_args()).arg("--no-recall");
+        full.current_dir(lab.path());
+        let full = support::Ran::of(&words, full.output().unwrap()).ok();
+        assert_eq!(full.stdout, there, "{words:?}");
+    }
+}
+
 #[test]
 fn a_long_list_says_that_it_is_cut() {
     let tokens: Vec<String> = (100..105).map(|n| n.to_string()).collect();

@@ -259,6 +259,18 @@ impl From<rusqlite::Error> for Error {
             ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Self::Locked {
                 holder: format!("another process that kept the index busy ({cause})"),
             },
+            // What readers share is a file too, which is cut to its first length and then grown.
+            _ if code.code == ErrorCode::DiskFull
+                || [ffi::SQLITE_IOERR_SHMOPEN, ffi::SQLITE_IOERR_SHMSIZE]
+                    .contains(&code.extended_code) =>
+            {
+                Self::Io {
+                    what: "write beside the index",
+                    path: PathBuf::from("index.sqlite"),
+                    cause,
+                    kind: ErrorKind::StorageFull,
+                }
+            }
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TypeMismatch => {
                 Self::index(cause)
             }

@@ -72,8 +72,8 @@ fn open_for_reading(layout: &Layout, path: &Path) -> Result<Connection> {
     let (version, connection) = match attempt {
         Ok(found) => found,
         // In WAL mode even a reader needs the files beside the index, or the right to make them.
-        // Where they cannot be made, nobody else writes either.
-        Err(Error::Database { .. }) if !writable(layout.root()) => {
+        // Where they cannot be made, for lack of rights or of room, nobody else writes either.
+        Err(error) if is_unwritable(layout, &error) => {
             let connection = open_unwritable(path)?;
             (schema::version(&connection)?, connection)
         }
@@ -212,6 +212,14 @@ fn uri_path(path: &Path) -> String {
         .replace('%', "%25")
         .replace('?', "%3f")
         .replace('#', "%23")
+}
+
+fn is_unwritable(layout: &Layout, error: &Error) -> bool {
+    match error {
+        Error::Database { .. } => !writable(layout.root()),
+        Error::Io { kind, .. } => *kind == io::ErrorKind::StorageFull,
+        _ => false,
+    }
 }
 
 fn writable(dir: &Path) -> bool {

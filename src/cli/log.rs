@@ -118,6 +118,12 @@ fn find(runs: &Path, name: &str) -> Result<PathBuf> {
         .collect();
     // Names begin with the time.
     names.sort_unstable();
+    among(&names, name).map(|run| runs.join(run))
+}
+
+/// The run that a word names among these, the latest last: its id, the begin of it, `latest` or
+/// `latest-N`.
+pub fn among<'n>(names: &'n [String], name: &str) -> Result<&'n str> {
     let back = match name.strip_prefix("latest") {
         Some("") => Some(0),
         Some(rest) => rest.strip_prefix('-').and_then(|n| n.parse::<usize>().ok()),
@@ -138,9 +144,9 @@ fn find(runs: &Path, name: &str) -> Result<PathBuf> {
         },
     };
     if let Some(run) = found {
-        return Ok(runs.join(run));
+        return Ok(run);
     }
-    let text = format!("there is no run `{name}` with events");
+    let text = format!("there is no run `{name}` that left anything");
     let mut error = Error::new(Kind::Usage, "no-run", text);
     if let Some(near) = nearest(name, names.iter().map(String::as_str)) {
         error = error.hint(format!("did you mean `{near}`?"));

@@ -1,7 +1,7 @@
 //! Results carried from one store to another, in one file.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use doe_cache::{Digest, Store};
@@ -13,6 +13,9 @@ use crate::cli::args::Waiting;
 use crate::cli::out::Out;
 use crate::error::{Error, Kind, Result};
 
+/// In place of a file: standard output, or standard input.
+const STREAM: &str = "-";
+
 /// What to export.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -20,13 +23,14 @@ Examples:
   doe cache export //phase2:all -o phase2.tar.gz --comment 'figures 3 to 5'
   doe cache export //... -o all.tar.gz --history
   doe cache export 3f2a91 -o one.tar.gz
+  doe cache export //phase2:all -o - | ssh lab 'cd bench && doe cache import -'
 
 What a result was made from comes along, so that the whole chain is a hit elsewhere.")]
 pub struct Export {
     /// Labels, //plan:all, //plan/..., //..., or beginnings of digests
     #[arg(value_name = "KEY", required = true)]
     pub keys: Vec<String>,
-    /// The file to write
+    /// The file to write; `-` is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// What it is for; kept with the results wherever they go
@@ -43,7 +47,7 @@ pub struct Export {
     after_help = "Examples:\n  doe cache import phase2.tar.gz\n  doe cache why //phase2:p2-efa-4k-c1   says where it came from"
 )]
 pub struct Import {
-    /// A file that `doe cache export` wrote
+    /// A file that `doe cache export` wrote; `-` is standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// When another doe holds the workspace.
@@ -81,6 +85,12 @@ pub fn export(store: &Store, planned: &Planned<'_>, args: &Export, out: &mut Out
             }
         }
     }
+    let to_stdout = args.output.as_os_str() == STREAM;
+    if to_stdout && out.terminal {
+        let what = "a bundle is nothing to look at on a terminal";
+        return Err(Error::new(Kind::Usage, "bad-path", what)
+            .hint("send it on (`| ssh ...`), or name a file: -o FILE"));
+    }
     if args.output.file_name().is_none() {
         let file = args.output.display();
         let what = format!("`{file}` names no file");
@@ -93,25 +103,36 @@ pub fn export(store: &Store, planned: &Planned<'_>, args: &Export, out: &mut Out
     }
     let chosen: Vec<Digest> = chosen.into_iter().collect();
     let version = env!("CARGO_PKG_VERSION");
-    let exported = store.export(&chosen, &args.output, &args.comment, version)?;
+    let to = if to_stdout {
+        Path::new("/dev/stdout")
+    } else {
+        &args.output
+    };
+    let exported = store.export(&chosen, to, &args.comment, version)?;
     for why in &exported.left_out {
         out.note(format!("warning: left out: {why}"));
     }
     let file = args.output.display().to_string();
-    if out.json {
+    if out.json && !to_stdout {
         return out.json(&json!({
             "file": file, "records": exported.records, "blobs": exported.blobs,
             "content_bytes": exported.content_bytes, "bundle_bytes": exported.bundle_bytes,
             "left_out": exported.left_out,
         }));
     }
-    out.line(format!(
+    let told = format!(
         "{file}: {} records, {} blobs, {} ({} before compression)",
         exported.records,
         exported.blobs,
         bytes(exported.bundle_bytes),
         bytes(exported.content_bytes)
-    ))
+    );
+    match to_stdout {
+        // There the bundle went.
+        true => out.note(told),
+        false => out.line(told)?,
+    }
+    Ok(())
 }
 
 /// How many records lack an output or a log here; it may be in the mirror.
@@ -166,13 +187,19 @@ fn select(store: &Store, planned: &Planned<'_>, key: &str, history: bool) -> Res
 
 /// Takes a bundle in.
 pub fn import(place: &Place, args: &Import, out: &mut Out) -> Result<()> {
-    if !args.file.is_file() {
+    let from_stdin = args.file.as_os_str() == STREAM;
+    let file = if from_stdin {
+        Path::new("/dev/stdin")
+    } else {
+        &args.file
+    };
+    if !from_stdin && !file.is_file() {
         let text = format!("there is no file `{}`", args.file.display());
         return Err(Error::new(Kind::Usage, "no-file", text)
             .hint("`doe cache export LABEL -o FILE` writes one"));
     }
     let (store, _lock) = place.writing(&args.waiting, out)?;
-    let imported = store.import_bundle(&args.file)?;
+    let imported = store.import_bundle(file)?;
     let (new, known) = (imported.import.records.len(), imported.known);
     if out.json {
         return out.json(&json!({

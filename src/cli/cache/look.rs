@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::planned::Planned;
 use crate::cli::out::{self, Out};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, nearest};
 
 /// Lines of a list that nobody set a length for.
 const MOST: usize = 100;
@@ -18,6 +18,7 @@ const MOST: usize = 100;
 #[command(after_help = "\
 Examples:
   doe cache ls --plan phase2 --most 20
+  doe cache ls --run latest
   doe cache ls --pinned
   doe cache ls --quarantined")]
 pub struct Ls {
@@ -27,8 +28,8 @@ pub struct Ls {
     /// Only records of this plan
     #[arg(long)]
     pub plan: Option<String>,
-    /// Only records of this run
-    #[arg(long, value_name = "ID")]
+    /// Only records of this run: its id, the begin of it, latest or latest-N
+    #[arg(long, value_name = "RUN")]
     pub run: Option<String>,
     /// Only pinned records, with the reason
     #[arg(long, conflicts_with_all = ["label", "plan", "run", "quarantined"])]
@@ -60,10 +61,11 @@ pub fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
     if args.quarantined {
         return quarantined(store, out);
     }
+    let run_id = args.run.as_deref().map(|run| run_named(store, run));
     let filter = Filter {
         label: args.label.clone(),
         plan: args.plan.clone(),
-        run_id: args.run.clone(),
+        run_id: run_id.transpose()?,
         limit: match out.json {
             true => args.most,
             // One more tells whether there are more.
@@ -72,6 +74,9 @@ pub fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
         ..Filter::default()
     };
     let mut found = store.list(&filter)?;
+    if found.is_empty() {
+        unknown(store, args, out)?;
+    }
     if out.json {
         let list: Vec<_> = found
             .iter()
@@ -122,6 +127,44 @@ pub fn list(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
         out.note(format!(
             "note: these are the newest {most}; --most shows more"
         ));
+    }
+    Ok(())
+}
+
+fn run_named(store: &Store, name: &str) -> Result<String> {
+    // One of elsewhere, whose results were imported, is known by its records alone.
+    let exactly = Filter {
+        run_id: Some(name.to_owned()),
+        limit: Some(1),
+        ..Filter::default()
+    };
+    if !store.list(&exactly)?.is_empty() {
+        return Ok(name.to_owned());
+    }
+    let runs = store.runs(usize::MAX)?.into_iter();
+    let mut names: Vec<String> = runs.map(|run| run.info.run_id).collect();
+    // They begin with the time.
+    names.sort_unstable();
+    crate::cli::log::among(&names, name).map(str::to_owned)
+}
+
+/// Says so where nothing fits because the store has no such label or plan.
+fn unknown(store: &Store, args: &Ls, out: &mut Out) -> Result<()> {
+    let mut tell = |what: &str, word: &str, known: &[String]| {
+        if known.iter().all(|name| name != word) {
+            let near = nearest(word, known.iter().map(String::as_str));
+            let near = near.map(|near| format!("; did you mean `{near}`?"));
+            let near = near.unwrap_or_default();
+            out.note(format!("note: no record is of {what} `{word}`{near}"));
+        }
+    };
+    if let Some(label) = &args.label {
+        let known: Vec<String> = store.bulk()?.labels().map(str::to_owned).collect();
+        tell("label", label, &known);
+    }
+    if let Some(plan) = &args.plan {
+        let known: Vec<String> = store.stats()?.by_plan.into_keys().collect();
+        tell("plan", plan, &known);
     }
     Ok(())
 }
