@@ -788,6 +788,7 @@ fn what_was_refused_when_it_was_read_anew_is_refused_everywhere() {
             .replace('"', "")
     };
     let found = "//lab:p-1 up to date, //lab:p-2 invalid, //lab:sum blocked";
+    let lacks = "needs //lab:p-2, of which no result may be used";
     assert_eq!(states(), found);
     let why = "does not hold: result.tokens != 2";
     let explained = lab.doe(&["explain", "//lab:p-2"]).ok().stdout;
@@ -808,6 +809,22 @@ fn what_was_refused_when_it_was_read_anew_is_refused_everywhere() {
     assert_eq!(planned["refused"][0]["label"], "//lab:p-2");
     assert_eq!(planned["refused"][0]["reason"], why);
     assert_eq!(planned["run"].as_array().unwrap().len(), 0);
+    // Nor may what needs it run.
+    assert_eq!(planned["may_run"].as_array().unwrap().len(), 0);
+    assert_eq!(planned["blocked"][0]["label"], "//lab:sum");
+    assert_eq!(planned["blocked"][0]["reason"], lacks);
+    let text = lab.doe(&["plan", "//..."]).ok().stdout;
+    assert!(text.contains(", 1 invalid, 1 blocked;"), "{text}");
+    let explained = lab.doe(&["explain", "//lab:sum"]).ok().stdout;
+    assert!(
+        explained.contains(&format!("is blocked: {lacks}")),
+        "{explained}"
+    );
+    let explained = lab.doe(&["explain", "//lab:sum", "--json"]).ok().json();
+    assert_eq!(explained["decision"], "blocked");
+    let checked = lab.doe(&["check", "//...", "--up-to-date"]).exits(6).stderr;
+    let words = "1 of 3 patterns have a result that is refused, 1 need one that is";
+    assert!(checked.contains(words), "{checked}");
     let results = lab.doe(&["results", "//lab:p-2", "--json"]).ok().json();
     assert_eq!(results[0]["state"], "stale", "{results}");
     // Nothing of it is told by a build otherwise, and nothing runs.

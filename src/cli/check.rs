@@ -127,12 +127,18 @@ fn concerns(diagnostic: &Diagnostic, targets: &[Selector]) -> bool {
 fn not_up_to_date(stale: usize, plan: &[(NodeId, Decision)]) -> String {
     let is_refused = |(_, decision): &&(_, Decision)| matches!(decision, Decision::Refused { .. });
     let refused = plan.iter().filter(is_refused).count();
+    let is_blocked = |(_, decision): &&(_, Decision)| matches!(decision, Decision::Blocked { .. });
+    let blocked = plan.iter().filter(is_blocked).count();
     let all = plan.len();
-    match (stale - refused, refused) {
+    let told = match (stale - refused - blocked, refused) {
         (run, 0) => format!("{run} of {all} patterns would run"),
         (0, refused) => format!("{refused} of {all} patterns have a result that is refused"),
         (run, refused) => {
             format!("{run} of {all} patterns would run, {refused} have a result that is refused")
         }
+    };
+    match blocked {
+        0 => told,
+        blocked => format!("{told}, {blocked} need one that is"),
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::{Global, Targets};
 use super::out::Out;
-use super::plan::Takes;
+use super::plan::{Takes, needed};
 use super::session;
 use crate::engine::decide::{Decider, Decision, Keyed, Why};
 use crate::engine::followup;
@@ -85,6 +85,10 @@ fn as_text(
                 "  the execution of record {record} stands, and its numbers were read anew; \
                  `--rerun` executes it again"
             ))?;
+        }
+        Decision::Blocked { because } => {
+            let verdict = out.paint("31", "is blocked");
+            out.line(format!("{label} {verdict}: {}", needed(decider, because)))?;
         }
         Decision::Enough { why } => out.line(format!("{label} is not needed: {why}"))?,
         Decision::Run { why, keyed } => {
@@ -286,6 +290,9 @@ fn as_json(
         }
         Decision::Refused { record, why, .. } => json!({
             "label": label, "decision": "refused", "record": record.to_string(), "reason": why,
+        }),
+        Decision::Blocked { because } => json!({
+            "label": label, "decision": "blocked", "reason": needed(decider, because),
         }),
         Decision::Enough { why } => {
             json!({"label": label, "decision": "enough", "reason": why})

@@ -65,9 +65,13 @@ pub fn nothing_to_do(
         return Ok(false);
     }
     let plan = decider.plan(nodes)?;
-    // What waits where nothing runs waits for what was refused, and is blocked.
-    let idle = |decision| !matches!(decision, Decision::Run { .. } | Decision::Enough { .. });
-    Ok(plan.into_iter().all(|(_, decision)| idle(decision)))
+    let idle = |decision: &Decision| {
+        matches!(
+            decision,
+            Decision::Reuse { .. } | Decision::Refused { .. } | Decision::Blocked { .. }
+        )
+    };
+    Ok(plan.iter().all(|(_, decision)| idle(decision)))
 }
 
 /// The nodes whose hosts are looked at: those that are asked for, and where hosts are probed or other

@@ -130,6 +130,8 @@ struct Shown<'p> {
     enough: Vec<(Cow<'p, str>, String)>,
     /// Executed, and refused as it is judged now.
     refused: Vec<(Cow<'p, str>, String)>,
+    /// Needs what is refused.
+    blocked: Vec<(Cow<'p, str>, String)>,
     /// What those take that run or may run.
     takes: Vec<(Cow<'p, str>, Takes)>,
     forecast: Forecast,
@@ -216,6 +218,9 @@ impl<'p> Shown<'p> {
                     shown.may_run.push((label, waiting(&first, because.len())));
                 }
                 Decision::Refused { why, .. } => shown.refused.push((label, why.clone())),
+                Decision::Blocked { because } => {
+                    shown.blocked.push((label, needed(decider, because)));
+                }
                 Decision::Enough { why } => shown.enough.push((label, why.clone())),
                 Decision::Reuse { hit, record, .. } => {
                     let (hit, record) = (*hit, *record);
@@ -277,6 +282,9 @@ impl<'p> Shown<'p> {
                 if !self.refused.is_empty() {
                     object.insert("refused".into(), items(&self.refused).into());
                 }
+                if !self.blocked.is_empty() {
+                    object.insert("blocked".into(), items(&self.blocked).into());
+                }
                 if !self.enough.is_empty() {
                     object.insert("enough".into(), items(&self.enough).into());
                 }
@@ -297,12 +305,14 @@ impl<'p> Shown<'p> {
         self.foreseen.print(out)?;
         list(out, "reuse", "32", &self.reuse)?;
         list(out, "invalid", "31", &self.refused)?;
+        list(out, "blocked", "31", &self.blocked)?;
         list(out, "not needed", "2", &self.enough)?;
         list(out, "take tokens and links", "2", &self.takes)?;
-        let invalid = match self.refused.len() {
+        let told = |count: usize, what: &str| match count {
             0 => String::new(),
-            count => format!(", {count} invalid"),
+            count => format!(", {count} {what}"),
         };
+        let invalid = told(self.refused.len(), "invalid") + &told(self.blocked.len(), "blocked");
         out.line(format!(
             "{} to run, {} may run, {} reused{invalid}; {}",
             self.run.len(),
@@ -346,6 +356,16 @@ pub(super) fn waiting(first: &str, count: usize) -> String {
         1 => format!("if the output of {first} changes"),
         n => format!("if the output of {first} or of {} more changes", n - 1),
     }
+}
+
+/// Why a build blocks it.
+pub(super) fn needed(decider: &Decider<'_>, because: &[NodeId]) -> String {
+    let first = decider.graph().label(because[0]);
+    let more = match because.len() {
+        1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    format!("needs {first}{more}, of which no result may be used")
 }
 
 /// What work is expected to cost.

@@ -2,6 +2,7 @@
 
 use super::args::{Global, Targets};
 use super::out::Out;
+use super::plan::needed;
 use super::session;
 use crate::engine::decide::{Decider, Decision, Why};
 use crate::engine::followup;
@@ -124,6 +125,10 @@ fn row(decider: &Decider<'_>, node: NodeId, decision: &Decision, blocked: Option
             format!("{why}; read anew from record {}", record.short()),
         ),
         Decision::Reuse { record, .. } => ("up to date", format!("record {}", record.short())),
+        Decision::Blocked { because } => (
+            "blocked",
+            blocked.unwrap_or_else(|| needed(decider, because)),
+        ),
         Decision::Run { .. } if blocked.is_some() => ("blocked", blocked.unwrap_or_default()),
         Decision::Run { why, .. } => match refused {
             Some(state) => (state, why.to_string()),

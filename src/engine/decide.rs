@@ -147,6 +147,11 @@ pub enum Decision {
         /// What it waits for.
         because: Vec<NodeId>,
     },
+    /// What it needs was refused, or is blocked itself: a build says so, and runs nothing of it.
+    Blocked {
+        /// What it needs of that.
+        because: Vec<NodeId>,
+    },
     /// A replicate that is not needed: those before it say enough.
     Enough {
         /// What they say.

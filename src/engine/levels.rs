@@ -30,6 +30,8 @@ struct Known {
     standing: BTreeMap<NodeId, Option<Digest>>,
     /// Replicates that are not needed.
     skipped: BTreeSet<NodeId>,
+    /// Nodes that nothing may be made of: refused, or blocked by such a one.
+    barred: BTreeSet<NodeId>,
 }
 
 impl Decider<'_> {
@@ -91,6 +93,7 @@ impl Decider<'_> {
         let mut needs = Needs::new();
         let mut because = Vec::new();
         let (mut series, mut open) = (Vec::new(), Vec::new());
+        let mut barred = Vec::new();
         for (dep, kind) in graph.deps(node) {
             match (kind, known.seen.get(&dep)) {
                 (EdgeKind::Gate, _) => {}
@@ -102,10 +105,14 @@ impl Decider<'_> {
                 (EdgeKind::Data, Some(need)) => {
                     needs.insert(graph.label(dep).clone(), *need);
                 }
+                (EdgeKind::Data, None) if known.barred.contains(&dep) => barred.push(dep),
                 (EdgeKind::Data, None) => because.push(dep),
             }
         }
-        let mut decision = if because.is_empty() {
+        let mut decision = if !barred.is_empty() {
+            // As a build has it, whatever becomes of the rest.
+            Decision::Blocked { because: barred }
+        } else if because.is_empty() {
             self.decide(node, &needs)?
         } else {
             Decision::MayRun { because }
@@ -138,18 +145,18 @@ impl Known {
             Decision::Reuse { record, .. } if stops => {
                 self.standing.insert(node, Some(*record));
             }
-            // It is there and says nothing, as one that was executed and refused.
-            Decision::Refused { .. } if stops => {
-                self.standing.insert(node, None);
+            Decision::Refused { .. } | Decision::Blocked { .. } => {
+                self.barred.insert(node);
+                // It is there and says nothing, as one that was executed and refused.
+                if stops {
+                    self.standing.insert(node, None);
+                }
             }
             Decision::Enough { .. } => {
                 self.skipped.insert(node);
                 self.standing.insert(node, None);
             }
-            Decision::Reuse { .. }
-            | Decision::Refused { .. }
-            | Decision::Run { .. }
-            | Decision::MayRun { .. } => {}
+            Decision::Reuse { .. } | Decision::Run { .. } | Decision::MayRun { .. } => {}
         }
     }
 }
@@ -248,6 +255,7 @@ mod tests {
                         Decision::Refused { why, .. } => format!("refused: {why}"),
                         Decision::Run { .. } => "run".to_owned(),
                         Decision::MayRun { because } => format!("may run: {because:?}"),
+                        Decision::Blocked { because } => format!("blocked: {because:?}"),
                         Decision::Enough { why } => why,
                     };
                     (node, told)

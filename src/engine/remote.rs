@@ -125,6 +125,7 @@ impl Warm<'_> {
                     Decision::Refused { .. }
                     | Decision::Run { .. }
                     | Decision::MayRun { .. }
+                    | Decision::Blocked { .. }
                     | Decision::Enough { .. } => {
                         settled.insert(node);
                     }

@@ -155,6 +155,7 @@ pub(super) fn resolve<'f>(
         Decision::Reuse { keyed: None, .. }
         | Decision::Refused { keyed: None, .. }
         | Decision::MayRun { .. }
+        | Decision::Blocked { .. }
         | Decision::Enough { .. } => {
             return Err(Error::new(
                 Kind::Bug,

@@ -86,14 +86,9 @@ pub fn demand(
         decision.may_run() && graph.pattern(node).rule.kind == RuleKind::Measure
     };
     let plan = decider.plan(nodes)?;
-    // What waits where nothing runs waits for what was refused, and is blocked.
-    let runs = plan
+    if plan
         .iter()
-        .any(|(_, decision)| matches!(decision, Decision::Run { .. }));
-    if runs
-        && plan
-            .iter()
-            .any(|(node, decision)| gets_them(*node, decision))
+        .any(|(node, decision)| gets_them(*node, decision))
     {
         return Err(missing);
     }

@@ -7,7 +7,7 @@ use doe_cache::Store;
 use serde_json::json;
 
 use super::super::out::Out;
-use super::{list, people, waiting};
+use super::{list, needed, people, waiting};
 use crate::engine::decide::{Decider, Decision};
 use crate::engine::followup::Choice;
 use crate::engine::followup::foresee::{Fate, foresee};
@@ -55,6 +55,9 @@ impl Foreseen {
                             ("reuse", reason, Some(cause))
                         }
                         Decision::Refused { why, .. } => ("refused", why, Some(cause)),
+                        Decision::Blocked { because } => {
+                            ("blocked", needed(decider, &because), Some(cause))
+                        }
                         Decision::Enough { why } => ("enough", why, Some(cause)),
                         Decision::Run { .. } => ("run", cause.clone(), Some(cause)),
                         Decision::MayRun { because } => {

@@ -62,7 +62,7 @@ pub fn foresee(
         .iter()
         .map(|(node, decision)| match decision {
             Decision::Reuse { record, .. } => (*node, Known::Good(*record)),
-            Decision::Refused { .. } => (*node, Known::Bad),
+            Decision::Refused { .. } | Decision::Blocked { .. } => (*node, Known::Bad),
             _ => (*node, Known::Open),
         })
         .collect();
@@ -101,7 +101,7 @@ pub fn foresee(
         for node in members {
             let at_hand = matches!(
                 decisions.borrow().get(&node),
-                Some(Decision::Reuse { .. } | Decision::Refused { .. })
+                Some(Decision::Reuse { .. } | Decision::Refused { .. } | Decision::Blocked { .. })
             );
             if at_hand && watch.brought_by(node).is_none() {
                 watch.at_hand(up, node, expected(node).unwrap_or(0.0));

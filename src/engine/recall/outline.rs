@@ -215,7 +215,10 @@ impl Outline {
                     undecided[at] = true;
                     fates.push(Fate::Run(why));
                 }
-                Decision::Refused { .. } | Decision::MayRun { .. } | Decision::Enough { .. } => {
+                Decision::Refused { .. }
+                | Decision::MayRun { .. }
+                | Decision::Blocked { .. }
+                | Decision::Enough { .. } => {
                     return Ok(None);
                 }
             }
