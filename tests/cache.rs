@@ -334,6 +334,47 @@ fn a_damaged_input_is_made_again_by_the_build_that_needs_it() {
 
 /// Results of two executions that are byte for byte the same lie in one file: when that is damaged
 /// neither stands for anything.
+/// What turns out to stand while a build runs is read by what runs after it, too.
+#[test]
+fn a_damaged_input_that_comes_to_stand_in_a_build_is_made_again_by_it() {
+    let lab = lab("1, 2", false);
+    let top = "\n[[layer]]\nid = \"L2\"\nrule = \"lab.count\"\nneeds = [\"sum\"]\n\
+               [[layer.pattern]]\nid = \"top\"\n";
+    lab.write("plans/lab.toml", &(lab.read("plans/lab.toml") + top));
+    lab.doe(&["build", "//..."]).ok();
+    let file = |label: &str| {
+        let record = record_of(&lab, label);
+        let file = format!(".doe/records/{}/{record}.json", &record[..2]);
+        lab.path().join(file)
+    };
+    let whole = |label: &str| std::fs::read(file(label)).unwrap();
+    // As its input runs again, whether this one does is not known before.
+    let half = whole("//lab:sum").len() / 2;
+    let cut = &whole("//lab:sum")[..half];
+    for (label, left) in [
+        ("//lab:p-1", None),
+        ("//lab:sum", Some(cut)),
+        ("//lab:top", None),
+    ] {
+        let file = file(label);
+        std::fs::remove_file(&file).unwrap();
+        if let Some(left) = left {
+            std::fs::write(&file, left).unwrap();
+        }
+    }
+    let built = lab.doe(&["build", "//...", "--json"]).ok();
+    let summary = built.summary();
+    assert_eq!((&summary["ok"], &summary["reused"]), (&3.into(), &1.into()));
+    assert!(
+        built.stdout.contains("\"code\":\"damaged\""),
+        "{}",
+        built.stdout
+    );
+    lab.doe(&["cache", "verify"]).ok();
+    let built = lab.doe(&["build", "//...", "--json"]).ok().summary();
+    assert_eq!(built["reused"], 4, "{built}");
+}
+
 #[test]
 fn damage_that_two_results_share_is_made_good_by_one_build() {
     let lab = lab("1, 2", false);

@@ -240,10 +240,11 @@ impl<'w> Drive<'_, '_, 'w> {
 
     fn reuse(&mut self, task: TaskId, record: Digest, hit: Hit, keyed: &Keyed) -> Result<()> {
         let node = self.tasks[task.index()].node;
+        let readable = self.is_readable(node, record);
         let run_id = &self.context.home.run_id;
-        let store = &self.context.store;
-        let mut told = Told::new(store);
-        let ended = reuse(&mut told, self.decider, run_id, node, record, hit, keyed);
+        let mut told = Told::new(&self.context.store);
+        let ended = readable
+            .and_then(|()| reuse(&mut told, self.decider, run_id, node, record, hit, keyed));
         let ended = match ended {
             Ok(ended) => ended,
             // As good as not there: the node is executed.

@@ -20,7 +20,7 @@ use super::reference;
 use super::schedule::TaskId;
 use super::scratch::Scratch;
 use crate::error::Result;
-use crate::graph::EdgeKind;
+use crate::graph::{EdgeKind, NodeId};
 use crate::label::Label;
 use crate::plan::model::Expectation;
 use crate::rule::model::Rule;
@@ -154,6 +154,18 @@ pub(super) struct InputRef {
 }
 
 impl Drive<'_, '_, '_> {
+    /// Reads what others of this run will read of a stored result, which the survey could not read as
+    /// it was not known yet to stand: damage shows while its node can still be executed.
+    pub(super) fn is_readable(&mut self, node: NodeId, record: Digest) -> Result<()> {
+        let mut needed_by = self.decider.graph().rdeps(node).into_iter();
+        let is_open =
+            |(by, kind): (NodeId, _)| kind == EdgeKind::Data && self.finals[by.index()].is_none();
+        if needed_by.any(is_open) {
+            self.made.of(&self.context.store, record)?;
+        }
+        Ok(())
+    }
+
     /// What is known of a task that is to be executed; `key` is the key of `action`.
     pub(super) fn job(
         &mut self,
