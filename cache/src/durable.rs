@@ -222,7 +222,11 @@ pub(crate) fn sweep(tmp: &Path) -> Result<u64> {
         let entry = entry.map_err(|e| Error::io("list", tmp, &e))?;
         if !entry.file_name().to_string_lossy().starts_with(&ours) {
             let path = entry.path();
-            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, &e))?;
+            // None of ours is a folder, and what somebody else put here is in nobody's way.
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() == io::ErrorKind::IsADirectory => continue,
+                done => done.map_err(|e| Error::io("remove", &path, &e))?,
+            }
             count += 1;
         }
     }

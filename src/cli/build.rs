@@ -264,6 +264,10 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
         // What hangs may be writing: who comes next must see that nobody gave the lock back.
         std::mem::forget(lock);
     }
+    // All is stored; who reads the events must not take what is missing for the end.
+    if let Some(why) = console.broken().map(ToString::to_string) {
+        return Err(super::out::closed(std::io::Error::other(why)));
+    }
     let Console { view, gather, .. } = console;
     let numbers = match out.json {
         true => None,
@@ -485,5 +489,9 @@ impl Sink for Console {
 
     fn flush(&mut self) {
         self.reader.flush();
+    }
+
+    fn broken(&self) -> Option<&std::io::Error> {
+        self.reader.broken()
     }
 }

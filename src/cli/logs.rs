@@ -92,9 +92,7 @@ pub fn run(global: &Global, args: &LogsArgs, out: &mut Out) -> Result<u8> {
             }
             let bytes = store.blob(&log.digest)?;
             let shown = tail(&bytes, args.tail);
-            out.write_all(shown).map_err(|e| {
-                Error::new(Kind::Infra, "output", "could not write the log").cause(e)
-            })?;
+            out.write_all(shown).map_err(crate::cli::out::closed)?;
             if !shown.is_empty() && !shown.ends_with(b"\n") {
                 out.line("")?;
             }

@@ -451,6 +451,11 @@ pub trait Sink: Send {
 
     /// What was told so far is to be seen now: comes before the run waits for anything.
     fn flush(&mut self) {}
+
+    /// Why not all of it could be passed on, if so; a reader that went away is no reason.
+    fn broken(&self) -> Option<&std::io::Error> {
+        None
+    }
 }
 
 /// Keeps events, for tests and for readers of whole runs.

@@ -303,14 +303,16 @@ async fn try_record(
         });
     }
     context.committer.end(stored).await?;
+    // While the execution is still announced: who is killed here leaves no log, with whatever secrets
+    // a script printed, that nobody looks for any more.
+    for (executor, handle) in draft.processes.iter().chain(&draft.monitors.processes) {
+        // What is left there is a copy: no result depends on its removal.
+        let _ = executor.discard(handle).await;
+    }
     if let Some(intent) = announced
         && !context.unended.recorded(&intent.token)
     {
         context.intents.done(&intent.token);
-    }
-    for (executor, handle) in draft.processes.iter().chain(&draft.monitors.processes) {
-        // What is left there is a copy: nothing depends on its removal.
-        let _ = executor.discard(handle).await;
     }
     Ok(end)
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use doe_cache::Digest;
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::folder::{check_inside, make_private};
@@ -188,6 +189,15 @@ fn inside(folder: &Path, name: &Path) -> Result<Option<PathBuf>> {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
         }
+        // What the step made leads nowhere, however the host does.
+        Err(e)
+            if matches!(
+                Errno::from_io_error(&e),
+                Some(Errno::LOOP | Errno::NAMETOOLONG)
+            ) =>
+        {
+            return Err(bad_output(name, "its links lead nowhere"));
+        }
         Err(e) => return Err(Error::io("read", &path, &e)),
     };
     let real_folder = folder
@@ -346,8 +356,10 @@ mod tests {
         let a = from.join("a.json");
         assert_eq!(got, [a.clone(), from.join("sub/b"), a]);
 
+        std::os::unix::fs::symlink("round", from.join("round")).unwrap();
         for (name, code) in [
             ("leak", "bad-output"),
+            ("round", "bad-output"),
             ("sub", "bad-output"),
             ("../secret", "bad-output-name"),
             ("/etc/passwd", "bad-output-name"),

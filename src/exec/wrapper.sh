@@ -258,6 +258,8 @@ watch() {
     true >"$dir/unwanted"
     helpers="$helpers $me"
     end_tree "$grace_cs"
+    # It is none of the tree, and whoever stopped it is ended: it has to say how this went.
+    kill -CONT "$leader" 2>/dev/null
 }
 
 # Waits until the watcher sleeps or has decided: when all of us go on after a stop it wakes up as the

@@ -31,6 +31,10 @@ impl<W: Write + Send> Sink for JsonLines<W> {
     fn flush(&mut self) {
         self.out.flush();
     }
+
+    fn broken(&self) -> Option<&std::io::Error> {
+        self.out.error()
+    }
 }
 
 #[cfg(test)]

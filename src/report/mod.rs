@@ -96,8 +96,9 @@ impl<W: Write> Quiet<W> {
         }
     }
 
-    /// The first error.
+    /// The first error, unless it is that nobody reads any more.
     pub fn error(&self) -> Option<&std::io::Error> {
-        self.error.as_ref()
+        let gone = |error: &&std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+        self.error.as_ref().filter(|error| !gone(error))
     }
 }

@@ -39,6 +39,10 @@ impl<W: Write + Send> Sink for Plain<W> {
     fn flush(&mut self) {
         self.out.flush();
     }
+
+    fn broken(&self) -> Option<&std::io::Error> {
+        self.out.error()
+    }
 }
 
 /// The line for an event, when it is worth one. The view has taken the event in.
