@@ -891,6 +891,125 @@ fn what_was_refused_when_it_was_read_anew_is_refused_everywhere() {
     );
 }
 
+/// What is refused stays so until what is read, or what it is held against, is another.
+#[test]
+fn a_cosmetic_edit_ends_no_refusal() {
+    let lab = lab("1, 2", false);
+    let tokens = "param.tokens = {";
+    let note = "param.note = { type = \"str\", affects = \"cosmetic\", default = \"\", doc = \"a word\" }\n";
+    lab.replace("rules/lab.toml", tokens, &format!("{note}{tokens}"), 1);
+    lab.replace(
+        "plans/lab.toml",
+        "[[layer]]\nid = \"L0\"",
+        "[settings]\nnote = \"a\"\n\n[[layer]]\nid = \"L0\"",
+        1,
+    );
+    lab.doe(&["build", "//..."]).ok();
+    lab.replace(
+        "rules/lab.toml",
+        "result.tokens != 14",
+        "result.tokens != 2",
+        1,
+    );
+    lab.doe(&["build", "//..."]).exits(1);
+    lab.doe(&["check", "//lab:p-2", "--up-to-date"]).exits(6);
+    lab.replace("plans/lab.toml", "note = \"a\"", "note = \"b\"", 1);
+    lab.doe(&["check", "//lab:p-2", "--up-to-date"]).exits(6);
+    let rows = lab.doe(&["status", "//lab:p-2", "--json"]).ok().json();
+    assert_eq!(rows[0]["state"], "invalid");
+    lab.doe(&["build", "//..."]).exits(1);
+}
+
+/// Numbers whose definition changed are not up to date before they were read anew, and what follows
+/// from them is not known.
+#[test]
+fn what_is_to_be_read_anew_is_not_up_to_date() {
+    let lab = lab("1, 2", false);
+    let more = "\n[[layer]]\nid = \"L2\"\nrule = \"lab.probe\"\n[[layer.pattern]]\nid = \"often\"\nsettings = { tokens = 7 }\n\
+                stop_when = { metric = \"tokens_seen\", relative_half_width = 0.1, min = 2, max = 4 }\n";
+    lab.write("plans/lab.toml", &(lab.read("plans/lab.toml") + more));
+    lab.doe(&["build", "//..."]).ok();
+    lab.doe(&["check", "//...", "--up-to-date"]).ok();
+    lab.replace(
+        "rules/lab.toml",
+        "at = \"/tokens\", unit = \"tokens\"",
+        "at = \"/tokens\", unit = \"1\"",
+        1,
+    );
+    let checked = lab
+        .doe(&["check", "//lab:p-1", "--up-to-date"])
+        .exits(6)
+        .stderr;
+    let words = "1 of 1 patterns have numbers that are to be read anew";
+    assert!(checked.contains(words), "{checked}");
+    lab.doe(&["plan", "//lab:p-1", "--up-to-date"]).exits(6);
+    let rows = lab.doe(&["status", "//lab:p-1", "--json"]).ok().json();
+    assert_eq!(rows[0]["state"], "stale", "{rows}");
+    let explained = lab.doe(&["explain", "//lab:p-1"]).ok().stdout;
+    assert!(explained.contains("is read anew"), "{explained}");
+    let results = lab.doe(&["results", "//lab:p-1", "--json"]).ok().json();
+    assert_eq!(results[0]["state"], "stale", "{results}");
+    let planned = lab.doe(&["plan", "//lab:L2", "--json"]).ok().json();
+    assert_eq!(planned["run"].as_array().unwrap().len(), 0, "{planned}");
+    assert_eq!(planned["may_run"].as_array().unwrap().len(), 2, "{planned}");
+    lab.doe(&["build", "//..."]).ok();
+    lab.doe(&["check", "//...", "--up-to-date"]).ok();
+    let results = lab.doe(&["results", "//lab:p-1", "--json"]).ok().json();
+    assert_eq!(results[0]["state"], "current", "{results}");
+    assert_eq!(
+        results[0]["metrics"]["tokens_seen"]["unit"], "1",
+        "{results}"
+    );
+    let built = lab
+        .doe(&["build", "//...", "--json", "--no-recall"])
+        .ok()
+        .stdout;
+    assert!(built.contains("\"estimate_s\":0.0"), "{built}");
+}
+
+/// One result may stand for two patterns; each is shown with what is its own.
+#[test]
+fn a_shared_result_is_shown_with_the_settings_of_each() {
+    let lab = lab("1, 2", false);
+    let tokens = "param.tokens = {";
+    let note = "param.word = { type = \"str\", default = \"\", doc = \"read by nobody\" }\n";
+    lab.replace("rules/lab.toml", tokens, &format!("{note}{tokens}"), 1);
+    lab.replace(
+        "rules/lab.toml",
+        "if [ {{ tokens }} = 13 ]",
+        ": {{ word | length }}\nif [ {{ tokens }} = 13 ]",
+        1,
+    );
+    let more = "[[layer.override]]\nwhen = \"tokens == 2\"\nsettings = { word = \"b\", tokens = 1 }\n[layer.matrix]";
+    lab.replace("plans/lab.toml", "[layer.matrix]", more, 1);
+    lab.replace(
+        "plans/lab.toml",
+        "[layer.matrix]",
+        "[layer.settings]\nword = \"a\"\n[layer.matrix]",
+        1,
+    );
+    lab.doe(&["build", "//lab:L0"]).ok();
+    let results = lab.doe(&["results", "//lab:L0", "--json"]).ok().json();
+    let words: Vec<_> = (0..2)
+        .map(|at| results[at]["settings"]["word"].clone())
+        .collect();
+    assert_eq!(words, ["a", "b"], "{results}");
+    // What somebody deleted is missing, and all others are shown.
+    let record = record_of(&lab, "//lab:p-1");
+    lab.doe(&["build", "//lab:sum"]).ok();
+    std::fs::remove_file(
+        lab.path()
+            .join(format!(".doe/records/{}/{record}.json", &record[..2])),
+    )
+    .unwrap();
+    let results = lab.doe(&["results", "//...", "--json"]).ok().json();
+    let states: Vec<_> = (0..3).map(|at| results[at]["state"].clone()).collect();
+    assert!(
+        states.contains(&"missing".into()) && states.contains(&"current".into()),
+        "{results}"
+    );
+}
+
 /// A disk that refuses once is asked again, with everything that was to be written.
 #[test]
 fn a_disk_that_refuses_once_costs_no_result() {
@@ -1292,6 +1411,36 @@ fn a_full_disk_keeps_nobody_from_reading() {
         let full = support::Ran::of(&words, full.output().unwrap()).ok();
         assert_eq!(full.stdout, there, "{words:?}");
     }
+}
+
+/// Who reads the events of a build must not take a stream that was cut off for a whole one.
+#[test]
+fn events_that_cannot_be_written_are_no_success() {
+    let lab = lab("1, 2", false);
+    for rerun in [&["--rerun"][..], &[]] {
+        let words = [&["build", "//...", "--json"], rerun].concat();
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut command = lab.command(&words);
+        let ran = command.stdout(full.unwrap()).output().unwrap();
+        let ran = support::Ran::of(&words, ran).exits(4);
+        assert!(ran.stderr.contains("could not write"), "{}", ran.stderr);
+    }
+    // All is stored.
+    let built = lab.doe(&["build", "//...", "--json"]).ok().summary();
+    assert_eq!(built["reused"], 3, "{built}");
+}
+
+/// A folder among the half-written files is nobody's of ours, and stops nobody.
+#[test]
+fn what_somebody_puts_among_the_temporary_files_stops_nobody() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    let folder = lab.path().join(".doe/tmp/mine");
+    std::fs::create_dir_all(folder.join("deep")).unwrap();
+    lab.doe(&["build", "//lab:p-1", "--rerun"]).ok();
+    lab.doe(&["cache", "verify"]).ok();
+    lab.doe(&["cache", "rebuild"]).ok();
+    assert!(folder.is_dir());
 }
 
 #[test]

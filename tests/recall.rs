@@ -5,6 +5,7 @@ mod support;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use support::Workspace;
 
@@ -295,6 +296,62 @@ fn an_edit_of_a_setting_judges_what_it_reaches() {
 }
 
 /// The lock of a build that goes on is respected by one that would have nothing to do.
+/// An outline takes nothing for stored whose file is gone.
+#[test]
+fn a_record_that_is_gone_stands_for_nothing_in_an_outline() {
+    let workspace = workspace(&["", "old"], 3);
+    let plan = |words: &[&str]| {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        workspace.write("plans/p.toml", &plan(&words, 3));
+    };
+    workspace.doe(&["build", "//..."]).ok();
+    let listed = ["cache", "ls", "--json", "--label", "//p:n1-1"];
+    let listed = workspace.doe(&listed).ok().json();
+    let record = listed[0]["record"].as_str().unwrap();
+    plan(&["", "new"]);
+    workspace.doe(&["build", "//..."]).ok();
+    let file = format!(".doe/records/{}/{record}.json", &record[..2]);
+    std::fs::remove_file(workspace.path().join(file)).unwrap();
+    workspace.doe(&["build", "//..."]).ok();
+    workspace.doe(&["plan", "//..."]).ok();
+    plan(&["", "old"]);
+    workspace.doe(&["plan", "//...", "--up-to-date"]).exits(6);
+    workspace
+        .doe(&["plan", "//...", "--up-to-date", "--no-recall"])
+        .exits(6);
+}
+
+/// What is no file is not waited for.
+#[test]
+fn a_pipe_among_the_plans_holds_nobody_up() {
+    let workspace = workspace(&[""], 2);
+    workspace.doe(&["build", "//..."]).ok();
+    workspace.doe(&["build", "//..."]).ok();
+    let pipe = |name: &str| {
+        let made = Command::new("mkfifo")
+            .arg(workspace.path().join(name))
+            .status();
+        assert!(made.unwrap().success());
+    };
+    let plan = || {
+        let doe = workspace.command(&["plan", "//..."]);
+        let mut limited = Command::new("timeout");
+        limited
+            .arg("60")
+            .arg(doe.get_program())
+            .args(doe.get_args());
+        limited.output().unwrap()
+    };
+    pipe("plans/.hidden.toml");
+    assert_eq!(plan().status.code(), Some(0));
+    pipe("rules/seen.toml");
+    let refused = plan();
+    assert_eq!(refused.status.code(), Some(3));
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned()
+        + &String::from_utf8_lossy(&refused.stdout);
+    assert!(told.contains("not-regular"), "{told}");
+}
+
 #[test]
 fn two_builds_never_meet() {
     let workspace = workspace(&["a"], 2);

@@ -20,6 +20,7 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     generation: Generation,
+    folders: Digest,
     digest: Digest,
 }
 
@@ -57,16 +58,23 @@ impl Standing {
             let (s, ns) = (Value::Int(log.mtime()), Value::Int(log.mtime_nsec()));
             looks.push(Value::List(vec![size, s, ns]));
         }
-        // Who deletes a record or a blob changes the folder it was in.
-        for (seen, folder) in sides {
+        // Who deletes a record or a blob changes the folder it was in, and who deletes what was refused
+        // ends the refusal.
+        let mut seen = Vec::new();
+        for (look, folder) in sides {
             // Here, where no thread was to be had.
-            let look = seen.unwrap_or_else(|| folders(folder))?;
-            looks.push(Value::from(Digest::of(look).hex()));
+            let look = look.unwrap_or_else(|| folders(folder))?;
+            seen.extend_from_slice(Digest::of(look).as_ref());
         }
+        let refused = folders(&layout.quarantine())?;
+        seen.extend_from_slice(Digest::of(refused).as_ref());
+        let seen = Digest::of(seen);
+        looks.push(Value::from(seen.hex()));
         let mut key = KeyEncoder::new("doe.standing", 2);
         key.entry("looks", &Value::List(looks));
         Ok(Some(Self {
             generation,
+            folders: seen,
             digest: key.finish(),
         }))
     }
@@ -75,6 +83,11 @@ impl Standing {
     /// program that goes through this crate.
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// What is in the folders of records, blobs and refusals, as they look from outside.
+    pub fn folders(&self) -> Digest {
+        self.folders
     }
 
     /// The digest that stands for it.
@@ -119,7 +132,9 @@ fn folders(dir: &Path) -> Result<Vec<u8>> {
     for entry in Dir::read_from(&opened).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_owned();
         if name.as_bytes() != b"." && name.as_bytes() != b".." {
-            let below = rustix::fs::statat(&opened, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW);
+            // A folder may lie elsewhere; a link to nothing is what it is.
+            let look = |flags| rustix::fs::statat(&opened, name.as_c_str(), flags);
+            let below = look(AtFlags::empty()).or_else(|_| look(AtFlags::SYMLINK_NOFOLLOW));
             inside.push((name, below.map_err(failed)?));
         }
     }

@@ -69,6 +69,33 @@ fn every_write_is_seen_and_no_reading_is() {
 }
 
 #[test]
+fn what_lies_elsewhere_and_what_was_refused_is_looked_at() {
+    let root = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path()).unwrap();
+    let digest = put(&store, "//t:a", 1);
+    let path = store.layout().record(&digest);
+    let folder = path.parent().unwrap();
+    let moved = elsewhere.path().join("moved");
+    std::fs::rename(folder, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, folder).unwrap();
+    let before = standing(root.path());
+    assert_eq!(before, standing(root.path()));
+    std::fs::remove_file(&path).unwrap();
+    let after = standing(root.path());
+    assert_ne!(before.folders(), after.folders());
+    assert_ne!(before.digest(), after.digest());
+    let refused = put(&store, "//t:b", 2);
+    store.quarantine(&refused, "no").unwrap();
+    let before = standing(root.path());
+    std::fs::remove_dir_all(store.layout().quarantine()).unwrap();
+    assert_ne!(before, standing(root.path()));
+    // A link to nothing is looked at as it is.
+    std::fs::remove_dir(&moved).unwrap();
+    assert_ne!(standing(root.path()), after);
+}
+
+#[test]
 fn an_index_that_was_put_back_does_not_stand_as_another_did() {
     let root = tempfile::tempdir().unwrap();
     let index = root.path().join("index.sqlite");

@@ -129,16 +129,22 @@ fn not_up_to_date(stale: usize, plan: &[(NodeId, Decision)]) -> String {
     let refused = plan.iter().filter(is_refused).count();
     let is_blocked = |(_, decision): &&(_, Decision)| matches!(decision, Decision::Blocked { .. });
     let blocked = plan.iter().filter(is_blocked).count();
+    let anew = plan.iter().filter(|(_, it)| it.is_read_anew()).count();
     let all = plan.len();
-    let told = match (stale - refused - blocked, refused) {
+    let told = match (stale - refused - blocked - anew, refused) {
+        (0, 0) => format!("{anew} of {all} patterns have numbers that are to be read anew"),
         (run, 0) => format!("{run} of {all} patterns would run"),
         (0, refused) => format!("{refused} of {all} patterns have a result that is refused"),
         (run, refused) => {
             format!("{run} of {all} patterns would run, {refused} have a result that is refused")
         }
     };
-    match blocked {
+    let told = match blocked {
         0 => told,
         blocked => format!("{told}, {blocked} need one that is"),
+    };
+    match anew {
+        anew if anew == 0 || anew == stale => told,
+        anew => format!("{told}, {anew} have numbers that are to be read anew"),
     }
 }

@@ -74,6 +74,13 @@ fn as_text(
 ) -> Result<()> {
     let label = decider.graph().label(node);
     match decision {
+        Decision::Reuse { record, .. } if decision.is_read_anew() => {
+            let verdict = out.paint("33", "is read anew");
+            out.line(format!(
+                "{label} {verdict}: the execution of record {record} stands, \
+                 a build judges its numbers as they are defined now"
+            ))?;
+        }
         Decision::Reuse { record, .. } => {
             let verdict = out.paint("32", "is up to date");
             out.line(format!("{label} {verdict}: record {record} stands for it"))?;

@@ -254,10 +254,11 @@ impl<'p> Shown<'p> {
         shown
     }
 
-    /// Whether anything would run, or has a result that is refused.
+    /// Whether anything would run, has numbers that are to be read anew, or a result that is refused.
     fn runs(&self) -> bool {
         let nothing = self.run.is_empty() && self.may_run.is_empty() && self.refused.is_empty();
-        !nothing || self.foreseen.runs()
+        let read_anew = |(_, reused): &(_, Reused)| reused.hit == Hit::Rejudge;
+        !nothing || self.reuse.iter().any(read_anew) || self.foreseen.runs()
     }
 
     fn print(&self, out: &mut Out) -> Result<()> {

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::args::{Global, Targets};
 use super::out::Out;
 use super::session;
-use crate::engine::decide::Decision;
+use crate::engine::decide::{Decision, Hit};
 use crate::engine::followup;
 use crate::error::{Error, Kind, Result};
 
@@ -66,6 +66,10 @@ pub fn run(global: &Global, args: &ResultsArgs, out: &mut Out) -> Result<u8> {
     for &node in &nodes {
         let label = graph.label(node).to_string();
         let current = match plan.iter().find(|(n, _)| *n == node) {
+            // As they were defined before.
+            Some((_, Decision::Reuse { record, hit, .. })) if *hit == Hit::Rejudge => {
+                Some((*record, "stale"))
+            }
             Some((_, Decision::Reuse { record, .. })) => Some((*record, "current")),
             _ => decider
                 .snapshot()
@@ -77,18 +81,27 @@ pub fn run(global: &Global, args: &ResultsArgs, out: &mut Out) -> Result<u8> {
             state: current.map_or("missing", |(_, state)| state),
             record: match current {
                 None => None,
+                // Somebody deleted it by hand.
+                Some((digest, "stale")) if !store.layout().record(&digest).is_file() => None,
                 Some((digest, state)) => {
                     let mut record = store.record(&digest)?;
                     if state == "current" {
                         // As it is expected now, which need not be as it was when it was judged.
                         let judged = decider.criterion_of(node, || Ok(record.clone()))?;
                         record.verdicts.criterion = judged;
+                        // It may have been recorded for another pattern that comes to the same.
+                        let pattern = graph.pattern(node);
+                        record.settings = pattern.settings.plain();
+                        record.exploratory = pattern.adhoc;
                     }
                     Some(record)
                 }
             },
             label,
         });
+    }
+    for row in rows.iter_mut().filter(|row| row.record.is_none()) {
+        row.state = "missing";
     }
     let format = if out.json { Format::Json } else { args.format };
     if args.over_replicates {

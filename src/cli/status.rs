@@ -124,6 +124,12 @@ fn row(decider: &Decider<'_>, node: NodeId, decision: &Decision, blocked: Option
             "invalid",
             format!("{why}; read anew from record {}", record.short()),
         ),
+        Decision::Reuse { record, .. } if decision.is_read_anew() => {
+            let record = record.short();
+            let detail =
+                format!("the execution of record {record} stands, its numbers are read anew");
+            ("stale", detail)
+        }
         Decision::Reuse { record, .. } => ("up to date", format!("record {}", record.short())),
         Decision::Blocked { because } => (
             "blocked",

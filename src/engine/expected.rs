@@ -57,7 +57,7 @@ impl Decider<'_> {
         stands: impl FnOnce() -> Result<Record>,
     ) -> Result<Criterion> {
         let pattern = self.graph().pattern(node);
-        // The class is in the key: what stands for it ended so.
+        // The class is in the key, and what gives it: what stands for it ended so.
         if let Some(class) = &pattern.expect_class {
             return Ok(criterion(class));
         }

@@ -15,6 +15,7 @@ use crate::plan::model::{Pattern, Platform, Setting, Source};
 use crate::rule::action::{
     Action, Demand, OutputAction, Probe, Ready, Released, ServiceAction, StepAction,
 };
+use crate::rule::digest;
 use crate::rule::model::{Affects, Rule};
 
 /// Raised when the same entries come to mean something else; every key changes then.
@@ -221,14 +222,19 @@ fn settings(manifest: &mut Manifest, pattern: &Pattern) {
     }
 }
 
-/// A failure that is the result is another result than the one of running to the end: neither may
-/// stand for the other. What metrics should be is in no key.
+/// A failure that is the result is another result than the one of running to the end, or of the
+/// same end by another name: none may stand for another. What metrics should be is in no key.
 fn expected(manifest: &mut Manifest, pattern: &Pattern) {
     // What is measured once more is not what was measured before.
     if pattern.replicate > 1 {
         manifest.set("replicate", i64::from(pattern.replicate), Class::Result);
     }
-    optional(manifest, &["expect.class"], pattern.expect_class.as_deref());
+    let Some(class) = pattern.expect_class.as_deref() else {
+        return;
+    };
+    manifest.set("expect.class", class, Class::Result);
+    let failures = digest::failures(&pattern.rule);
+    manifest.set("expect.failures", failures, Class::Result);
 }
 
 /// `origin` is where its rule defines it, for `explain`.

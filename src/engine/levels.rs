@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use doe_cache::Digest;
 use rayon::prelude::*;
 
-use super::decide::{Decider, Decision};
+use super::decide::{Decider, Decision, Hit};
 use super::key::{Need, Needs};
 use crate::error::Result;
 use crate::graph::{EdgeKind, NodeId};
@@ -142,7 +142,8 @@ impl Known {
     fn take_in(&mut self, node: NodeId, decision: &Decision, need: Option<Need>, stops: bool) {
         self.seen.extend(need.map(|need| (node, need)));
         match decision {
-            Decision::Reuse { record, .. } if stops => {
+            // What is read anew may come to other numbers: what follows from them is open.
+            Decision::Reuse { record, hit, .. } if stops && *hit != Hit::Rejudge => {
                 self.standing.insert(node, Some(*record));
             }
             Decision::Refused { .. } | Decision::Blocked { .. } => {

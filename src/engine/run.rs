@@ -207,7 +207,8 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         run: planned.0,
         may_run: planned.1,
         reuse: reused.len(),
-        estimate_s: estimated.sum(),
+        // Of nothing: the sum of no floats is -0.0.
+        estimate_s: estimated.sum::<Option<f64>>().map(|sum| sum + 0.0),
     });
     for (plan, seed, nodes) in line.seeds(graph) {
         journal.tell(Body::Ordered { plan, seed, nodes });

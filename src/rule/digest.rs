@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use doe_cache::Value;
 
 use super::model::{
-    MetricDef, OutputDef, ProbeDef, ReadyDef, Role, Rule, RuleKind, SampleDef, ServiceDef, StepDef,
+    FailureDef, MetricDef, OutputDef, ProbeDef, ReadyDef, Role, Rule, RuleKind, SampleDef,
+    ServiceDef, StepDef,
 };
 use super::settings;
 use crate::source::Text;
@@ -32,7 +33,7 @@ pub fn describe(rule: &Rule) -> Value {
         samples: _,         // judge
         valid: _,           // judge
         compare_only_on: _, // refuses comparisons, changes nothing
-        failures: _,        // name failures, which are never reused
+        failures: _,        // name failures, which are reused only where one is expected
         retry: _,           // says how often, never what
         instruments,
         unread: _, // follows from the texts; only told
@@ -79,6 +80,26 @@ pub fn judge_describe(rule: &Rule) -> Value {
         }
     }
     Value::Map(all)
+}
+
+/// How failures are named. Where one is the result, another name is another result.
+pub fn failures(rule: &Rule) -> Value {
+    list(&rule.failures, |failure| {
+        let FailureDef {
+            class,
+            log,
+            exit_code,
+            infrastructure: _, // whether it is tried again
+        } = failure;
+        map([
+            ("class", text(class)),
+            ("log", optional(log.as_ref().map(|log| &log.text))),
+            (
+                "exit_code",
+                exit_code.map_or(Value::Null, |code| Value::Int(code.into())),
+            ),
+        ])
+    })
 }
 
 fn role(role: &Role) -> Value {

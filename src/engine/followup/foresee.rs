@@ -8,7 +8,7 @@ use doe_cache::Store;
 
 use super::watch::{Known, Look, Watch};
 use super::{Cause, Choice};
-use crate::engine::decide::{Decider, Decision};
+use crate::engine::decide::{Decider, Decision, Hit};
 use crate::engine::forecast::expected_s;
 use crate::error::Result;
 use crate::graph::NodeId;
@@ -61,6 +61,10 @@ pub fn foresee(
     let known: BTreeMap<NodeId, Known> = plan
         .iter()
         .map(|(node, decision)| match decision {
+            // What is read anew may come to other numbers.
+            Decision::Reuse {
+                hit: Hit::Rejudge, ..
+            } => (*node, Known::Open),
             Decision::Reuse { record, .. } => (*node, Known::Good(*record)),
             Decision::Refused { .. } | Decision::Blocked { .. } => (*node, Known::Bad),
             _ => (*node, Known::Open),

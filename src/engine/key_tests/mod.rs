@@ -108,6 +108,19 @@ fn the_environment_is_in_the_keys_of_analyses_too() {
     assert_eq!(changed(&world.keys(), &other.keys()), "");
 }
 
+/// How failures are named matters where one is expected, and nowhere else.
+#[test]
+fn what_names_an_expected_failure_is_of_the_key() {
+    let mut world = World::new();
+    world.pattern.expect_class = Some("oom".into());
+    let mut other = world.clone();
+    other.rule().failures[0].class = "else".into();
+    assert_eq!(changed(&world.keys(), &other.keys()), "AS");
+    let mut other = world.clone();
+    other.rule().failures[0].infrastructure ^= true;
+    assert_eq!(changed(&world.keys(), &other.keys()), "");
+}
+
 /// Whoever adds a kind of entry to a spec says here whether it is of the action too.
 #[test]
 fn the_action_has_what_surrounds_its_spec() {

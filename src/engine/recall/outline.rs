@@ -259,6 +259,8 @@ impl Outline {
         let action = key::action_manifest(pattern, &action, &spec).key();
         let snapshot = store.slice(self.label(at), &spec.key(), &action)?;
         let history: History<'g> = Box::new(move |digest| store.record(digest).ok());
-        Ok(Decider::new(graph, platform, snapshot, history))
+        let present = move |digest: &Digest| store.layout().record(digest).is_file();
+        let decider = Decider::new(graph, platform, snapshot, history);
+        Ok(decider.looking(Box::new(present)))
     }
 }

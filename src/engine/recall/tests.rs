@@ -176,6 +176,14 @@ const INPUTS: &[(&str, Edit)] = &[
         Some(("plans/p.toml", "expect = \"oom\"", "expect = \"timeout\"")),
     ),
     (
+        "expect.failures",
+        Some((
+            "rules/r.toml",
+            "version = 1",
+            "version = 1\nfailure = [{ class = \"oom\", log = \"killed\" }]",
+        )),
+    ),
+    (
         "replicate",
         Some(("plans/p.toml", "repeat = 2", "repeat = 3")),
     ),
@@ -303,6 +311,22 @@ fn an_answer_is_of_the_machine_that_gave_it() {
 }
 
 /// What is not in a key but in what is printed: names, notes, files that are there or not.
+#[test]
+fn what_is_deleted_by_hand_meanwhile_is_a_move() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path());
+    drop(Store::open(dir.path().join(".doe")).unwrap());
+    let folder = dir.path().join(".doe/records/ab");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("record.json"), "{}").unwrap();
+    let before = look(dir.path());
+    // Who reads may leave an empty log.
+    drop(Store::open_read_only(dir.path().join(".doe")).unwrap());
+    assert!(before.holds(&look(dir.path())));
+    std::fs::remove_file(folder.join("record.json")).unwrap();
+    assert!(!before.holds(&look(dir.path())));
+}
+
 #[test]
 fn what_could_be_read_is_a_part_of_the_world() {
     let dir = tempfile::tempdir().unwrap();

@@ -40,6 +40,9 @@ pub struct World {
     looks: Option<Digest>,
     #[serde(skip)]
     generation: Option<Generation>,
+    /// What is in the folders of the store.
+    #[serde(skip)]
+    folders: Option<Digest>,
 }
 
 impl World {
@@ -75,12 +78,14 @@ impl World {
         Ok(Self {
             parts: look.parts,
             looks: Some(look.looks.finish()),
-            generation: standing.map(|standing| standing.generation()),
+            generation: standing.as_ref().map(Standing::generation),
+            folders: standing.map(|standing| standing.folders()),
         })
     }
 
     /// Whether nothing moved since this was looked at: the files were not even touched, and the
-    /// store was not written.
+    /// store was not written, neither by a program that goes through it nor by hand. How its index
+    /// looks does not count, for who reads it may leave an empty log beside it.
     pub fn holds(&self, later: &Self) -> bool {
         let files = |world: &Self| {
             let mut parts = world.parts.clone();
@@ -90,6 +95,7 @@ impl World {
         self.looks.is_some()
             && self.looks == later.looks
             && self.generation == later.generation
+            && self.folders == later.folders
             && files(self) == files(later)
     }
 
@@ -157,6 +163,14 @@ impl Look {
         let failed = |e| Error::io("read", path, &e);
         let meta = std::fs::metadata(path).map_err(failed)?;
         self.looked(&meta);
+        if !meta.is_file() {
+            // To read a pipe is to wait for whoever writes.
+            return Err(Error::new(
+                Kind::Infra,
+                "not-regular",
+                format!("`{}` is no regular file", path.display()),
+            ));
+        }
         let bytes = std::fs::read(path).map_err(failed)?;
         self.parts.insert(name.to_owned(), Digest::of(bytes).hex());
         Ok(())
@@ -202,7 +216,7 @@ impl Look {
                 if !shown.starts_with('.') {
                     self.folder(&below, &name, depth + 1)?;
                 }
-            } else if shown.ends_with(".toml") {
+            } else if shown.ends_with(".toml") && !shown.starts_with('.') {
                 self.file(&below, &name)?;
             }
         }
@@ -218,6 +232,7 @@ impl World {
             parts: BTreeMap::new(),
             looks: None,
             generation: None,
+            folders: None,
         }
     }
 }
