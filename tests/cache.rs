@@ -332,8 +332,6 @@ fn a_damaged_input_is_made_again_by_the_build_that_needs_it() {
     lab.assert_nothing_runs();
 }
 
-/// Results of two executions that are byte for byte the same lie in one file: when that is damaged
-/// neither stands for anything.
 /// What turns out to stand while a build runs is read by what runs after it, too.
 #[test]
 fn a_damaged_input_that_comes_to_stand_in_a_build_is_made_again_by_it() {
@@ -375,6 +373,8 @@ fn a_damaged_input_that_comes_to_stand_in_a_build_is_made_again_by_it() {
     assert_eq!(built["reused"], 4, "{built}");
 }
 
+/// Results of two executions that are byte for byte the same lie in one file: when that is damaged
+/// neither stands for anything.
 #[test]
 fn damage_that_two_results_share_is_made_good_by_one_build() {
     let lab = lab("1, 2", false);
@@ -629,6 +629,43 @@ fn counts_until(mut command: Command, over: &AtomicBool) -> Vec<usize> {
         seen.push(rows.as_array().unwrap().iter().filter(is_stored).count());
     }
     seen
+}
+
+/// What goes between being listed and being read is nothing to those who only look.
+#[test]
+fn who_only_looks_looks_on_while_another_collects() {
+    let tokens: Vec<String> = (1..=10).map(|n| n.to_string()).collect();
+    let lab = lab(&tokens.join(", "), false);
+    for _ in 0..3 {
+        lab.doe(&["build", "//...", "--rerun"]).ok();
+    }
+    let all = lab.path().join("all");
+    let all = all.to_str().unwrap();
+    lab.doe(&["cache", "export", "//...", "--history", "-o", all])
+        .ok();
+    let over = AtomicBool::new(false);
+    let looked = std::thread::scope(|scope| {
+        let lookers = ["gc --older-than 0s", "verify --dry-run"].map(|words| {
+            let (lab, over) = (&lab, &over);
+            scope.spawn(move || {
+                let words: Vec<&str> = ["cache"].into_iter().chain(words.split(' ')).collect();
+                let mut looked = 0;
+                while !over.load(Ordering::Relaxed) {
+                    lab.doe(&words).ok();
+                    looked += 1;
+                }
+                looked
+            })
+        });
+        for _ in 0..12 {
+            let gone = ["cache", "gc", "--delete", "--older-than", "0s", "--wait"];
+            lab.doe(&gone).ok();
+            lab.doe(&["cache", "import", all, "--wait"]).ok();
+        }
+        over.store(true, Ordering::Relaxed);
+        lookers.map(|looker| looker.join().unwrap())
+    });
+    assert!(looked.iter().all(|count| *count > 5), "{looked:?}");
 }
 
 #[test]
@@ -1294,7 +1331,9 @@ fn a_bundle_goes_where_it_is_sent_or_it_is_said_why_not() {
     );
     let blobs = lab.path().join(".doe/cas");
     std::fs::remove_dir_all(&blobs).unwrap();
-    let lacking = lab.doe(&["cache", "export", "//...", "-o", "x"]).exits(2);
+    let x = lab.path().join("x");
+    let x = x.to_str().unwrap();
+    let lacking = lab.doe(&["cache", "export", "//...", "-o", x]).exits(2);
     assert!(
         lacking.stderr.contains("cache pull --blobs"),
         "{}",
@@ -1328,6 +1367,22 @@ fn a_bundle_goes_where_it_is_sent_or_it_is_said_why_not() {
     let told = lab.doe(&["cache", "verify"]).exits(4).stderr;
     assert!(told.contains("`--dry-run` only looks"), "{told}");
     lab.doe(&["cache", "verify", "--dry-run"]).exits(7);
+}
+
+/// Parts of who was killed stay until the next export to that folder, and nothing else of anybody's goes.
+#[test]
+fn parts_of_a_killed_export_go_with_the_next() {
+    let lab = lab("1, 2", false);
+    lab.doe(&["build", "//..."]).ok();
+    let parts = [".doe-4194305-0.part", ".doe-1-0.part", ".doe-mine.part"];
+    for part in parts {
+        lab.write(part, "");
+    }
+    let whole = lab.path().join("whole");
+    let export = ["cache", "export", "//...", "-o", whole.to_str().unwrap()];
+    lab.doe(&export).ok();
+    let left = parts.map(|part| lab.path().join(part).exists());
+    assert_eq!(left, [false, true, true]);
 }
 
 /// From one `doe` into another, with no file between.

@@ -528,6 +528,30 @@ fn a_refused_execution_does_not_come_back_from_the_mirror() {
     second.doe(&["cache", "verify"]).ok();
 }
 
+/// What comes to stand only while a build runs may have its outputs in the mirror alone.
+#[test]
+fn an_input_that_comes_to_stand_in_a_build_is_fetched() {
+    let server = Server::start(Kind::S3sFs);
+    let [first, second] = [(); 2].map(|()| {
+        let checkout = Checkout::small(&server, server.port);
+        let workspace = &checkout.workspace;
+        let random = "head -c 3000 /dev/urandom | base64";
+        workspace.replace("rules/t.toml", random, "seq 900", 1);
+        let top = "[[layer]]\nid = \"C\"\nrule = \"t.total\"\nneeds = [\"total\"]\n\
+                   [[layer.pattern]]\nid = \"top\"\nsettings = { salt = 1 }\n";
+        workspace.write("plans/t.toml", &(workspace.read("plans/t.toml") + top));
+        checkout
+    });
+    first.build(&["//..."]);
+    assert_eq!(counts(&second.build(&["//..."])), (0, SMALL + 1, SMALL + 1));
+    let workspace = &second.workspace;
+    workspace.replace("rules/t.toml", "echo measuring", "echo Measuring", 1);
+    workspace.replace("plans/t.toml", "salt = 1", "salt = 2", 1);
+    assert_eq!(counts(&second.build(&["//..."])), (SMALL, 1, 0));
+    second.assert_store_is_sound();
+    second.doe(&["cache", "verify"]).ok();
+}
+
 #[test]
 fn large_blobs_go_in_parts_and_come_back_whole() {
     for kind in Kind::all() {

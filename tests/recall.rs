@@ -295,7 +295,6 @@ fn an_edit_of_a_setting_judges_what_it_reaches() {
     assert_eq!(plan["reuse"].as_array().unwrap().len(), 12);
 }
 
-/// The lock of a build that goes on is respected by one that would have nothing to do.
 /// An outline takes nothing for stored whose file is gone.
 #[test]
 fn a_record_that_is_gone_stands_for_nothing_in_an_outline() {
@@ -352,6 +351,7 @@ fn a_pipe_among_the_plans_holds_nobody_up() {
     assert!(told.contains("not-regular"), "{told}");
 }
 
+/// The lock of a build that goes on is respected by one that would have nothing to do.
 #[test]
 fn two_builds_never_meet() {
     let workspace = workspace(&["a"], 2);

@@ -8,7 +8,7 @@ use crate::durable::{self, Temp};
 use crate::error::{Error, Result};
 use crate::links::{self, LinkFile, Linked};
 use crate::lock;
-use crate::named::Target;
+use crate::named::{STREAM, Target};
 use crate::record::Record;
 use crate::store::{Store, now_unix_ms};
 use flate2::Compression;
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Version of the format that this program writes, and the newest it reads.
@@ -164,7 +165,14 @@ impl Store {
         if to.file_name().is_none() {
             return Err(Error::invalid(format!("`{}` names no file", to.display())));
         }
-        let target = Target::of(to).map_err(|cause| Failure::Io(cause).at(to))?;
+        let target = match to.as_os_str() == STREAM {
+            true => io::stdout()
+                .as_fd()
+                .try_clone_to_owned()
+                .map(|out| Target::Stream(out.into())),
+            false => Target::of(to),
+        };
+        let target = target.map_err(|cause| Failure::Io(cause).at(to))?;
         let links = links.as_deref();
         let bundle_bytes = match target {
             Target::File(path) => {
@@ -172,7 +180,7 @@ impl Store {
                     Some(folder) if !folder.as_os_str().is_empty() => folder,
                     _ => Path::new("."),
                 };
-                let (temp, file) = Temp::create(folder)?;
+                let (temp, file) = Temp::create_beside(folder)?;
                 let bytes = self.write_bundle(&header, &record_files, links, file);
                 let bytes = bytes.map_err(|failure| failure.at(to))?;
                 temp.tear_where_armed()?;

@@ -31,13 +31,37 @@ pub(crate) struct Temp {
 impl Temp {
     /// Makes an empty file with a name that nobody else has, and opens it for writing.
     pub(crate) fn create(tmp: &Path) -> Result<(Self, File)> {
+        Self::create_as(tmp, ("", ""))
+    }
+
+    /// The same in a folder of a user's: hidden, and gone at the latest when the next one is made there.
+    pub(crate) fn create_beside(folder: &Path) -> Result<(Self, File)> {
+        const NAME: (&str, &str) = (".doe-", ".part");
+        let processes = Path::new("/proc");
+        let is_left = |name: &str| {
+            let name = name.strip_prefix(NAME.0)?.strip_suffix(NAME.1)?;
+            let pid: u32 = name.split('-').next()?.parse().ok()?;
+            let lives = processes.join(pid.to_string()).exists();
+            Some(processes.join("self").exists() && !lives)
+        };
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if is_left(&entry.file_name().to_string_lossy()) == Some(true) {
+                // Whose it is may have rights of their own.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        Self::create_as(folder, NAME)
+    }
+
+    fn create_as(tmp: &Path, (before, after): (&str, &str)) -> Result<(Self, File)> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let open = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
         let tear = fault::before_write(Point::BeforeTmpWrite);
         let tear = tear.map_err(|e| Error::io("write in", tmp, &e))?;
         loop {
             let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let path = tmp.join(format!("{}-{count}", std::process::id()));
+            let pid = std::process::id();
+            let path = tmp.join(format!("{before}{pid}-{count}{after}"));
             let opened = match open(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     create_dir(tmp)?;
@@ -207,6 +231,19 @@ pub(crate) fn create_dir(dir: &Path) -> Result<()> {
         Some(parent) => sync_one(parent),
         None => Ok(()),
     }
+}
+
+/// All files below a folder, in order.
+pub(crate) fn sorted_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    files_below(dir, &mut |path, _| files.push(path.to_owned()))?;
+    files.sort();
+    Ok(files)
+}
+
+/// The content of a file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| Error::io("read", path, &e))
 }
 
 /// Removes the temporary files of other processes, which must be dead.

@@ -199,6 +199,18 @@ impl Error {
     }
 }
 
+/// Nothing where a file is not there any more: what is only looked at may be removed meanwhile by
+/// who holds the lock.
+pub(crate) fn if_there<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(Error::Io {
+            kind: ErrorKind::NotFound,
+            ..
+        }) => Ok(None),
+        read => read.map(Some),
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -8,7 +8,7 @@ use crate::candidates;
 use crate::checked;
 use crate::digest::Digest;
 use crate::durable;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, if_there};
 use crate::links::LinkFile;
 use crate::lock::WriterLock;
 use crate::quarantine;
@@ -241,7 +241,9 @@ impl Store {
         strangers.extend(quarantine::records(self.layout())?);
         let mut found = HashSet::new();
         for path in strangers {
-            let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+            let Some(bytes) = if_there(durable::read(&path))? else {
+                continue;
+            };
             let text = String::from_utf8_lossy(&bytes);
             let words = text.split(|c: char| !c.is_ascii_alphanumeric());
             found.extend(words.filter_map(|word| word.parse::<Digest>().ok()));
@@ -257,7 +259,9 @@ impl Store {
             files.push(path.to_owned())
         })?;
         for path in files {
-            let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+            let Some(bytes) = if_there(durable::read(&path))? else {
+                continue;
+            };
             // What cannot be read is for `verify` to tell.
             let Ok(file) = LinkFile::from_bytes(&bytes) else {
                 continue;

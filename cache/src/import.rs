@@ -12,6 +12,7 @@ use crate::durable::Temp;
 use crate::error::{Error, Result};
 use crate::links::{LinkFile, Linked};
 use crate::lock;
+use crate::named::STREAM;
 use crate::quarantine;
 use crate::rebuild::RebuildReport;
 use crate::record::{Record, is_ahead};
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// The longest first entry that is read.
@@ -160,7 +162,14 @@ impl Store {
     fn open_bundle(&self, path: &Path) -> Result<Opened> {
         let bad = |detail: String| bad(path, detail);
         let torn = |e: std::io::Error| torn(path, &e);
-        let file = File::open(path).map_err(|e| Error::io("open", path, &e))?;
+        let file = match path.as_os_str() == STREAM {
+            true => std::io::stdin()
+                .as_fd()
+                .try_clone_to_owned()
+                .map(File::from),
+            false => File::open(path),
+        };
+        let file = file.map_err(|e| Error::io("open", path, &e))?;
         let mut tar = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
         let mut entries = tar.entries().map_err(torn)?;
         let mut first = match entries.next() {

@@ -58,7 +58,7 @@ pub use layout::Layout;
 pub use links::Linked;
 pub use lock::{WriterLock, host, lock_holder};
 pub use manifest::{Change, Class, Entry, Manifest};
-pub use named::replace;
+pub use named::{STREAM, replace};
 pub use pins::Pin;
 pub use quarantine::Quarantined;
 pub use read::{Filter, Stats};

@@ -7,6 +7,9 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// In place of a file of a user's: standard input, or standard output.
+pub const STREAM: &str = "-";
+
 /// What stands where something is to be written.
 #[derive(Debug)]
 pub(crate) enum Target {

@@ -6,7 +6,7 @@ use crate::candidates;
 use crate::checked;
 use crate::digest::Digest;
 use crate::durable;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, if_there};
 use crate::gc::blob_of;
 use crate::index;
 use crate::notes;
@@ -20,7 +20,6 @@ use crate::whole;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// How much to look at.
@@ -136,22 +135,21 @@ impl Store {
         uneven: &mut Uneven,
         report: &mut VerifyReport,
     ) -> Result<()> {
-        let mut files = Vec::new();
-        durable::files_below(&self.layout().records(), &mut |path, _| {
-            files.push(path.to_owned());
-        })?;
-        files.sort();
+        let files = durable::sorted_below(&self.layout().records())?;
         let mut seen = HashSet::new();
         for path in files {
             let Some(digest) = digest_of(&path) else {
                 report.stray(&path);
                 continue;
             };
-            seen.insert(digest);
             if !options.picks(&digest) {
+                seen.insert(digest);
                 continue;
             }
-            let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, &e))?;
+            let Some(bytes) = if_there(durable::read(&path))? else {
+                continue; // collected meanwhile, or its row tells
+            };
+            seen.insert(digest);
             report.records += 1;
             report.bytes += bytes.len() as u64;
             if Digest::of(&bytes) != digest {
@@ -217,7 +215,8 @@ impl Store {
                 let words = || format!("{} is {how}: {found} bytes, not {size}", what());
                 uneven.entry(*blob).or_insert_with(words);
             }
-            found.is_none() && !elsewhere
+            let is_collected = || complete.is_none() && !self.layout().record(digest).exists();
+            found.is_none() && !elsewhere && !is_collected()
         };
         for (name, output) in &record.outputs {
             let what = || format!("output `{name}` of `{}`", record.label);
@@ -265,7 +264,10 @@ impl Store {
             }
             report.blobs += 1;
             report.bytes += size;
-            if Digest::of_file(&path)? != digest {
+            let Some(found) = if_there(Digest::of_file(&path))? else {
+                continue; // collected meanwhile
+            };
+            if found != digest {
                 let quarantined = self.aside(&path, &digest.hex(), || {
                     self.transaction(|db| self.lost_blob(db, &digest))
                         .map(|_| ())
@@ -308,7 +310,8 @@ impl Store {
         }
         for path in checked::files(&self.layout().imports(), ".json")? {
             report.others += 1;
-            if digest_of(&path) != Some(Digest::of_file(&path)?) {
+            let found = if_there(Digest::of_file(&path))?;
+            if found.is_some() && digest_of(&path) != found {
                 let name = file_name(&path);
                 let quarantined = self.aside(&path, &format!("imports-{name}"), || Ok(()))?;
                 report.found("import", name, MISMATCH, quarantined);
@@ -317,11 +320,7 @@ impl Store {
         for (path, why) in quarantine::damage(self.layout())? {
             report.found("file", path.display().to_string(), why, None);
         }
-        let mut imported = Vec::new();
-        durable::files_below(&self.layout().imported(), &mut |path, _| {
-            imported.push(path.to_owned());
-        })?;
-        imported.sort();
+        let imported = durable::sorted_below(&self.layout().imported())?;
         for path in imported {
             report.others += 1;
             if !Self::is_sound_note(&path)? {

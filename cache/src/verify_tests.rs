@@ -7,6 +7,7 @@ use crate::record::tests::sample;
 use crate::runs::{NodeState, RunStatus};
 use crate::store::tests::{flip, put, run_info, stage};
 use proptest::prelude::*;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 /// A store with some of everything.

@@ -301,7 +301,7 @@ impl Oracle for StoreOracle<'_> {
         let plan = self.decider.plan(&all)?;
         Ok(plan
             .into_iter()
-            .filter(|(_, decision)| decision.may_run())
+            .filter(|(_, decision)| decision.may_run() || decision.is_read_anew())
             .map(|(node, _)| node)
             .collect())
     }

@@ -83,6 +83,8 @@ impl Remains {
         said: &mut Vec<String>,
         over: &mut Vec<Token>,
     ) -> Result<()> {
+        let recorded = &self.recorded;
+        let is_recorded = |intent: &NodeIntent| recorded.contains_key(&intent.label);
         for LeftNode { intent, standing } in std::mem::take(&mut self.nodes) {
             let mut pids = Vec::new();
             let mut stuck = None;
@@ -92,7 +94,10 @@ impl Remains {
                 match end_whole(executor, &host, &step.token).await {
                     Ok(ended) => pids.extend(ended.map(|handle| handle.pid.to_string())),
                     // It did not go before: that is no reason to do nothing at all.
-                    Err(error) if standing == Standing::Unended => stuck = Some(error),
+                    // And what is stored is over, whatever its host has to say.
+                    Err(error) if standing == Standing::Unended || is_recorded(&intent) => {
+                        stuck = Some(error);
+                    }
                     Err(error) => return Err(error),
                 }
             }

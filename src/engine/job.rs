@@ -154,14 +154,28 @@ pub(super) struct InputRef {
 }
 
 impl Drive<'_, '_, '_> {
-    /// Reads what others of this run will read of a stored result, which the survey could not read as
-    /// it was not known yet to stand: damage shows while its node can still be executed.
-    pub(super) fn is_readable(&mut self, node: NodeId, record: Digest) -> Result<()> {
+    /// Whether what others of this run may read of a stored result is there, which the survey could not
+    /// look at as it was not known yet to stand: damage shows while its node can still be executed.
+    /// Content is hashed by whoever reads it.
+    pub(super) fn is_readable(&self, node: NodeId, record: Digest) -> Result<()> {
+        let is_task = |node: NodeId| {
+            let mut tasks = (0_u32..).map(TaskId).zip(&self.tasks);
+            tasks.any(|(id, task)| task.node == node && !self.scheduler.is_held(id))
+        };
         let mut needed_by = self.decider.graph().rdeps(node).into_iter();
-        let is_open =
-            |(by, kind): (NodeId, _)| kind == EdgeKind::Data && self.finals[by.index()].is_none();
-        if needed_by.any(is_open) {
-            self.made.of(&self.context.store, record)?;
+        let is_read = |(by, kind): (NodeId, _)| {
+            kind == EdgeKind::Data && self.finals[by.index()].is_none() && is_task(by)
+        };
+        let store = &self.context.store;
+        // What came from a mirror may have left its outputs there.
+        if !needed_by.any(is_read) || store.is_imported(&record) {
+            return Ok(());
+        }
+        for (name, output) in store.record(&record)?.outputs {
+            if store.cas().size(&output.digest) != Some(output.size_bytes) {
+                let what = format!("output `{name}` of record `{}`", record.short());
+                return Err(doe_cache::Error::not_found(what).into());
+            }
         }
         Ok(())
     }

@@ -33,7 +33,16 @@ impl Known {
         }
         let stored = store.record(&record)?;
         let outputs = stored.outputs.into_iter().map(|(name, output)| {
-            let path = store.blob_path(&output.digest)?;
+            let path = match store.blob_path(&output.digest) {
+                // What came from a mirror may have left its outputs there.
+                Err(lacks @ doe_cache::Error::NotFound { .. }) if store.is_imported(&record) => {
+                    let fetched = store.blob(&output.digest);
+                    let put = fetched.and_then(|bytes| store.put_bytes(&bytes));
+                    put.map_err(|_| lacks)?;
+                    store.blob_path(&output.digest)?
+                }
+                found => found?,
+            };
             Ok((name, output.digest, path))
         });
         let made = Arc::new(Made {

@@ -207,8 +207,7 @@ pub async fn run(request: Request<'_, '_>) -> Result<Ended> {
         run: planned.0,
         may_run: planned.1,
         reuse: reused.len(),
-        // Of nothing: the sum of no floats is -0.0.
-        estimate_s: estimated.sum::<Option<f64>>().map(|sum| sum + 0.0),
+        estimate_s: estimated.sum::<Option<f64>>().map(|sum| sum + 0.0), // of nothing it is -0.0
     });
     for (plan, seed, nodes) in line.seeds(graph) {
         journal.tell(Body::Ordered { plan, seed, nodes });

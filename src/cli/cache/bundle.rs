@@ -1,10 +1,11 @@
 //! Results carried from one store to another, in one file.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 
 use clap::Args;
-use doe_cache::{Digest, Store};
+use doe_cache::{Digest, STREAM, Store};
 use serde_json::json;
 
 use super::planned::Planned;
@@ -12,9 +13,6 @@ use super::{Place, bytes, named, short};
 use crate::cli::args::Waiting;
 use crate::cli::out::Out;
 use crate::error::{Error, Kind, Result};
-
-/// In place of a file: standard output, or standard input.
-const STREAM: &str = "-";
 
 /// What to export.
 #[derive(Debug, Args)]
@@ -103,12 +101,7 @@ pub fn export(store: &Store, planned: &Planned<'_>, args: &Export, out: &mut Out
     }
     let chosen: Vec<Digest> = chosen.into_iter().collect();
     let version = env!("CARGO_PKG_VERSION");
-    let to = if to_stdout {
-        Path::new("/dev/stdout")
-    } else {
-        &args.output
-    };
-    let exported = store.export(&chosen, to, &args.comment, version)?;
+    let exported = store.export(&chosen, &args.output, &args.comment, version)?;
     for why in &exported.left_out {
         out.note(format!("warning: left out: {why}"));
     }
@@ -188,18 +181,18 @@ fn select(store: &Store, planned: &Planned<'_>, key: &str, history: bool) -> Res
 /// Takes a bundle in.
 pub fn import(place: &Place, args: &Import, out: &mut Out) -> Result<()> {
     let from_stdin = args.file.as_os_str() == STREAM;
-    let file = if from_stdin {
-        Path::new("/dev/stdin")
-    } else {
-        &args.file
-    };
-    if !from_stdin && !file.is_file() {
+    if from_stdin && std::io::stdin().is_terminal() {
+        let what = "a bundle is nothing to type";
+        return Err(Error::new(Kind::Usage, "bad-path", what)
+            .hint("send one here (`doe cache export ... -o - |`), or name a file"));
+    }
+    if !from_stdin && !args.file.is_file() {
         let text = format!("there is no file `{}`", args.file.display());
         return Err(Error::new(Kind::Usage, "no-file", text)
             .hint("`doe cache export LABEL -o FILE` writes one"));
     }
     let (store, _lock) = place.writing(&args.waiting, out)?;
-    let imported = store.import_bundle(file)?;
+    let imported = store.import_bundle(&args.file)?;
     let (new, known) = (imported.import.records.len(), imported.known);
     if out.json {
         return out.json(&json!({
