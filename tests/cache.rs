@@ -1369,14 +1369,21 @@ fn a_bundle_goes_where_it_is_sent_or_it_is_said_why_not() {
     lab.doe(&["cache", "verify", "--dry-run"]).exits(7);
 }
 
-/// Parts of who was killed stay until the next export to that folder, and nothing else of anybody's goes.
+/// Parts of who was killed go with an export to that folder a day later, and nothing else of anybody's.
 #[test]
 fn parts_of_a_killed_export_go_with_the_next() {
     let lab = lab("1, 2", false);
     lab.doe(&["build", "//..."]).ok();
-    let parts = [".doe-4194305-0.part", ".doe-1-0.part", ".doe-mine.part"];
+    let parts = [".doe-12-0.part", ".doe-13-0.part", ".doe-2024-mine.part"];
     for part in parts {
         lab.write(part, "");
+        // One may be written right now, on another machine.
+        let hours = if part.contains("13") { 1 } else { 49 };
+        let file = std::fs::File::options()
+            .write(true)
+            .open(lab.path().join(part));
+        let then = std::time::SystemTime::now() - Duration::from_secs(hours * 3600);
+        file.unwrap().set_modified(then).unwrap();
     }
     let whole = lab.path().join("whole");
     let export = ["cache", "export", "//...", "-o", whole.to_str().unwrap()];
@@ -1480,6 +1487,29 @@ fn events_that_cannot_be_written_are_no_success() {
         let ran = support::Ran::of(&words, ran).exits(4);
         assert!(ran.stderr.contains("could not write"), "{}", ran.stderr);
     }
+    // What went wrong is not covered up, neither by that nor by a reader that goes away.
+    lab.replace(
+        "rules/lab.toml",
+        "result.tokens != 14",
+        "result.tokens != 2",
+        1,
+    );
+    for json in [&["--json"][..], &[]] {
+        let words = [&["build", "//..."], json].concat();
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let ran = lab.command(&words).stdout(full.unwrap()).output().unwrap();
+        support::Ran::of(&words, ran).exits(1);
+        let mut gone = lab.command(&words);
+        let mut gone = gone.stdout(Stdio::piped()).spawn().unwrap();
+        drop(gone.stdout.take());
+        assert_eq!(gone.wait().unwrap().code(), Some(1), "{words:?}");
+    }
+    lab.replace(
+        "rules/lab.toml",
+        "result.tokens != 2",
+        "result.tokens != 14",
+        1,
+    );
     // All is stored.
     let built = lab.doe(&["build", "//...", "--json"]).ok().summary();
     assert_eq!(built["reused"], 3, "{built}");

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 #[cfg(target_os = "linux")]
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// From this many files on, one sync of the whole file system is cheaper than one a file.
 const SYNC_ALL_FROM: usize = 8;
@@ -34,18 +35,21 @@ impl Temp {
         Self::create_as(tmp, ("", ""))
     }
 
-    /// The same in a folder of a user's: hidden, and gone at the latest when the next one is made there.
+    /// The same in a folder of a user's: hidden, and gone at the latest when the next one is made there
+    /// after a day. A process of that number may be another machine's, which shares the folder.
     pub(crate) fn create_beside(folder: &Path) -> Result<(Self, File)> {
         const NAME: (&str, &str) = (".doe-", ".part");
-        let processes = Path::new("/proc");
-        let is_left = |name: &str| {
-            let name = name.strip_prefix(NAME.0)?.strip_suffix(NAME.1)?;
-            let pid: u32 = name.split('-').next()?.parse().ok()?;
-            let lives = processes.join(pid.to_string()).exists();
-            Some(processes.join("self").exists() && !lives)
+        const LEFT: Duration = Duration::from_secs(24 * 3600);
+        let is_left = |entry: &fs::DirEntry| {
+            let name = entry.file_name();
+            let name = name.to_str()?.strip_prefix(NAME.0)?.strip_suffix(NAME.1)?;
+            let (pid, count) = name.split_once('-')?;
+            let is_ours = pid.parse::<u32>().is_ok() && count.parse::<u64>().is_ok();
+            let written = entry.metadata().ok()?.modified().ok()?;
+            Some(is_ours && written.elapsed().ok()? > LEFT)
         };
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            if is_left(&entry.file_name().to_string_lossy()) == Some(true) {
+            if is_left(&entry) == Some(true) {
                 // Whose it is may have rights of their own.
                 let _ = fs::remove_file(entry.path());
             }

@@ -4,7 +4,7 @@
 
 use crate::digest::Digest;
 use crate::durable::{self, Temp};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, if_there};
 use crate::json::canonical_json;
 use crate::quarantine;
 use crate::store::Store;
@@ -95,16 +95,15 @@ fn named(path: &Path) -> Option<Digest> {
 impl Store {
     /// Files of links, and of those the damaged ones.
     pub(crate) fn link_files(&self) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-        let mut files = Vec::new();
-        durable::files_below(&self.layout().links(), &mut |path, _| {
-            files.push(path.to_owned());
-        })?;
-        files.sort();
-        let mut damaged = Vec::new();
-        for path in &files {
-            if named(path) != Some(Digest::of_file(path)?) {
+        let (mut files, mut damaged) = (Vec::new(), Vec::new());
+        for path in durable::sorted_below(&self.layout().links())? {
+            let Some(found) = if_there(Digest::of_file(&path))? else {
+                continue; // collected meanwhile
+            };
+            if named(&path) != Some(found) {
                 damaged.push(path.clone());
             }
+            files.push(path);
         }
         Ok((files, damaged))
     }

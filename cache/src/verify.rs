@@ -215,7 +215,8 @@ impl Store {
                 let words = || format!("{} is {how}: {found} bytes, not {size}", what());
                 uneven.entry(*blob).or_insert_with(words);
             }
-            let is_collected = || complete.is_none() && !self.layout().record(digest).exists();
+            // Who collects removes the record first.
+            let is_collected = || !self.layout().record(digest).exists();
             found.is_none() && !elsewhere && !is_collected()
         };
         for (name, output) in &record.outputs {

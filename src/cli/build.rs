@@ -266,11 +266,15 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
     }
     let broken = console.broken().map(ToString::to_string);
     let Console { view, gather, .. } = console;
-    let numbers = match out.json {
-        true => None,
-        false => Some(numbers(&decider, &store, &nodes)?),
+    let numbers = (!out.json).then(|| numbers(&decider, &store, &nodes));
+    let numbers = numbers.transpose()?;
+    let code = match (ended.interrupted, ended.summary.is_good()) {
+        (true, _) => Kind::Interrupted.exit_code(),
+        (false, true) => 0,
+        (false, false) => Kind::NodeFailed.exit_code(),
     };
-    last_words(out, &workspace.state_dir, numbers.as_ref(), &view)?;
+    super::out::leave_with(code);
+    let told = last_words(out, &workspace.state_dir, numbers.as_ref(), &view);
     let gathered = gather.filter(|_| !ended.begun && !ended.interrupted);
     if let (Some(recall), Some(notes), Some(gathered)) = (recall, notes, gathered) {
         let outlined = Outlined::new(global, &args.targets.targets, out);
@@ -289,16 +293,13 @@ pub fn run(global: &Global, args: &BuildArgs, out: &mut Out) -> Result<u8> {
             outlined.keep(outline);
         }
     }
-    match (ended.interrupted, ended.summary.is_good()) {
-        (true, _) => Ok(Kind::Interrupted.exit_code()),
-        (false, false) => Ok(Kind::NodeFailed.exit_code()),
-        // All is stored; but who reads the events must not take what is missing for the end. Nobody
-        // reads those of a driver, and another one would begin.
-        (false, true) => match broken.filter(|_| std::env::var_os(DRIVER_VAR).is_none()) {
-            Some(why) => Err(super::out::closed(std::io::Error::other(why))),
-            None => Ok(0),
-        },
+    // All is stored; but who reads this must not take what is missing for the end. What went wrong goes
+    // before that; and nobody reads what a driver tells, while another one would begin.
+    if code != 0 || std::env::var_os(DRIVER_VAR).is_some() {
+        return Ok(code);
     }
+    let broken = broken.map(|why| super::out::closed(std::io::Error::other(why)));
+    broken.map_or(told, Err).map(|()| code)
 }
 
 /// A number that is not negative.

@@ -61,7 +61,14 @@ pub fn main() -> ExitCode {
     let Cli { global, command } = cli;
     let mut out = Out::new(global.color, global.json);
     let outcome = run(&global, command, &mut out);
-    let outcome = outcome.and_then(|code| out.flush().map(|()| code));
+    let outcome = outcome.and_then(|code| {
+        out::leave_with(code);
+        match out.flush() {
+            // What went wrong goes before what could not be told.
+            Err(_) if code != 0 => Ok(code),
+            flushed => flushed.map(|()| code),
+        }
+    });
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -2,6 +2,7 @@
 //! and a closed pipe are decided once.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::error::{Error, Kind, Result};
 
@@ -166,11 +167,19 @@ fn colour(text: &str) -> Option<usize> {
     numbers[end..].starts_with('m').then_some(2 + end + 1)
 }
 
+/// What a command ends with whose reader goes away.
+static LEAVES_WITH: AtomicU8 = AtomicU8::new(0);
+
+/// Says what the command comes to, before it tells of it: a reader that goes away changes nothing of it.
+pub fn leave_with(code: u8) {
+    LEAVES_WITH.store(code, Ordering::Relaxed);
+}
+
 /// The error of a write; a reader that went away is none.
 pub fn closed(error: std::io::Error) -> Error {
     if error.kind() == std::io::ErrorKind::BrokenPipe {
         // `doe list | head`: the reader has what it wanted.
-        std::process::exit(0);
+        std::process::exit(LEAVES_WITH.load(Ordering::Relaxed).into());
     }
     Error::new(Kind::Infra, "output", "could not write the output").cause(error)
 }

@@ -157,27 +157,22 @@ impl Drive<'_, '_, '_> {
     /// Whether what others of this run may read of a stored result is there, which the survey could not
     /// look at as it was not known yet to stand: damage shows while its node can still be executed.
     /// Content is hashed by whoever reads it.
-    pub(super) fn is_readable(&self, node: NodeId, record: Digest) -> Result<()> {
-        let is_task = |node: NodeId| {
-            let mut tasks = (0_u32..).map(TaskId).zip(&self.tasks);
-            tasks.any(|(id, task)| task.node == node && !self.scheduler.is_held(id))
-        };
+    pub(super) fn is_readable(&mut self, node: NodeId, record: Digest) -> Result<()> {
+        let is_task = |node: NodeId| self.tasks.iter().any(|task| task.node == node);
         let mut needed_by = self.decider.graph().rdeps(node).into_iter();
         let is_read = |(by, kind): (NodeId, _)| {
             kind == EdgeKind::Data && self.finals[by.index()].is_none() && is_task(by)
         };
-        let store = &self.context.store;
-        // What came from a mirror may have left its outputs there.
-        if !needed_by.any(is_read) || store.is_imported(&record) {
+        if !needed_by.any(is_read) {
             return Ok(());
         }
-        for (name, output) in store.record(&record)?.outputs {
-            if store.cas().size(&output.digest) != Some(output.size_bytes) {
-                let what = format!("output `{name}` of record `{}`", record.short());
-                return Err(doe_cache::Error::not_found(what).into());
-            }
+        let store = &self.context.store;
+        let mut outputs = store.record(&record)?.outputs.into_values();
+        match outputs.all(|output| store.cas().size(&output.digest) == Some(output.size_bytes)) {
+            true => Ok(()),
+            // It says what is wrong, or fetches what came from a mirror and was left there.
+            false => self.made.of(store, record).map(drop),
         }
-        Ok(())
     }
 
     /// What is known of a task that is to be executed; `key` is the key of `action`.

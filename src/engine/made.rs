@@ -36,9 +36,9 @@ impl Known {
             let path = match store.blob_path(&output.digest) {
                 // What came from a mirror may have left its outputs there.
                 Err(lacks @ doe_cache::Error::NotFound { .. }) if store.is_imported(&record) => {
-                    let fetched = store.blob(&output.digest);
-                    let put = fetched.and_then(|bytes| store.put_bytes(&bytes));
-                    put.map_err(|_| lacks)?;
+                    // Where the mirror cannot give it either, it is gone.
+                    let fetched = store.blob(&output.digest).map_err(|_| lacks)?;
+                    store.put_bytes(&fetched)?;
                     store.blob_path(&output.digest)?
                 }
                 found => found?,

@@ -6,8 +6,8 @@ use crate::candidates;
 use crate::cas::Blob;
 use crate::checked;
 use crate::digest::Digest;
-use crate::durable::Temp;
-use crate::error::{Error, Result};
+use crate::durable::{self, Temp};
+use crate::error::{Error, Result, if_there};
 use crate::quarantine;
 use crate::read;
 use crate::rebuild::RebuildReport;
@@ -40,7 +40,9 @@ impl Store {
     /// Whether the note beside a record from a mirror is what was written. Older ones were the
     /// mirror's address and nothing else.
     pub(crate) fn is_sound_note(path: &Path) -> Result<bool> {
-        let bytes = fs::read(path).map_err(|e| Error::io("read", path, &e))?;
+        let Some(bytes) = if_there(durable::read(path))? else {
+            return Ok(true); // collected meanwhile, with its record
+        };
         let address = |line: &[u8]| line.starts_with(b"s3://") && !line.contains(&b'\n');
         Ok(checked::of_line::<String>(&bytes).is_some()
             || bytes.strip_suffix(b"\n").is_some_and(address))

@@ -164,6 +164,12 @@ pub fn verify(place: &Place, args: &Verify, out: &mut Out) -> Result<u8> {
     };
     let report = store.verify(&options)?;
     let damaged = !report.damage.is_empty();
+    let code = if damaged {
+        Kind::Integrity.exit_code()
+    } else {
+        0
+    };
+    out::leave_with(code);
     if out.json {
         out.json(&json!({
             "ok": !damaged, "records": report.records, "blobs": report.blobs,
@@ -195,11 +201,7 @@ pub fn verify(place: &Place, args: &Verify, out: &mut Out) -> Result<u8> {
             }
         ))?;
     }
-    Ok(if damaged {
-        Kind::Integrity.exit_code()
-    } else {
-        0
-    })
+    Ok(code)
 }
 
 /// As [`Place::writing`], and for reading where the index is damaged.
