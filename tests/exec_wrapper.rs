@@ -377,6 +377,22 @@ fn what_was_stopped_in_the_middle_has_no_outcome() {
     });
 }
 
+/// It is none of the tree that is ended, and yet who says how that went.
+#[test]
+fn a_leader_that_its_script_stopped_says_that_its_time_is_over() {
+    under_all_shells(|shell| {
+        let stops = "kill -STOP $PPID; echo done";
+        let execution = Execution::new(shell, stops, Some(Duration::from_secs(2)));
+        let mut child = execution.start();
+        eventually("its end is written down", || {
+            matches!(Record::read(execution.dir.path()), Ok(Record::Whole(_)))
+        });
+        assert!(child.wait().unwrap().success());
+        assert!(execution.record().timed_out, "{shell:?}");
+        assert_eq!(carriers(&execution.token.0), [0; 0], "{shell:?}");
+    });
+}
+
 #[test]
 fn a_leader_that_is_killed_leaves_nothing_for_ever() {
     under_all_shells(|shell| {
