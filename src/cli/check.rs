@@ -21,7 +21,7 @@ pub struct CheckArgs {
     /// What to check.
     #[command(flatten)]
     pub targets: Targets,
-    /// Also fail (exit 6) when anything would run, or has a result that is refused
+    /// Also fail (exit 6) when anything would run or be read anew, or has a result that is refused
     #[arg(long)]
     pub up_to_date: bool,
 }

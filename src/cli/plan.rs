@@ -43,7 +43,7 @@ pub struct PlanArgs {
     /// Leave out what follow-ups would do
     #[arg(long)]
     pub no_followups: bool,
-    /// Exit with 6 when anything would run
+    /// Exit with 6 when anything would run or be read anew, or has a result that is refused
     #[arg(long)]
     pub up_to_date: bool,
 }
