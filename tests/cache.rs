@@ -87,6 +87,12 @@ fn lab(tokens: &str, slow: bool) -> Workspace {
     workspace
 }
 
+/// Gives the probe another parameter: a line of its rule.
+fn with_parameter(lab: &Workspace, line: &str) {
+    let tokens = "param.tokens = {";
+    lab.replace("rules/lab.toml", tokens, &format!("{line}{tokens}"), 1);
+}
+
 /// Every documented view, whole.
 fn views(workspace: &Workspace) -> String {
     let path = workspace.path().join(".doe/index.sqlite");
@@ -932,9 +938,8 @@ fn what_was_refused_when_it_was_read_anew_is_refused_everywhere() {
 #[test]
 fn a_cosmetic_edit_ends_no_refusal() {
     let lab = lab("1, 2", false);
-    let tokens = "param.tokens = {";
     let note = "param.note = { type = \"str\", affects = \"cosmetic\", default = \"\", doc = \"a word\" }\n";
-    lab.replace("rules/lab.toml", tokens, &format!("{note}{tokens}"), 1);
+    with_parameter(&lab, note);
     lab.replace(
         "plans/lab.toml",
         "[[layer]]\nid = \"L0\"",
@@ -1008,9 +1013,8 @@ fn what_is_to_be_read_anew_is_not_up_to_date() {
 #[test]
 fn a_shared_result_is_shown_with_the_settings_of_each() {
     let lab = lab("1, 2", false);
-    let tokens = "param.tokens = {";
-    let note = "param.word = { type = \"str\", default = \"\", doc = \"read by nobody\" }\n";
-    lab.replace("rules/lab.toml", tokens, &format!("{note}{tokens}"), 1);
+    let word = "param.word = { type = \"str\", default = \"\", doc = \"read by nobody\" }\n";
+    with_parameter(&lab, word);
     lab.replace(
         "rules/lab.toml",
         "if [ {{ tokens }} = 13 ]",

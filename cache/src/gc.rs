@@ -242,7 +242,7 @@ impl Store {
         let mut found = HashSet::new();
         for path in strangers {
             let Some(bytes) = if_there(durable::read(&path))? else {
-                continue;
+                continue; // another collects, and this one only looks
             };
             let text = String::from_utf8_lossy(&bytes);
             let words = text.split(|c: char| !c.is_ascii_alphanumeric());
@@ -260,7 +260,7 @@ impl Store {
         })?;
         for path in files {
             let Some(bytes) = if_there(durable::read(&path))? else {
-                continue;
+                continue; // another collects, and this one only looks
             };
             // What cannot be read is for `verify` to tell.
             let Ok(file) = LinkFile::from_bytes(&bytes) else {

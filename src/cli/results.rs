@@ -12,7 +12,7 @@ use serde_json::json;
 use super::args::{Global, Targets};
 use super::out::Out;
 use super::session;
-use crate::engine::decide::{Decision, Hit};
+use crate::engine::decide::Decision;
 use crate::engine::followup;
 use crate::error::{Error, Kind, Result};
 
@@ -67,7 +67,7 @@ pub fn run(global: &Global, args: &ResultsArgs, out: &mut Out) -> Result<u8> {
         let label = graph.label(node).to_string();
         let current = match plan.iter().find(|(n, _)| *n == node) {
             // As they were defined before.
-            Some((_, Decision::Reuse { record, hit, .. })) if *hit == Hit::Rejudge => {
+            Some((_, decision @ Decision::Reuse { record, .. })) if decision.is_read_anew() => {
                 Some((*record, "stale"))
             }
             Some((_, Decision::Reuse { record, .. })) => Some((*record, "current")),

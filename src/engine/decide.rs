@@ -172,8 +172,10 @@ impl Decision {
 
     /// Whether the next build reads its numbers out of stored outputs, as they are defined now.
     pub fn is_read_anew(&self) -> bool {
-        let rejudge = |hit: &Hit| *hit == Hit::Rejudge;
-        matches!(self, Decision::Reuse { hit, .. } if rejudge(hit))
+        let Decision::Reuse { hit, .. } = self else {
+            return false;
+        };
+        *hit == Hit::Rejudge
     }
 }
 

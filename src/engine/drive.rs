@@ -240,7 +240,7 @@ impl<'w> Drive<'_, '_, 'w> {
 
     fn reuse(&mut self, task: TaskId, record: Digest, hit: Hit, keyed: &Keyed) -> Result<()> {
         let node = self.tasks[task.index()].node;
-        let readable = self.is_readable(node, record);
+        let readable = self.check_readable(node, record);
         let run_id = &self.context.home.run_id;
         let mut told = Told::new(&self.context.store);
         let ended = readable

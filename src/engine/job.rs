@@ -154,10 +154,10 @@ pub(super) struct InputRef {
 }
 
 impl Drive<'_, '_, '_> {
-    /// Whether what others of this run may read of a stored result is there, which the survey could not
-    /// look at as it was not known yet to stand: damage shows while its node can still be executed.
+    /// Fails unless what others of this run may read of a stored result is there. The survey could not
+    /// look, as it was not known yet to stand; what is gone shows while its node can still be executed.
     /// Content is hashed by whoever reads it.
-    pub(super) fn is_readable(&mut self, node: NodeId, record: Digest) -> Result<()> {
+    pub(super) fn check_readable(&mut self, node: NodeId, record: Digest) -> Result<()> {
         let is_task = |node: NodeId| self.tasks.iter().any(|task| task.node == node);
         let mut needed_by = self.decider.graph().rdeps(node).into_iter();
         let is_read = |(by, kind): (NodeId, _)| {
